@@ -1,0 +1,2 @@
+//! Runs the simulated world.
+fn main() {}
