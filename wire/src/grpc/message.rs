@@ -1,0 +1,534 @@
+//! Length-prefixed messages: one flag byte, a big-endian length, the message (spec: G-3, G-4).
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::{Code, Status};
+
+/// Bytes before each message: flag (1) and length (4, big-endian).
+pub const PREFIX_BYTES: usize = 5;
+
+/// Largest message: one frame, 4 MiB of body and its 16-byte header.
+pub const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024 + 16;
+
+/// Ready messages are packed into one DATA frame up to this size: HTTP/2's default frame limit is 16 KiB, and a frame
+/// of its own for each small message costs a write and a TLS record, and counts against the receiver's patience.
+pub const PACK_BYTES_MAX: usize = 16 * 1024;
+
+/// A message whose pieces arrive apart starts with a buffer of at most this size and grows with what has come.
+const ASSEMBLY_START_BYTES: usize = 16 * 1024;
+
+/// Cuts whole messages out of the chunks of a body.
+///
+/// Whatever way a body is cut into chunks, the same messages come out. [`MessageDecoder::push`] takes a chunk,
+/// [`MessageDecoder::poll_message`] gives messages until it gives none. Memory: the chunks not yet read, and for a
+/// message that spans chunks at most twice the bytes received of it, never the length it declares.
+#[derive(Debug)]
+pub struct MessageDecoder {
+    chunks: VecDeque<Bytes>,
+    state: State,
+    message_bytes_max: usize,
+}
+
+/// ```text
+/// Prefix --5 bytes--> Body --length bytes--> Prefix
+///    \__ bad flag, too long __/ --> Failed (for good)
+/// ```
+#[derive(Debug)]
+enum State {
+    Prefix {
+        have: usize,
+        bytes: [u8; PREFIX_BYTES],
+    },
+    Body {
+        length: usize,
+        assembly: BytesMut,
+    },
+    Failed(Status),
+}
+
+impl State {
+    const START: Self = Self::Prefix {
+        have: 0,
+        bytes: [0; PREFIX_BYTES],
+    };
+}
+
+impl Default for MessageDecoder {
+    fn default() -> Self {
+        Self::new(MESSAGE_BYTES_MAX)
+    }
+}
+
+impl MessageDecoder {
+    /// Returns a decoder that refuses messages of more than `message_bytes_max` bytes.
+    pub fn new(message_bytes_max: usize) -> Self {
+        Self {
+            chunks: VecDeque::new(),
+            state: State::START,
+            message_bytes_max,
+        }
+    }
+
+    /// Takes the next chunk of the body.
+    pub fn push(&mut self, chunk: Bytes) {
+        if !chunk.is_empty() {
+            self.chunks.push_back(chunk);
+        }
+    }
+
+    /// Returns the next whole message, or nothing until another chunk has come. An error is final.
+    pub fn poll_message(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            match &mut self.state {
+                State::Failed(status) => return Err(status.clone()),
+                State::Prefix { have, bytes } => {
+                    let Some(chunk) = front(&mut self.chunks) else {
+                        return Ok(None);
+                    };
+                    let take = chunk.len().min(PREFIX_BYTES - *have);
+                    bytes[*have..*have + take].copy_from_slice(&chunk[..take]);
+                    chunk.advance(take);
+                    *have += take;
+                    if *have == PREFIX_BYTES {
+                        let prefix = *bytes;
+                        self.state = match parse_prefix(prefix, self.message_bytes_max) {
+                            Ok(length) => State::Body {
+                                length,
+                                assembly: BytesMut::new(),
+                            },
+                            Err(status) => State::Failed(status),
+                        };
+                    }
+                }
+                State::Body { length, assembly } => {
+                    if *length == 0 {
+                        self.state = State::START;
+                        return Ok(Some(Bytes::new()));
+                    }
+                    let Some(chunk) = front(&mut self.chunks) else {
+                        return Ok(None);
+                    };
+                    if assembly.is_empty() && chunk.len() >= *length {
+                        let message = chunk.split_to(*length);
+                        self.state = State::START;
+                        return Ok(Some(message));
+                    }
+                    let missing = *length - assembly.len();
+                    let take = chunk.len().min(missing);
+                    if assembly.is_empty() {
+                        assembly.reserve((*length).min(ASSEMBLY_START_BYTES).max(take));
+                    }
+                    assembly.extend_from_slice(&chunk[..take]);
+                    chunk.advance(take);
+                    if take == missing {
+                        let message = std::mem::take(assembly).freeze();
+                        self.state = State::START;
+                        return Ok(Some(message));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says whether the body may end here: no message has been begun.
+    pub fn finish(&self) -> Result<(), Status> {
+        match &self.state {
+            State::Failed(status) => Err(status.clone()),
+            State::Prefix { have: 0, .. } if self.chunks.iter().all(Bytes::is_empty) => Ok(()),
+            State::Prefix { .. } | State::Body { .. } => Err(Status::new(
+                Code::Internal,
+                "the stream ended inside a message",
+            )),
+        }
+    }
+}
+
+/// Returns the first chunk that has bytes left.
+fn front(chunks: &mut VecDeque<Bytes>) -> Option<&mut Bytes> {
+    while chunks.front().is_some_and(Bytes::is_empty) {
+        chunks.pop_front();
+    }
+    chunks.front_mut()
+}
+
+fn parse_prefix(prefix: [u8; PREFIX_BYTES], message_bytes_max: usize) -> Result<usize, Status> {
+    let [flag, a, b, c, d] = prefix;
+    match flag {
+        0 => {}
+        1 => {
+            return Err(Status::new(
+                Code::Internal,
+                "a compressed message without grpc-encoding; send flag 0",
+            ));
+        }
+        other => {
+            return Err(Status::new(
+                Code::Internal,
+                format!("message flag {other} is not defined"),
+            ));
+        }
+    }
+    let length = u32::from_be_bytes([a, b, c, d]);
+    match usize::try_from(length) {
+        Ok(length) if length <= message_bytes_max => Ok(length),
+        _ => Err(Status::new(
+            Code::ResourceExhausted,
+            format!("a message of {length} bytes; the limit is {message_bytes_max}"),
+        )),
+    }
+}
+
+/// Returns the message behind its prefix; the message itself is not copied.
+pub fn encode_message(message: Bytes) -> Result<MessageBuf, Status> {
+    if message.len() > MESSAGE_BYTES_MAX {
+        return Err(Status::new(
+            Code::ResourceExhausted,
+            format!(
+                "a message of {} bytes; the limit is {MESSAGE_BYTES_MAX}",
+                message.len()
+            ),
+        ));
+    }
+    Ok(MessageBuf {
+        prefix: prefix_of(message.len()),
+        prefix_sent: 0,
+        body: message,
+    })
+}
+
+fn prefix_of(length: usize) -> [u8; PREFIX_BYTES] {
+    let length =
+        u32::try_from(length).expect("checked against MESSAGE_BYTES_MAX, which fits 32 bits");
+    let [a, b, c, d] = length.to_be_bytes();
+    [0, a, b, c, d]
+}
+
+/// What goes into one DATA frame (or a run of them): a prefix and its message, or several small messages packed.
+///
+/// It is a [`Buf`], so that prefix and message leave in one vectored write without being joined in memory.
+#[derive(Clone, Debug)]
+pub struct MessageBuf {
+    prefix: [u8; PREFIX_BYTES],
+    prefix_sent: usize,
+    body: Bytes,
+}
+
+impl Buf for MessageBuf {
+    fn remaining(&self) -> usize {
+        PREFIX_BYTES - self.prefix_sent + self.body.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        if self.prefix_sent < PREFIX_BYTES {
+            &self.prefix[self.prefix_sent..]
+        } else {
+            &self.body
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        let of_prefix = count.min(PREFIX_BYTES - self.prefix_sent);
+        self.prefix_sent += of_prefix;
+        self.body.advance(count - of_prefix);
+    }
+
+    fn chunks_vectored<'a>(&'a self, out: &mut [IoSlice<'a>]) -> usize {
+        let mut count = 0;
+        for part in [&self.prefix[self.prefix_sent..], &self.body[..]] {
+            if !part.is_empty() && count < out.len() {
+                out[count] = IoSlice::new(part);
+                count += 1;
+            }
+        }
+        count
+    }
+}
+
+/// Turns a queue of messages into DATA-sized pieces: a large message alone and uncopied, small ones packed together.
+///
+/// Give it a message with [`Packer::push`] as long as [`Packer::wants_more`], take a piece with [`Packer::take`].
+#[derive(Debug, Default)]
+pub struct Packer {
+    first: Option<Bytes>,
+    /// Whole prefixed messages, where more than one small message was ready.
+    packed: BytesMut,
+    /// A message that did not fit any more.
+    next: Option<Bytes>,
+}
+
+impl Packer {
+    /// Returns an empty packer.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Says whether another ready message could still join the piece that is being made.
+    pub fn wants_more(&self) -> bool {
+        if self.next.is_some() {
+            return false;
+        }
+        let have = match &self.first {
+            Some(first) => PREFIX_BYTES + first.len(),
+            None => self.packed.len(),
+        };
+        have + PREFIX_BYTES < PACK_BYTES_MAX
+    }
+
+    /// Says whether there is nothing to take.
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none() && self.packed.is_empty() && self.next.is_none()
+    }
+
+    /// Adds a message. Refused if it is over the message limit.
+    ///
+    /// # Panics
+    /// If the packer did not want more.
+    pub fn push(&mut self, message: Bytes) -> Result<(), Status> {
+        assert!(self.wants_more(), "ask wants_more before push");
+        if message.len() > MESSAGE_BYTES_MAX {
+            return encode_message(message).map(drop);
+        }
+        let joined = match &self.first {
+            Some(first) => 2 * PREFIX_BYTES + first.len() + message.len(),
+            None => self.packed.len() + PREFIX_BYTES + message.len(),
+        };
+        if self.first.is_none() && self.packed.is_empty() {
+            self.first = Some(message);
+        } else if joined > PACK_BYTES_MAX {
+            self.next = Some(message);
+        } else {
+            if let Some(first) = self.first.take() {
+                self.packed.reserve(joined);
+                self.append(&first);
+            }
+            self.append(&message);
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, message: &Bytes) {
+        self.packed.extend_from_slice(&prefix_of(message.len()));
+        self.packed.extend_from_slice(message);
+    }
+
+    /// Takes the next piece.
+    pub fn take(&mut self) -> Option<MessageBuf> {
+        if let Some(first) = self.first.take() {
+            self.first = self.next.take();
+            return Some(
+                encode_message(first).expect("a message over the limit was refused by push"),
+            );
+        }
+        if self.packed.is_empty() {
+            return None;
+        }
+        self.first = self.next.take();
+        // The prefixes are in the packed bytes already.
+        let body = self.packed.split().freeze();
+        Some(MessageBuf {
+            prefix: [0; PREFIX_BYTES],
+            prefix_sent: PREFIX_BYTES,
+            body,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn body_of(messages: &[Vec<u8>]) -> Vec<u8> {
+        let mut body = Vec::new();
+        for message in messages {
+            let mut buf = encode_message(Bytes::copy_from_slice(message)).unwrap();
+            while buf.has_remaining() {
+                let take = buf.chunk().len();
+                body.extend_from_slice(buf.chunk());
+                buf.advance(take);
+            }
+        }
+        body
+    }
+
+    fn decode(chunks: impl IntoIterator<Item = Bytes>, max: usize) -> Result<Vec<Vec<u8>>, Status> {
+        let mut decoder = MessageDecoder::new(max);
+        let mut out = Vec::new();
+        for chunk in chunks {
+            decoder.push(chunk);
+            while let Some(message) = decoder.poll_message()? {
+                out.push(message.to_vec());
+            }
+        }
+        decoder.finish()?;
+        Ok(out)
+    }
+
+    proptest! {
+        #[test]
+        fn any_chunking_gives_the_same_messages(
+            messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..12),
+            cuts in prop::collection::vec(1usize..70, 1..40),
+        ) {
+            let body = Bytes::from(body_of(&messages));
+            let mut chunks = Vec::new();
+            let mut at = 0;
+            let mut turn = 0;
+            while at < body.len() {
+                let end = (at + cuts[turn % cuts.len()]).min(body.len());
+                chunks.push(body.slice(at..end));
+                at = end;
+                turn += 1;
+            }
+            prop_assert_eq!(decode(chunks.clone(), 1000).unwrap(), messages.clone());
+            // Pushed all at once as well, before the first message is asked for.
+            let mut decoder = MessageDecoder::new(1000);
+            for chunk in chunks {
+                decoder.push(chunk);
+            }
+            let mut out = Vec::new();
+            while let Some(message) = decoder.poll_message().unwrap() {
+                out.push(message.to_vec());
+            }
+            prop_assert_eq!(out, messages);
+        }
+
+        #[test]
+        fn rubbish_never_panics(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20)) {
+            let _ = decode(chunks.into_iter().map(Bytes::from), 64);
+        }
+
+        #[test]
+        fn packing_changes_nothing(
+            sizes in prop::collection::vec(prop_oneof![0usize..300, 15_000usize..17_000, 40_000usize..50_000], 0..12),
+            ready in prop::collection::vec(1usize..6, 1..5),
+        ) {
+            let messages: Vec<Vec<u8>> =
+                sizes.iter().enumerate().map(|(i, size)| vec![u8::try_from(i).unwrap(); *size]).collect();
+            let mut queue: VecDeque<Bytes> = messages.iter().cloned().map(Bytes::from).collect();
+            let mut packer = Packer::new();
+            let mut pieces = Vec::new();
+            let mut turn = 0;
+            while !queue.is_empty() || !packer.is_empty() {
+                for _ in 0..ready[turn % ready.len()] {
+                    if !packer.wants_more() {
+                        break;
+                    }
+                    let Some(message) = queue.pop_front() else { break };
+                    packer.push(message).unwrap();
+                }
+                turn += 1;
+                let mut piece = packer.take().expect("something was pushed");
+                pieces.push(piece.copy_to_bytes(piece.remaining()));
+            }
+            prop_assert!(packer.take().is_none());
+            prop_assert_eq!(decode(pieces, 100_000).unwrap(), messages);
+        }
+    }
+
+    #[test]
+    fn small_messages_share_a_piece_and_large_ones_do_not() {
+        let mut packer = Packer::new();
+        for _ in 0..100 {
+            assert!(packer.wants_more());
+            packer.push(Bytes::from_static(&[7; 20])).unwrap();
+        }
+        assert_eq!(packer.take().unwrap().remaining(), 100 * 25);
+        assert!(packer.is_empty());
+        let large = Bytes::from(vec![1; PACK_BYTES_MAX]);
+        packer.push(large.clone()).unwrap();
+        assert!(!packer.wants_more());
+        let piece = packer.take().unwrap();
+        assert_eq!(
+            piece.body.as_ptr(),
+            large.as_ptr(),
+            "a large message is not copied"
+        );
+    }
+
+    #[test]
+    fn a_message_in_one_chunk_is_not_copied() {
+        let chunk = Bytes::from(body_of(&[b"abc".to_vec(), b"defg".to_vec()]));
+        let mut decoder = MessageDecoder::default();
+        decoder.push(chunk.clone());
+        let first = decoder.poll_message().unwrap().unwrap();
+        let second = decoder.poll_message().unwrap().unwrap();
+        assert_eq!(first.as_ptr(), chunk[5..].as_ptr());
+        assert_eq!(second.as_ptr(), chunk[13..].as_ptr());
+        assert_eq!((&first[..], &second[..]), (&b"abc"[..], &b"defg"[..]));
+    }
+
+    #[test]
+    fn prefix_and_message_leave_in_one_vectored_write() {
+        let mut buf = encode_message(Bytes::from_static(b"xyz")).unwrap();
+        let mut slices = [IoSlice::new(&[]); 4];
+        assert_eq!(buf.chunks_vectored(&mut slices), 2);
+        assert_eq!(
+            (&*slices[0], &*slices[1]),
+            (&[0, 0, 0, 0, 3][..], &b"xyz"[..])
+        );
+        buf.advance(6);
+        assert_eq!(buf.chunk(), b"yz");
+        assert_eq!(buf.remaining(), 2);
+    }
+
+    #[test]
+    fn limits_at_the_edge() {
+        let at = |length: usize| decode([Bytes::from(body_of(&[vec![0; length]]))], 100);
+        assert_eq!(at(100).unwrap().len(), 1);
+        assert_eq!(at(101).unwrap_err().code, Code::ResourceExhausted);
+        assert!(encode_message(Bytes::from(vec![0; MESSAGE_BYTES_MAX])).is_ok());
+        let over = Bytes::from(vec![0; MESSAGE_BYTES_MAX + 1]);
+        assert_eq!(
+            encode_message(over.clone()).unwrap_err().code,
+            Code::ResourceExhausted
+        );
+        assert_eq!(
+            Packer::new().push(over).unwrap_err().code,
+            Code::ResourceExhausted
+        );
+    }
+
+    #[test]
+    fn hostile_prefixes() {
+        let check = |bytes: &'static [u8], code: Code| {
+            assert_eq!(
+                decode([Bytes::from_static(bytes)], 4096).unwrap_err().code,
+                code,
+                "{bytes:?}"
+            );
+        };
+        check(&[1, 0, 0, 0, 0], Code::Internal);
+        check(&[2, 0, 0, 0, 0], Code::Internal);
+        check(&[0x80, 0, 0, 0, 0], Code::Internal);
+        check(&[0, 0xff, 0xff, 0xff, 0xff], Code::ResourceExhausted);
+        check(&[0, 0, 0, 0x10, 1], Code::ResourceExhausted);
+        check(&[0, 0, 0, 0, 9, 1, 2], Code::Internal);
+        check(&[0, 0], Code::Internal);
+    }
+
+    #[test]
+    fn a_declared_length_reserves_nothing_and_an_error_is_final() {
+        let mut decoder = MessageDecoder::default();
+        decoder.push(Bytes::from_static(&[0, 0, 0x40, 0, 0, 9]));
+        assert_eq!(decoder.poll_message(), Ok(None));
+        let State::Body { assembly, .. } = &decoder.state else {
+            panic!("in a body")
+        };
+        assert!(
+            assembly.capacity() <= 2 * ASSEMBLY_START_BYTES,
+            "{}",
+            assembly.capacity()
+        );
+
+        let mut decoder = MessageDecoder::default();
+        decoder.push(Bytes::from_static(&[9, 0, 0, 0, 0]));
+        let first = decoder.poll_message().unwrap_err();
+        decoder.push(Bytes::from_static(&[0, 0, 0, 0, 0]));
+        assert_eq!(decoder.poll_message(), Err(first.clone()));
+        assert_eq!(decoder.finish(), Err(first));
+    }
+}
