@@ -1,1 +1,35 @@
-//! BlazeDB wire.
+//! BlazeBinary: what the bytes mean, on disk and on the wire.
+//!
+//! ```text
+//! Value < Document = Row (Shape + body) < Op < Batch < Envelope + Batch = Entry < Frame
+//! ```
+//!
+//! A value is encoded once, when the application writes it; the body of a [`Row`] is the same bytes in a record, an
+//! operation, a frame and the relay's log. The normative text is spec/value.md, spec/op.md, spec/frame.md and
+//! spec/limits.md; code cites its rules (`spec: V-8`).
+//!
+//! Invariants: decode(encode(x)) = x, and every accepted byte string is the only encoding of what it says; no decoder
+//! allocates before it has checked a length against a limit and against the bytes left; every refusal has an offset;
+//! borrowed and owned decoding accept exactly the same bytes; no input makes a decoder panic.
+//!
+//! Never here: input and output, a clock, randomness, threads, `unsafe`. Read [`Row`] first, then [`Batch`], then
+//! [`Frame`].
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod error;
+pub mod id;
+pub mod limits;
+pub mod reader;
+pub mod shape;
+pub mod time;
+pub mod value;
+pub mod varint;
+pub mod writer;
+
+pub use error::{DecodeError, DecodeErrorKind, EncodeError};
+pub use id::{DocumentId, Key, OpId, ParseIdError, ReplicaId, SpaceId};
+pub use reader::Reader;
+pub use shape::Shape;
+pub use time::{Hlc, Stamp};
+pub use value::{Document, Timestamp, Uuid, Value};

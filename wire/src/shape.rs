@@ -1,0 +1,235 @@
+//! `Shape`: the sorted field names of a row, kept outside of its body.
+//!
+//! Rows of one collection share few shapes; a shape is written once per batch or once per file and rows name it by
+//! index. Names strictly ascend by bytes, so that a set of names has one shape (spec: V-22).
+
+use crate::error::{DecodeError, DecodeErrorKind, EncodeError};
+use crate::limits::{FIELDS_MAX, NAME_BYTES_MAX};
+use crate::reader::Reader;
+use crate::writer::{prefixed_len, put_prefixed, put_uvarint, uvarint_len};
+use std::cmp::Ordering;
+use std::fmt;
+use std::sync::Arc;
+
+/// The sorted, unique field names of a row. Cloning is cheap.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+pub struct Shape(Option<Arc<Names>>);
+
+/// At least one name; the empty shape allocates nothing.
+#[derive(PartialEq, Eq, Hash)]
+struct Names {
+    /// All names, one after another.
+    text: Box<str>,
+    /// Where each ends in `text`.
+    ends: Box<[u32]>,
+}
+
+impl Shape {
+    /// Returns the shape without names.
+    pub const fn empty() -> Self {
+        Self(None)
+    }
+
+    /// Returns the shape of these names, which may come in any order.
+    pub fn new<I>(names: I) -> Result<Self, EncodeError>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let names: Vec<I::Item> = names.into_iter().collect();
+        let mut refs: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+        refs.sort_unstable();
+        if let Some(pair) = refs.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(EncodeError::Duplicate { name: pair[0].to_owned() });
+        }
+        Self::from_sorted(&refs)
+    }
+
+    /// Builds from names that are sorted and unique already.
+    pub(crate) fn from_sorted(names: &[&str]) -> Result<Self, EncodeError> {
+        if names.is_empty() {
+            return Ok(Self::empty());
+        }
+        if names.len() > FIELDS_MAX {
+            return Err(EncodeError::Limit {
+                what: "fields",
+                given: names.len() as u64,
+                max: FIELDS_MAX as u64,
+            });
+        }
+        let mut text = String::with_capacity(names.iter().map(|name| name.len()).sum());
+        let mut ends = Vec::with_capacity(names.len());
+        for name in names {
+            if name.len() > NAME_BYTES_MAX {
+                return Err(EncodeError::Limit {
+                    what: "field name bytes",
+                    given: name.len() as u64,
+                    max: NAME_BYTES_MAX as u64,
+                });
+            }
+            text.push_str(name);
+            ends.push(text.len() as u32);
+        }
+        Ok(Self(Some(Arc::new(Names { text: text.into(), ends: ends.into() }))))
+    }
+
+    /// Returns the number of names.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |names| names.ends.len())
+    }
+
+    /// Returns true if there is no name.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Returns the name at `index`; past the last name, the empty string.
+    #[inline]
+    pub fn name(&self, index: usize) -> &str {
+        self.0.as_ref().and_then(|names| names.get(index)).unwrap_or_default()
+    }
+
+    /// Iterates over the names in ascending order.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> + DoubleEndedIterator + Clone {
+        (0..self.len()).map(|index| self.name(index))
+    }
+
+    /// Returns where `name` stands, if it does.
+    pub fn index_of(&self, name: &str) -> Option<usize> {
+        let names = self.0.as_ref()?;
+        let (mut low, mut high) = (0, names.ends.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            match names.get(middle)?.cmp(name) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+                Ordering::Equal => return Some(middle),
+            }
+        }
+        None
+    }
+
+    /// Returns true if these are exactly the names, in this order.
+    pub(crate) fn is_exactly<'n>(&self, names: impl ExactSizeIterator<Item = &'n str>) -> bool {
+        self.len() == names.len() && self.names().eq(names)
+    }
+
+    /// Returns the first name that both shapes have.
+    ///
+    /// Searches the larger for each name of the smaller: cheap even where the larger one costs its sender nothing.
+    pub(crate) fn first_common<'s>(&'s self, other: &'s Self) -> Option<&'s str> {
+        let (few, many) = if self.len() <= other.len() { (self, other) } else { (other, self) };
+        few.names().find(|name| many.index_of(name).is_some())
+    }
+
+    /// Appends the encoding: the count, then each name with its length.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        put_uvarint(out, self.len() as u64);
+        for name in self.names() {
+            put_prefixed(out, name.as_bytes());
+        }
+    }
+
+    /// Returns how many bytes `encode` appends.
+    pub fn encoded_len(&self) -> usize {
+        uvarint_len(self.len() as u64) + self.names().map(|name| prefixed_len(name.len())).sum::<usize>()
+    }
+
+    /// Reads a shape (spec: V-22, L-2, L-3).
+    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let count = reader.count(FIELDS_MAX, 1, "fields")?;
+        if count == 0 {
+            return Ok(Self::empty());
+        }
+        let mut text = String::new();
+        let mut ends: Vec<u32> = Vec::with_capacity(count);
+        let mut previous = None;
+        for _ in 0..count {
+            let at = reader.offset();
+            let name = reader.str_prefixed(NAME_BYTES_MAX, "field name bytes")?;
+            if previous.is_some_and(|previous| previous >= name) {
+                return Err(DecodeError::new(at, DecodeErrorKind::Order("V-22")));
+            }
+            previous = Some(name);
+            text.push_str(name);
+            // At most 4096 names of 255 bytes.
+            ends.push(text.len() as u32);
+        }
+        Ok(Self(Some(Arc::new(Names { text: text.into(), ends: ends.into() }))))
+    }
+}
+
+impl Names {
+    #[inline]
+    fn get(&self, index: usize) -> Option<&str> {
+        let end = *self.ends.get(index)? as usize;
+        let start = match index.checked_sub(1) {
+            Some(before) => *self.ends.get(before)? as usize,
+            None => 0,
+        };
+        self.text.get(start..end)
+    }
+}
+
+impl Ord for Shape {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.names().cmp(other.names())
+    }
+}
+
+impl PartialOrd for Shape {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.names()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_sort_and_are_found() {
+        let shape = Shape::new(["b", "", "abc", "a"]).expect("distinct names");
+        assert_eq!(shape.names().collect::<Vec<_>>(), ["", "a", "abc", "b"]);
+        for (index, name) in ["", "a", "abc", "b"].iter().enumerate() {
+            assert_eq!(shape.index_of(name), Some(index));
+        }
+        assert_eq!(shape.index_of("ab"), None);
+        assert_eq!(shape.index_of("c"), None);
+        assert_eq!(shape.name(4), "");
+        assert!(matches!(Shape::new(["a", "a"]), Err(EncodeError::Duplicate { name }) if name == "a"));
+    }
+
+    // spec: L-2, L-3
+    #[test]
+    fn limits_hold_at_the_edge() {
+        let names = |count: usize| (0..count).map(|n| format!("{n:05}"));
+        assert_eq!(Shape::new(names(FIELDS_MAX)).map(|shape| shape.len()), Ok(FIELDS_MAX));
+        assert!(Shape::new(names(FIELDS_MAX + 1)).is_err());
+        assert!(Shape::new(["x".repeat(NAME_BYTES_MAX)]).is_ok());
+        assert!(Shape::new(["x".repeat(NAME_BYTES_MAX + 1)]).is_err());
+    }
+
+    // spec: V-22
+    #[test]
+    fn decode_wants_ascending_names() {
+        let shape = Shape::new(["done", "title"]).expect("distinct names");
+        let mut out = Vec::new();
+        shape.encode(&mut out);
+        assert_eq!(out, b"\x02\x04done\x05title");
+        assert_eq!(out.len(), shape.encoded_len());
+        assert_eq!(Shape::decode(&mut Reader::new(&out)), Ok(shape));
+        for bytes in [&b"\x02\x01b\x01a"[..], b"\x02\x01a\x01a"] {
+            let error = Shape::decode(&mut Reader::new(bytes)).expect_err("not ascending");
+            assert_eq!(error, DecodeError::new(3, DecodeErrorKind::Order("V-22")));
+        }
+    }
+}
