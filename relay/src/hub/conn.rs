@@ -1,0 +1,121 @@
+//! One connection: its place in the stream and the ledger of what is held for it.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use blazedb_wire::{Batch, Hello, ReplicaId};
+use bytes::Bytes;
+
+use super::{Access, ConnId, Effect};
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nothing but Hello is allowed.
+    BeforeHello,
+    /// Welcome is sent; entries flow.
+    Streaming,
+}
+
+/// What the next frame of a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Nothing.
+    Nothing,
+    /// Its space is being read.
+    Space,
+    /// Digests from the log for the batch that is being decided.
+    Digests {
+        /// Of whose operations.
+        replica: ReplicaId,
+        /// The counter of the first.
+        first: u64,
+    },
+}
+
+/// State of one connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) access: Access,
+    pub(super) phase: Phase,
+    pub(super) wait: Wait,
+    /// Between Hello and Welcome.
+    pub(super) hello: Option<Hello>,
+    /// The number of the last operation sent.
+    pub(super) position: u64,
+    /// Its queue is full; it reads from the log once half of it has drained.
+    pub(super) lagging: bool,
+    /// A read of the log is on its way.
+    pub(super) reading: bool,
+    /// A digest is on its way.
+    pub(super) digest_wanted: bool,
+    /// Frames that came while something was waited for.
+    pub(super) waiting: VecDeque<Bytes>,
+    /// The batch about which a decision waits for digests, and the length of its frame.
+    pub(super) deciding: Option<(Batch, usize)>,
+    /// First numbers of its pushes whose place in its stream has not come yet: acks, not entries.
+    pub(super) unread_pushes: BTreeSet<u64>,
+    /// Frames that must not overtake the stream: each with the number after which it may go.
+    owed: VecDeque<(u64, Bytes)>,
+    /// Ledger: bytes of `owed`.
+    pub(super) owed_bytes: usize,
+    /// Ledger: bytes given to the transport that have not left.
+    pub(super) queued_bytes: usize,
+    /// Ledger: bytes received that are neither durable nor refused.
+    pub(super) inflight_bytes: usize,
+    /// When it was last heard.
+    pub(super) heard_ms: u64,
+}
+
+impl Conn {
+    pub(super) fn new(access: Access, mono_ms: u64) -> Self {
+        Self {
+            access,
+            phase: Phase::BeforeHello,
+            wait: Wait::Nothing,
+            hello: None,
+            position: 0,
+            lagging: false,
+            reading: false,
+            digest_wanted: false,
+            waiting: VecDeque::new(),
+            deciding: None,
+            unread_pushes: BTreeSet::new(),
+            owed: VecDeque::new(),
+            owed_bytes: 0,
+            queued_bytes: 0,
+            inflight_bytes: 0,
+            heard_ms: mono_ms,
+        }
+    }
+
+    /// Whether a frame may be queued: within the ceiling, or alone, whatever its size.
+    pub(super) fn has_room(&self, bytes: usize, bytes_max: usize) -> bool {
+        self.queued_bytes == 0 || self.queued_bytes + bytes <= bytes_max
+    }
+
+    /// Queues a frame.
+    pub(super) fn send(&mut self, conn: ConnId, bytes: Bytes, out: &mut Vec<Effect>) {
+        self.queued_bytes += bytes.len();
+        out.push(Effect::Send { conn, bytes });
+    }
+
+    /// Keeps a frame until the stream has passed `after`.
+    pub(super) fn owe(&mut self, after: u64, bytes: Bytes) {
+        self.owed_bytes += bytes.len();
+        self.owed.push_back((after, bytes));
+    }
+
+    /// Whether an answer is owed that speaks of numbers above `seq`.
+    pub(super) fn owes_beyond(&self, seq: u64) -> bool {
+        self.owed.iter().any(|(after, _)| *after > seq)
+    }
+
+    /// Sends what was owed up to the position: in the order of the debts, each of which may only hold back later ones.
+    pub(super) fn pay(&mut self, conn: ConnId, out: &mut Vec<Effect>) {
+        while self.owed.front().is_some_and(|(after, _)| *after <= self.position) {
+            let (_, bytes) = self.owed.pop_front().expect("the front was just looked at");
+            self.owed_bytes -= bytes.len();
+            self.send(conn, bytes, out);
+        }
+    }
+}

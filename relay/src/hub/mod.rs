@@ -1,0 +1,397 @@
+//! The hub: who is connected, what has been said, what comes next.
+//!
+//! Pure: no I/O, no clock, no threads, no async; it builds without hyper and tokio. The shell tells it what happened
+//! ([`Input`]) and does what it is told ([`Effect`]); the same inputs at the same times give the same effects.
+//!
+//! One space is one pipeline. A batch is admitted against the head as it will be once the appends in flight are in, so
+//! that many connections can push without waiting for each other's sync; its append names that head, and only when the
+//! log says that it is durable does the entry move [`durable`](Space) forward and out to the subscribers:
+//!
+//! ```text
+//!   Frame(Push) -> admit -> Effect::Append ... Input::Appended -> Ack to the author, Entry to the others
+//!                  head+n    (log, one sync)    durable+n          (one buffer, counted references)
+//! ```
+//!
+//! A connection is a position in that stream. It is *live* when its position is the durable head: entries are queued for it
+//! as they become durable. Otherwise it reads from the log, a slice at a time, until it has caught up; a slow one
+//! falls back to that (lagging) and costs nobody else anything. Whatever it is owed besides entries (acks of batches known
+//! already, digests) is kept until its position has passed the number it speaks about.
+//!
+//! Invariants: H1 nothing leaves before it is durable; H2 a connection's position never exceeds the durable head; H3 the
+//! entries sent on a connection are contiguous from its Hello's cursor; H4 what is held for a connection is at most
+//! [`HubLimits`] plus one entry; H5 an error of one connection ends at most that connection; H6 no effect waits for the
+//! materialiser. Read [`Hub::handle`] first.
+
+mod conn;
+mod io;
+mod push;
+mod space;
+mod stream;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use blazedb_wire::{
+    DecodeError, DecodeErrorKind, ErrorCode, ErrorFrame, Frame, Hello, OpId, SpaceId, Welcome,
+};
+use bytes::Bytes;
+
+use crate::log::SpaceInfo;
+
+use conn::{Conn, Phase, Wait};
+use space::{Slot, Space};
+
+pub use io::{Access, ConnId, Effect, HubLimits, HubStats, Input, Now, SpaceDigest, Unavailable};
+
+/// Every connection and space of one relay.
+#[derive(Debug)]
+pub struct Hub {
+    limits: HubLimits,
+    conns: BTreeMap<ConnId, Conn>,
+    slots: BTreeMap<Arc<str>, Slot>,
+    names: BTreeMap<SpaceId, Arc<str>>,
+    next_append: u64,
+    closing: bool,
+    stats: HubStats,
+}
+
+impl Hub {
+    /// Returns a hub that knows nobody.
+    pub fn new(limits: HubLimits) -> Self {
+        Self {
+            limits,
+            conns: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            names: BTreeMap::new(),
+            next_append: 1,
+            closing: false,
+            stats: HubStats::default(),
+        }
+    }
+
+    /// Returns the counts.
+    pub fn stats(&self) -> HubStats {
+        HubStats {
+            connections: self.conns.len(),
+            spaces: self.slots.len(),
+            appends_inflight: self.slots.values().map(Slot::inflight).sum(),
+            ..self.stats
+        }
+    }
+
+    /// Returns whether the hub was told to shut down and nobody is left.
+    pub fn is_finished(&self) -> bool {
+        self.closing && self.conns.is_empty() && self.slots.values().all(|slot| slot.inflight() == 0)
+    }
+
+    /// Takes one input and appends what is to be done to `out`.
+    pub fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Connected { conn, access } => self.handle_connected(now, conn, access, out),
+            Input::Frame { conn, bytes } => self.handle_bytes(now, conn, bytes, out),
+            Input::Sent { conn, bytes } => {
+                if let Some(state) = self.conns.get_mut(&conn) {
+                    state.queued_bytes = state.queued_bytes.saturating_sub(bytes);
+                    self.advance(conn, out);
+                }
+            }
+            Input::Disconnected { conn } => self.forget(now, conn),
+            Input::SpaceOpened { name, result } => self.handle_space_opened(now, &name, result, out),
+            Input::Appended { space, append, result } => self.handle_appended(now, space, append, result, out),
+            Input::LogRead { conn, result } => self.handle_log_read(now, conn, result, out),
+            Input::DigestsFound { conn, replica, first, result } => {
+                self.handle_digests_found(now, conn, (replica, first), result, out);
+            }
+            Input::DigestReady { conn, digest } => self.handle_digest_ready(conn, digest, out),
+            Input::Tick => self.handle_tick(now, out),
+            Input::Shutdown => {
+                self.closing = true;
+                self.finish_closing(now, out);
+            }
+        }
+    }
+
+    // ---- connections ----
+
+    fn handle_connected(&mut self, now: Now, conn: ConnId, access: Access, out: &mut Vec<Effect>) {
+        self.conns.insert(conn, Conn::new(access, now.mono_ms));
+        if self.closing {
+            self.close(now, conn, Some(self.shutting_down()), out);
+        }
+    }
+
+    fn handle_bytes(&mut self, now: Now, conn: ConnId, bytes: Bytes, out: &mut Vec<Effect>) {
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        state.heard_ms = now.mono_ms;
+        state.inflight_bytes += bytes.len();
+        if state.inflight_bytes > self.limits.inflight_bytes_max {
+            let error = error(ErrorCode::Overloaded, self.limits.retry_ms, "more was pushed than the relay takes at once: wait for acks");
+            return self.close(now, conn, Some(error), out);
+        }
+        state.waiting.push_back(bytes);
+        self.drain(now, conn, out);
+    }
+
+    /// Handles the frames that wait on a connection until one of them has to wait for something.
+    fn drain(&mut self, now: Now, conn: ConnId, out: &mut Vec<Effect>) {
+        while let Some(state) = self.conns.get_mut(&conn) {
+            if state.wait != Wait::Nothing {
+                return;
+            }
+            if state.deciding.is_some() {
+                // Its space was read again before it could be decided.
+                self.decide(now, conn, &[], out);
+                continue;
+            }
+            let Some(bytes) = state.waiting.pop_front() else { return };
+            let length = bytes.len();
+            match Frame::decode(bytes) {
+                Ok(Frame::Push(batch)) => {
+                    if state.phase == Phase::Streaming {
+                        // Its bytes stay in the ledger until the batch is durable or refused.
+                        state.deciding = Some((batch, length));
+                        self.decide(now, conn, &[], out);
+                    } else {
+                        self.close(now, conn, Some(fatal(ErrorCode::Malformed, "the first frame of a stream is Hello")), out);
+                    }
+                }
+                Ok(frame) => {
+                    state.inflight_bytes -= length;
+                    self.handle_frame(now, conn, frame, out);
+                }
+                Err(cause) => {
+                    state.inflight_bytes -= length;
+                    self.handle_rubbish(now, conn, &cause, out);
+                }
+            }
+        }
+    }
+
+    fn handle_frame(&mut self, now: Now, conn: ConnId, frame: Frame, out: &mut Vec<Effect>) {
+        let streaming = self.conns.get(&conn).is_some_and(|state| state.phase == Phase::Streaming);
+        match frame {
+            Frame::Hello(hello) if !streaming => self.handle_hello(now, conn, hello, out),
+            Frame::Hello(_) => self.close(now, conn, Some(fatal(ErrorCode::Malformed, "a second Hello on one stream")), out),
+            Frame::Bye => self.close(now, conn, None, out),
+            // A client that reports an error is about to go; there is nothing to say back.
+            Frame::Error(_) => self.close(now, conn, None, out),
+            _ if !streaming => {
+                self.close(now, conn, Some(fatal(ErrorCode::Malformed, "the first frame of a stream is Hello")), out);
+            }
+            Frame::Ping(nonce) => self.answer(now, conn, &Frame::Pong(nonce), out),
+            Frame::Pong(_) => {}
+            Frame::DigestRequest { min_seq } => self.handle_digest_request(now, conn, min_seq, out),
+            Frame::Push(_) => unreachable!("pushes are decided in drain"),
+            Frame::Welcome(_) | Frame::Ack(_) | Frame::Entry { .. } | Frame::Digest { .. } => {
+                self.close(now, conn, Some(fatal(ErrorCode::Malformed, "a frame that only a relay sends")), out);
+            }
+        }
+    }
+
+    fn handle_rubbish(&mut self, now: Now, conn: ConnId, cause: &DecodeError, out: &mut Vec<Effect>) {
+        let text = format!("the message cannot be read: {cause}");
+        match cause.kind {
+            DecodeErrorKind::UnknownKind(_) => {
+                let frame = Frame::Error(error(ErrorCode::Unsupported, 0, &text));
+                self.answer(now, conn, &frame, out);
+            }
+            DecodeErrorKind::Limit { .. } => self.close(now, conn, Some(fatal(ErrorCode::TooLarge, &text)), out),
+            _ => self.close(now, conn, Some(fatal(ErrorCode::Malformed, &text)), out),
+        }
+    }
+
+    fn handle_hello(&mut self, now: Now, conn: ConnId, hello: Hello, out: &mut Vec<Effect>) {
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        let name = state.access.space.clone();
+        state.wait = Wait::Space;
+        state.hello = Some(hello);
+        match self.slots.get_mut(&name) {
+            Some(Slot::Opening { conns }) => {
+                conns.insert(conn);
+            }
+            Some(Slot::Open(space)) => {
+                space.conns.insert(conn);
+                self.welcome(now, conn, &name, out);
+                self.drain(now, conn, out);
+            }
+            None if self.slots.len() >= self.limits.spaces_max => {
+                let error = error(ErrorCode::Overloaded, self.limits.retry_full_ms, "too many spaces are open");
+                self.close(now, conn, Some(error), out);
+            }
+            None => {
+                self.slots.insert(name.clone(), Slot::Opening { conns: BTreeSet::from([conn]) });
+                out.push(Effect::OpenSpace { name });
+            }
+        }
+    }
+
+    fn handle_space_opened(&mut self, now: Now, name: &Arc<str>, result: Result<SpaceInfo, Unavailable>, out: &mut Vec<Effect>) {
+        let Some(Slot::Opening { conns }) = self.slots.get_mut(name) else { return };
+        let conns = std::mem::take(conns);
+        match result {
+            Ok(info) => {
+                self.names.insert(info.id, name.clone());
+                out.push(Effect::Materialize { space: info.id, epoch: info.epoch, head: info.head });
+                self.slots.insert(name.clone(), Slot::Open(Box::new(Space::new(info, conns.clone()))));
+                for conn in conns {
+                    self.welcome(now, conn, name, out);
+                    self.drain(now, conn, out);
+                }
+            }
+            Err(Unavailable) => {
+                self.slots.remove(name);
+                let error = error(ErrorCode::Internal, self.limits.retry_ms, "the relay cannot read this space");
+                for conn in conns {
+                    self.close(now, conn, Some(error.clone()), out);
+                }
+            }
+        }
+        self.finish_closing(now, out);
+    }
+
+    /// Answers the Hello of a connection whose space is open, or lets one go on whose space was read again.
+    fn welcome(&mut self, now: Now, conn: ConnId, name: &Arc<str>, out: &mut Vec<Effect>) {
+        let Some(Slot::Open(space)) = self.slots.get(name) else { return };
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        state.wait = Wait::Nothing;
+        let Some(hello) = state.hello.take() else {
+            // It was streaming before the space was read again: only its position matters, and that has not moved.
+            return self.advance(conn, out);
+        };
+        let refusal = if hello.bound && hello.space != space.state.id() {
+            let text = format!("the file belongs to space {}, this token to {}: use the token of its own space", hello.space, space.state.id());
+            Some(fatal(ErrorCode::SpaceMismatch, &text))
+        } else if hello.bound && hello.epoch != space.state.epoch() {
+            let text = format!("the file is in epoch {}, the space in {}: start this copy again", hello.epoch, space.state.epoch());
+            Some(fatal(ErrorCode::EpochMismatch, &text))
+        } else if hello.cursor > space.durable {
+            let text = format!(
+                "this copy has seen operation {}, the relay has {}: the relay was restored from an older state",
+                hello.cursor, space.durable
+            );
+            Some(fatal(ErrorCode::CursorAhead, &text))
+        } else if hello.cursor < space.state.floor() {
+            Some(fatal(ErrorCode::Unsupported, "the log no longer reaches back to this copy's cursor: start this copy again"))
+        } else {
+            None
+        };
+        if let Some(error) = refusal {
+            return self.close(now, conn, Some(error), out);
+        }
+        state.phase = Phase::Streaming;
+        state.position = hello.cursor;
+        let welcome = Welcome {
+            protocol: blazedb_wire::PROTOCOL,
+            space: space.state.id(),
+            epoch: space.state.epoch(),
+            head: space.durable,
+            floor: space.state.floor(),
+            relay_ms: space.state.relay_ms(now.admit_time()),
+            clock_trusted: now.clock_trusted,
+            counters: hello.replicas.iter().map(|replica| (*replica, space.durable_counter(*replica))).collect(),
+        };
+        self.answer(now, conn, &Frame::Welcome(welcome), out);
+        self.advance(conn, out);
+    }
+
+    // ---- time and end ----
+
+    fn handle_tick(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let late: Vec<(ConnId, ErrorFrame)> = self
+            .conns
+            .iter()
+            .filter_map(|(conn, state)| {
+                let silent_ms = now.mono_ms.saturating_sub(state.heard_ms);
+                if now.clock_trusted && now.wall_ms >= state.access.expires_ms {
+                    Some((*conn, fatal(ErrorCode::Unauthenticated, "the token has expired: ask for a new one")))
+                } else if state.phase == Phase::BeforeHello && state.hello.is_none() && silent_ms > self.limits.hello_ms_max {
+                    Some((*conn, error(ErrorCode::Malformed, self.limits.retry_ms, "no Hello came in time")))
+                } else if silent_ms > self.limits.silence_ms_max {
+                    Some((*conn, error(ErrorCode::Overloaded, self.limits.retry_ms, "nothing was heard for too long")))
+                } else {
+                    None
+                }
+            })
+            .collect();
+        for (conn, error) in late {
+            self.close(now, conn, Some(error), out);
+        }
+        let idle_ms = self.limits.space_idle_ms;
+        let names = &mut self.names;
+        self.slots.retain(|_, slot| {
+            let Slot::Open(space) = slot else { return true };
+            let keep = !space.is_idle() || now.mono_ms.saturating_sub(space.left_ms) < idle_ms;
+            if !keep {
+                names.remove(&space.state.id());
+            }
+            keep
+        });
+        self.finish_closing(now, out);
+    }
+
+    /// Sends everybody away once nothing is in flight any more.
+    fn finish_closing(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if !self.closing || self.slots.values().any(|slot| slot.inflight() > 0) {
+            return;
+        }
+        let conns: Vec<ConnId> = self.conns.keys().copied().collect();
+        for conn in conns {
+            self.close(now, conn, Some(self.shutting_down()), out);
+        }
+    }
+
+    fn close(&mut self, now: Now, conn: ConnId, error: Option<ErrorFrame>, out: &mut Vec<Effect>) {
+        if self.conns.contains_key(&conn) {
+            self.forget(now, conn);
+            out.push(Effect::Close { conn, error });
+        }
+    }
+
+    fn forget(&mut self, now: Now, conn: ConnId) {
+        let Some(state) = self.conns.remove(&conn) else { return };
+        match self.slots.get_mut(&state.access.space) {
+            Some(Slot::Opening { conns }) => {
+                conns.remove(&conn);
+            }
+            Some(Slot::Open(space)) => {
+                space.conns.remove(&conn);
+                space.left_ms = now.mono_ms;
+            }
+            None => {}
+        }
+    }
+
+    fn shutting_down(&self) -> ErrorFrame {
+        error(ErrorCode::ShuttingDown, self.limits.retry_ms, "the relay is going down and will be back")
+    }
+}
+
+/// A connection after its Welcome, and its space, unless that is being read (again).
+fn streaming<'a>(
+    conns: &'a mut BTreeMap<ConnId, Conn>,
+    slots: &'a mut BTreeMap<Arc<str>, Slot>,
+    conn: ConnId,
+) -> Option<(&'a mut Conn, &'a mut Space)> {
+    let state = conns.get_mut(&conn)?;
+    if state.phase != Phase::Streaming {
+        return None;
+    }
+    match slots.get_mut(&state.access.space)? {
+        Slot::Open(space) => Some((state, space)),
+        Slot::Opening { .. } => None,
+    }
+}
+
+/// An error that ends the stream and that a retry does not cure.
+fn fatal(code: ErrorCode, text: &str) -> ErrorFrame {
+    ErrorFrame { code, fatal: true, retry_ms: 0, text: text.to_owned(), need_from: None }
+}
+
+/// An error after which the client may come back, or go on where the stream stays open.
+fn error(code: ErrorCode, retry_ms: u64, text: &str) -> ErrorFrame {
+    ErrorFrame { code, fatal: false, retry_ms, text: text.to_owned(), need_from: None }
+}
+
+fn need_from(op: OpId, text: &str) -> ErrorFrame {
+    ErrorFrame { need_from: Some(op), ..error(ErrorCode::NeedFrom, 0, text) }
+}

@@ -1,0 +1,110 @@
+//! What leaves: entries in order, answers beside them, digests between them.
+
+use blazedb_wire::{ErrorCode, Frame};
+
+use super::conn::Phase;
+use super::{ConnId, Effect, Hub, Now, SpaceDigest, Unavailable, error, fatal, space, streaming};
+use crate::log::StoredEntry;
+
+impl Hub {
+    pub(super) fn handle_digest_request(&mut self, now: Now, conn: ConnId, min_seq: u64, out: &mut Vec<Effect>) {
+        let Some((state, space)) = streaming(&mut self.conns, &mut self.slots, conn) else { return };
+        if min_seq > space.durable {
+            let text = format!("a digest at {min_seq} was asked for, the head is {}", space.durable);
+            let frame = Frame::Error(error(ErrorCode::CursorAhead, 0, &text));
+            return self.answer(now, conn, &frame, out);
+        }
+        // One at a time: a client that asks again gets the answer that is already being made.
+        if !state.digest_wanted {
+            state.digest_wanted = true;
+            out.push(Effect::DigestWanted { conn, space: space.state.id(), epoch: space.state.epoch(), min_seq });
+        }
+    }
+
+    pub(super) fn handle_digest_ready(&mut self, conn: ConnId, digest: Option<SpaceDigest>, out: &mut Vec<Effect>) {
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        state.digest_wanted = false;
+        let (after, frame) = match digest {
+            Some(SpaceDigest { seq, digest, documents }) => (seq, Frame::Digest { seq, digest, documents }),
+            None => (0, Frame::Error(error(ErrorCode::Unsupported, 0, "this relay keeps no copy to take a digest of"))),
+        };
+        state.owe(after, frame.to_bytes());
+        self.advance(conn, out);
+    }
+
+    pub(super) fn handle_log_read(&mut self, now: Now, conn: ConnId, result: Result<Vec<StoredEntry>, Unavailable>, out: &mut Vec<Effect>) {
+        let limits = self.limits;
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        state.reading = false;
+        let Ok(entries) = result else {
+            let error = error(ErrorCode::Internal, limits.retry_ms, "the relay cannot read this space");
+            return self.close(now, conn, Some(error), out);
+        };
+        // While the space is being read again nothing is known to be durable; `advance` asks for these entries once more.
+        let Some((state, space)) = streaming(&mut self.conns, &mut self.slots, conn) else { return };
+        for entry in entries {
+            // The log may be ahead of what its answers to appends have told us; those entries come with the answers.
+            if entry.last_seq > space.durable {
+                break;
+            }
+            if entry.first_seq != state.position + 1 {
+                let text = format!("cursor {} lies within a batch or below the log: start this copy again", state.position);
+                return self.close(now, conn, Some(fatal(ErrorCode::CursorAhead, &text)), out);
+            }
+            state.position = entry.last_seq;
+            let bytes = if state.unread_pushes.remove(&entry.first_seq) { space::ack_of(&entry.frame) } else { Some(entry.frame) };
+            let Some(bytes) = bytes else {
+                let error = error(ErrorCode::Internal, limits.retry_ms, "the relay cannot read this space");
+                return self.close(now, conn, Some(error), out);
+            };
+            state.send(conn, bytes, out);
+            state.pay(conn, out);
+        }
+        self.advance(conn, out);
+    }
+
+    /// Moves a connection on: pays what it is owed, reads from the log if it is behind and has room.
+    pub(super) fn advance(&mut self, conn: ConnId, out: &mut Vec<Effect>) {
+        let limits = self.limits;
+        let Some((state, space)) = streaming(&mut self.conns, &mut self.slots, conn) else { return };
+        state.pay(conn, out);
+        if state.reading {
+            return;
+        }
+        if state.position >= space.durable {
+            state.lagging = false;
+            return;
+        }
+        if state.queued_bytes <= limits.queue_bytes_max / 2 {
+            state.lagging = false;
+            state.reading = true;
+            out.push(Effect::ReadLog {
+                conn,
+                space: space.state.id(),
+                after_seq: state.position,
+                bytes_max: limits.read_bytes_max,
+            });
+        } else if !state.lagging {
+            state.lagging = true;
+            self.stats.lagged += 1;
+        }
+    }
+
+    /// Queues an answer that belongs to no place in the stream.
+    pub(super) fn answer(&mut self, now: Now, conn: ConnId, frame: &Frame, out: &mut Vec<Effect>) {
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        state.send(conn, frame.to_bytes(), out);
+        self.check_answers(now, conn, out);
+    }
+
+    /// Closes a connection that asks and never reads.
+    pub(super) fn check_answers(&mut self, now: Now, conn: ConnId, out: &mut Vec<Effect>) {
+        let Some(state) = self.conns.get(&conn) else { return };
+        let entry_max = blazedb_wire::FRAME_BODY_BYTES_MAX as usize;
+        let ceiling = self.limits.queue_bytes_max + self.limits.answer_bytes_max + entry_max;
+        if state.queued_bytes + state.owed_bytes > ceiling {
+            let error = error(ErrorCode::Overloaded, self.limits.retry_ms, "answers pile up unread: read before asking again");
+            self.close(now, conn, Some(error), out);
+        }
+    }
+}
