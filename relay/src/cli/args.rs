@@ -1,0 +1,418 @@
+//! What the program understands: one struct per command, with help texts and examples.
+//!
+//! No secret is ever an argument, because other users of a machine can read a process's arguments.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const ABOUT_LONG: &str = "\
+A local-first database: one encrypted file on each device, one relay that carries changes between them.
+
+Start with `blazedb demo`: it needs nothing and shows everything.";
+
+const ROOT_EXAMPLES: &str = "\
+Examples:
+  blazedb demo
+  blazedb import todos.ndjson --db laptop.blaze --collection todos --id-field id
+  blazedb serve --data relay-data
+  blazedb token --data relay-data --space home > home.token
+  blazedb sync --db laptop.blaze --relay https://127.0.0.1:7420 --space home --token-file home.token --ca relay-data/tls.crt
+  blazedb export --db phone.blaze --collection todos
+
+Passphrase: from --passphrase-file, else the variable BLAZEDB_PASSPHRASE, else a prompt (asked twice for a new file).
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done in part (import --keep-going left records out), 130 interrupted.
+Errors go to stderr as `error: what happened` and `next: what to do`.";
+
+const DEMO_EXAMPLES: &str = "\
+Examples:
+  blazedb demo
+  blazedb demo --input movies.json --edits 20000
+  blazedb demo --keep        (leaves the files of both devices and the relay to look at)
+
+Exit codes: 0 both devices and the relay hold identical data, 1 they do not or a step failed, 130 interrupted.";
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  blazedb serve --data relay-data
+  blazedb serve --data relay-data --listen 0.0.0.0:7420
+  BLAZEDB_LOG=debug blazedb serve --data relay-data
+
+When it is ready, one line goes to stdout:
+  blazedb relay ready on https://127.0.0.1:7420 fingerprint 3f5a...
+Give clients the fingerprint (--fingerprint) or the file DIR/tls.crt (--ca). Logs go to stderr; BLAZEDB_LOG sets
+what is logged (error, warn, info, debug, or a tracing filter). Ctrl-C and SIGTERM shut it down cleanly.";
+
+const TOKEN_EXAMPLES: &str = "\
+Examples:
+  blazedb token --data relay-data --space home > home.token
+  blazedb token --data relay-data --space home --ttl 12h --subject laptop
+
+Run it where the relay keeps its data; the relay may be running. The token alone goes to stdout. Whoever holds it
+can read and write the space until it expires: pass it on like a password.";
+
+const IMPORT_EXAMPLES: &str = "\
+Examples:
+  blazedb import todos.ndjson --db laptop.blaze --collection todos --id-field id
+  blazedb import movies.json --db films.blaze --collection movies
+  curl -s https://example.org/data.json | blazedb import - --db films.blaze --collection movies
+
+FILE holds a JSON array of objects, one object per line (NDJSON), or one object. It is read twice: the first pass
+checks every record and nothing is written if one of them cannot be stored exactly; the second loads it in chunks.
+With --id-field the record's id comes from that field (text or integer): importing again changes only the fields
+that differ, fields that the file does not mention stay, and an interrupted import is finished by running it again.
+Without it every record gets a new id each time.
+
+A new database file asks for a passphrase of at least 8 characters; several unrelated words are better. It cannot
+be recovered. Exit codes: 0 all records are in, 1 nothing or not everything was imported, 2 wrong usage,
+3 --keep-going left out the records listed on stderr.";
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  blazedb export --db laptop.blaze --collection todos
+  blazedb export --db laptop.blaze --collection todos --format json -o todos.json
+  blazedb export --db laptop.blaze --collection todos --with-id | head -1
+
+Records are sorted by id and every record has one spelling, so the exports of two devices that hold the same data
+are equal byte for byte. With --with-id each line is {\"id\":\"<id>\",\"record\":{...}}.";
+
+const SYNC_EXAMPLES: &str = "\
+Examples:
+  blazedb sync --db laptop.blaze --relay https://127.0.0.1:7420 --space home --token-file home.token --ca relay-data/tls.crt
+  blazedb sync --db laptop.blaze --relay https://relay.example:7420 --space home --token-file home.token \\
+      --fingerprint 3f5a... --watch
+
+Sends what this device changed, receives what others changed, and ends when both are done; --watch stays and prints
+every change until Ctrl-C. A database file that does not exist is created, empty. Without --ca and --fingerprint the
+system's certificate authorities are asked.";
+
+const STATS_EXAMPLES: &str = "\
+Examples:
+  blazedb stats --db laptop.blaze
+  blazedb stats --db laptop.blaze --json";
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  blazedb verify --db laptop.blaze
+
+Reads everything in the file: authentication tags, checksums, every record and its bookkeeping.
+Exit codes: 0 sound, 1 damaged or not readable.";
+
+const INBOX_EXAMPLES: &str = "\
+Examples:
+  blazedb inbox --db laptop.blaze
+  blazedb inbox --db laptop.blaze --json
+
+The inbox keeps what a merge could not apply: edits of a record that another device had deleted, the last state of a
+record that was deleted while somebody else edited it, and operations that the relay refused.";
+
+/// The command line.
+#[derive(Parser, Debug)]
+#[command(name = "blazedb", version, about = "A local-first database", long_about = ABOUT_LONG, after_help = ROOT_EXAMPLES)]
+#[command(propagate_version = true, arg_required_else_help = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Show it all: a relay, two devices, offline edits, a crash (about half a minute, no set-up)
+    Demo(DemoArgs),
+    /// Run a relay
+    Serve(ServeArgs),
+    /// Make an access token for one space of a relay
+    Token(TokenArgs),
+    /// Load JSON into a collection
+    Import(ImportArgs),
+    /// Write a collection as JSON
+    Export(ExportArgs),
+    /// Exchange changes with a relay
+    Sync(SyncArgs),
+    /// Say what is in a database file
+    Stats(StatsArgs),
+    /// Read everything in a database file and check it
+    Verify(VerifyArgs),
+    /// List what merges could not apply
+    Inbox(InboxArgs),
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = DEMO_EXAMPLES)]
+pub(crate) struct DemoArgs {
+    /// JSON to use: an array of objects, NDJSON, or one object [default: `cargo metadata` of the current workspace,
+    /// or a generated bug tracker]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// How many edits to stream from A to B
+    #[arg(long, default_value_t = 5_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) edits: u64,
+    /// Leave the files behind and say where they are
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = SERVE_EXAMPLES)]
+pub(crate) struct ServeArgs {
+    /// Where the relay keeps its log, keys and certificate; created if absent
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Address and port to listen on; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:7420", value_name = "ADDR:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// Shut down when stdin ends, so that a relay started by another program never outlives it
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_ends: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = TOKEN_EXAMPLES)]
+pub(crate) struct TokenArgs {
+    /// The relay's data directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// The space the token opens
+    #[arg(long, value_name = "NAME")]
+    pub(crate) space: String,
+    /// How long it is valid: a number and s, m, h or d
+    #[arg(long, default_value = "30d", value_name = "TIME", value_parser = parse_span)]
+    pub(crate) ttl: Duration,
+    /// Whom it is for; appears in the relay's log
+    #[arg(long, default_value = "device", value_name = "NAME")]
+    pub(crate) subject: String,
+}
+
+/// How a database file is opened; shared by every command that opens one.
+#[derive(Args, Debug)]
+pub(crate) struct DbArgs {
+    /// The database file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) db: PathBuf,
+    /// Read the passphrase from this file (one trailing line break is not part of it)
+    #[arg(long, value_name = "FILE", conflicts_with = "unencrypted")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// The file has no encryption: whoever can read the file can read the data
+    #[arg(long)]
+    pub(crate) unencrypted: bool,
+}
+
+/// How a new database file is made; shared by the commands that may create one.
+#[derive(Args, Debug)]
+pub(crate) struct CreateArgs {
+    /// How costly guessing the passphrase of a NEW file is made; an existing file keeps its own cost
+    #[arg(long, value_enum, default_value_t = Kdf::Standard, value_name = "COST")]
+    pub(crate) kdf: Kdf,
+}
+
+/// Cost of turning a passphrase into a key.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kdf {
+    /// 64 MiB of memory and 3 passes for each guess
+    Standard,
+    /// 19 MiB and 2 passes: for small devices; a guess is about five times as cheap
+    Light,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = IMPORT_EXAMPLES)]
+pub(crate) struct ImportArgs {
+    /// JSON file, or - for stdin (kept in memory, at most 256 MiB)
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
+    #[command(flatten)]
+    pub(crate) create: CreateArgs,
+    /// The collection to load into
+    #[arg(long, value_name = "NAME")]
+    pub(crate) collection: String,
+    /// Field (text or integer) that identifies a record; makes importing again harmless
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) id_field: Option<String>,
+    /// What FILE holds
+    #[arg(long, value_enum, default_value_t = InputFormat::Auto, value_name = "FORMAT")]
+    pub(crate) format: InputFormat,
+    /// Leave out records that cannot be stored, list them on stderr, and end with exit code 3
+    #[arg(long)]
+    pub(crate) keep_going: bool,
+}
+
+/// What an import file holds.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InputFormat {
+    /// Told from the first line
+    Auto,
+    /// One object per line
+    Ndjson,
+    /// An array of objects, or one object
+    Json,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = EXPORT_EXAMPLES)]
+pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
+    /// The collection to write
+    #[arg(long, value_name = "NAME")]
+    pub(crate) collection: String,
+    /// One object per line, or one array
+    #[arg(long, value_enum, default_value_t = OutputFormat::Ndjson, value_name = "FORMAT")]
+    pub(crate) format: OutputFormat,
+    /// Wrap each record together with its id
+    #[arg(long)]
+    pub(crate) with_id: bool,
+    /// Write here instead of stdout; appears only when complete
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// What an export looks like.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OutputFormat {
+    /// One object per line
+    Ndjson,
+    /// One array
+    Json,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = SYNC_EXAMPLES)]
+pub(crate) struct SyncArgs {
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
+    #[command(flatten)]
+    pub(crate) create: CreateArgs,
+    /// The relay's address
+    #[arg(long, value_name = "URL")]
+    pub(crate) relay: String,
+    /// The space to join
+    #[arg(long, value_name = "NAME")]
+    pub(crate) space: String,
+    /// File that holds the token made by `blazedb token`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: PathBuf,
+    /// Trust this certificate (PEM), for example the relay's tls.crt
+    #[arg(long, value_name = "FILE", conflicts_with = "fingerprint")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Trust the relay whose key has this fingerprint (64 hexadecimal digits, printed by `serve`)
+    #[arg(long, value_name = "HEX", value_parser = parse_fingerprint)]
+    pub(crate) fingerprint: Option<String>,
+    /// Stay connected and print every change until Ctrl-C
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Give up after this long without progress (not with --watch)
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = parse_span)]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = STATS_EXAMPLES)]
+pub(crate) struct StatsArgs {
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
+    /// One JSON object for other programs
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = VERIFY_EXAMPLES)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = INBOX_EXAMPLES)]
+pub(crate) struct InboxArgs {
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
+    /// One JSON object per line for other programs
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Ten years: long enough for any token, short enough never to overflow a clock.
+const SPAN_SECONDS_MAX: u64 = 10 * 366 * 86_400;
+
+/// Reads `90s`, `15m`, `12h`, `30d`.
+fn parse_span(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_seconds = match &text[digits.len()..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        "" => return Err("a unit is missing: write 90s, 15m, 12h or 30d".to_owned()),
+        other => return Err(format!("unknown unit `{other}`: write 90s, 15m, 12h or 30d")),
+    };
+    let count: u64 = digits.parse().map_err(|_| "not a whole number: write 90s, 15m, 12h or 30d".to_owned())?;
+    let seconds = count.saturating_mul(unit_seconds);
+    if seconds == 0 || seconds > SPAN_SECONDS_MAX {
+        return Err("between 1s and 3660d, please".to_owned());
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
+/// Accepts 64 hexadecimal digits, in either case, with or without colons, and hands on the plain lower-case form.
+fn parse_fingerprint(text: &str) -> Result<String, String> {
+    let plain: String = text.chars().filter(|c| *c != ':').map(|c| c.to_ascii_lowercase()).collect();
+    if plain.len() == 64 && plain.bytes().all(|b| b.is_ascii_hexdigit()) {
+        Ok(plain)
+    } else {
+        Err("64 hexadecimal digits, as `blazedb serve` prints them".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:\n"), "{} has no examples", command.get_name());
+        }
+    }
+
+    #[test]
+    fn spans_have_a_number_and_a_unit() {
+        assert_eq!(parse_span("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_span("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        for wrong in ["", "d", "0s", "30", "3w", "-1d", "1.5h", "99999999999d", "18446744073709551615d"] {
+            assert!(parse_span(wrong).is_err(), "{wrong} was accepted");
+        }
+    }
+
+    #[test]
+    fn fingerprints_lose_case_and_colons() {
+        let plain = "0123456789abcdef".repeat(4);
+        assert_eq!(parse_fingerprint(&plain.to_uppercase()), Ok(plain.clone()));
+        assert!(parse_fingerprint(&plain[1..]).is_err());
+        assert!(parse_fingerprint(&plain.replace('f', "g")).is_err());
+    }
+
+    #[test]
+    fn a_passphrase_is_never_an_argument() {
+        for command in Cli::command().get_subcommands() {
+            for argument in command.get_arguments() {
+                let long = argument.get_long().unwrap_or_default();
+                assert!(!["passphrase", "password", "token", "key"].contains(&long), "--{long} would put a secret on argv");
+            }
+        }
+    }
+}
