@@ -18,10 +18,13 @@
 #![warn(missing_docs)]
 
 pub mod error;
+pub mod grpc;
 pub mod id;
 pub mod limits;
 pub mod reader;
+pub mod row;
 pub mod shape;
+mod small;
 pub mod time;
 pub mod value;
 pub mod varint;
@@ -30,6 +33,9 @@ pub mod writer;
 pub use error::{DecodeError, DecodeErrorKind, EncodeError};
 pub use id::{DocumentId, Key, OpId, ParseIdError, ReplicaId, SpaceId};
 pub use reader::Reader;
+pub use row::{RawField, Row, RowRef, encode_body};
 pub use shape::Shape;
 pub use time::{Hlc, Stamp};
-pub use value::{Document, Timestamp, Uuid, Value};
+pub use value::{
+    ArrayRef, Document, MapRef, Timestamp, Uuid, Value, ValueRef, encode_value, validate_body, validate_value,
+};

@@ -4,10 +4,19 @@
 //! `i64::MIN` to `u64::MAX`: `U64(5)` and `I64(5)` are the same value. Floats are compared by the bits of their
 //! canonical form: every NaN is one value, and -0.0 is not 0.0. Text is never normalised.
 
+mod borrowed;
 mod document;
+pub(crate) mod encode;
 mod order;
+mod scalar;
+pub(crate) mod sequence;
+mod table;
+pub(crate) mod validate;
 
+pub use borrowed::{ArrayRef, MapRef, ValueRef};
 pub use document::Document;
+pub use encode::encode_value;
+pub use validate::{validate_body, validate_value};
 
 use crate::id::{ParseIdError, parse_hex, write_hyphenated};
 use std::fmt;

@@ -1,0 +1,281 @@
+//! `ValueRef`: a value read where it lies.
+//!
+//! Nothing is decoded before it is asked for. Over bytes that were not validated the getters still do not panic: what
+//! makes no sense reads as null.
+
+use super::scalar::{TAG_ARRAY, decode_scalar};
+use super::sequence::Sequence;
+use super::table::{Table, TableIndex};
+use super::validate::validate_value;
+use super::{Document, Timestamp, Uuid, Value};
+use crate::error::{DecodeError, DecodeErrorKind};
+use crate::limits::DEPTH_MAX;
+use crate::reader::Reader;
+use std::fmt;
+
+/// A value that borrows from encoded bytes.
+#[derive(Clone, Copy)]
+pub enum ValueRef<'a> {
+    /// Nothing, said explicitly.
+    Null,
+    /// True or false.
+    Bool(bool),
+    /// An integer from `i64::MIN` to `i64::MAX`.
+    I64(i64),
+    /// An integer above `i64::MAX`.
+    U64(u64),
+    /// A binary floating-point number.
+    F64(f64),
+    /// UTF-8 text.
+    Text(&'a str),
+    /// Bytes.
+    Bytes(&'a [u8]),
+    /// A moment.
+    Timestamp(Timestamp),
+    /// A UUID.
+    Uuid(Uuid),
+    /// Values in order.
+    Array(ArrayRef<'a>),
+    /// Named values.
+    Map(MapRef<'a>),
+}
+
+impl<'a> ValueRef<'a> {
+    /// Checks and reads the value of one top-level field from outside.
+    pub fn decode(tag: u8, payload: &'a [u8]) -> Result<Self, DecodeError> {
+        validate_value(tag, payload)?;
+        Ok(Self::trusted(tag, payload))
+    }
+
+    /// Reads the value of a top-level field that was validated before.
+    #[inline]
+    pub(crate) fn trusted(tag: u8, payload: &'a [u8]) -> Self {
+        match decode_scalar(tag, payload) {
+            Ok(Some(value)) => value,
+            Ok(None) => Self::open(tag, payload).unwrap_or(Self::Null),
+            Err(_) => Self::Null,
+        }
+    }
+
+    fn open(tag: u8, payload: &'a [u8]) -> Option<Self> {
+        let (table, node) = Table::split(payload).ok()?;
+        Self::node(table, tag, node)
+    }
+
+    /// Reads the head of a container node.
+    fn node(table: Table<'a>, tag: u8, node: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader::new(node);
+        let head = reader.uvarint().ok()?;
+        if tag == TAG_ARRAY {
+            let items = Sequence::split(usize::try_from(head).ok()?, reader.rest(), 0).ok()?;
+            return Some(Self::Array(ArrayRef { table, items }));
+        }
+        let (count, places) = table.shape(head)?;
+        let items = Sequence::split(count, reader.rest(), 0).ok()?;
+        Some(Self::Map(MapRef { table, places, items }))
+    }
+
+    /// Reads an item of a container.
+    fn item(table: Table<'a>, items: &Sequence<'a>, index: usize) -> Option<Self> {
+        let (tag, payload) = items.item(index)?;
+        match decode_scalar(tag, payload) {
+            Ok(Some(value)) => Some(value),
+            Ok(None) => Self::node(table, tag, payload),
+            Err(_) => None,
+        }
+    }
+
+    /// Returns the value with parts of its own.
+    pub fn to_value(&self) -> Value {
+        match *self {
+            Self::Null => Value::Null,
+            Self::Bool(value) => Value::Bool(value),
+            Self::I64(value) => Value::I64(value),
+            Self::U64(value) => Value::U64(value),
+            Self::F64(value) => Value::F64(value),
+            Self::Text(text) => Value::Text(text.to_owned()),
+            Self::Bytes(bytes) => Value::Bytes(bytes.to_vec()),
+            Self::Timestamp(value) => Value::Timestamp(value),
+            Self::Uuid(value) => Value::Uuid(value),
+            Self::Array(array) => array.to_value(),
+            Self::Map(map) => map.to_value(),
+        }
+    }
+
+    /// Returns true for null.
+    pub const fn is_null(&self) -> bool {
+        matches!(self, Self::Null)
+    }
+}
+
+impl Value {
+    /// Checks and reads the value of one top-level field from outside.
+    pub fn decode(tag: u8, payload: &[u8]) -> Result<Self, DecodeError> {
+        ValueRef::decode(tag, payload).map(|value| value.to_value())
+    }
+}
+
+/// Values in order, borrowed.
+#[derive(Clone, Copy)]
+pub struct ArrayRef<'a> {
+    table: Table<'a>,
+    items: Sequence<'a>,
+}
+
+impl<'a> ArrayRef<'a> {
+    /// Returns the number of items.
+    pub const fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Returns true if there is no item.
+    pub const fn is_empty(&self) -> bool {
+        self.items.len() == 0
+    }
+
+    /// Returns the item at `index`, in constant time for all but maps, whose shape is looked up.
+    pub fn get(&self, index: usize) -> Option<ValueRef<'a>> {
+        (index < self.len()).then(|| ValueRef::item(self.table, &self.items, index).unwrap_or(ValueRef::Null))
+    }
+
+    /// Iterates over the items.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = ValueRef<'a>> + use<'a> {
+        let array = *self;
+        (0..array.len()).map(move |index| array.get(index).unwrap_or(ValueRef::Null))
+    }
+
+    fn to_value(self) -> Value {
+        self.table.index().map_or(Value::Null, |table| own_array(&table, &self.items, 1))
+    }
+}
+
+/// Named values, borrowed.
+///
+/// Looking up one name costs a scan of the value's key table and no allocation. To read all of a large value, owning
+/// it with `to_value` is linear.
+#[derive(Clone, Copy)]
+pub struct MapRef<'a> {
+    table: Table<'a>,
+    /// The places of the keys of this map's shape, and what follows them in the table.
+    places: &'a [u8],
+    items: Sequence<'a>,
+}
+
+impl<'a> MapRef<'a> {
+    /// Returns the number of fields.
+    pub const fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Returns true if there is no field.
+    pub const fn is_empty(&self) -> bool {
+        self.items.len() == 0
+    }
+
+    fn places(&self) -> impl Iterator<Item = u64> + use<'a> {
+        let mut reader = Reader::new(self.places);
+        (0..self.len()).map_while(move |_| reader.uvarint().ok())
+    }
+
+    fn value(&self, index: usize) -> ValueRef<'a> {
+        ValueRef::item(self.table, &self.items, index).unwrap_or(ValueRef::Null)
+    }
+
+    /// Returns the value of a field.
+    pub fn get(&self, name: &str) -> Option<ValueRef<'a>> {
+        let wanted = self.table.find_key(name)?;
+        let index = self.places().position(|place| place == wanted)?;
+        Some(self.value(index))
+    }
+
+    /// Returns name and value of the field at `index`, by ascending name; past the last field an empty name and null.
+    pub fn get_index(&self, index: usize) -> (&'a str, ValueRef<'a>) {
+        let place = self.places().nth(index).and_then(|place| usize::try_from(place).ok());
+        let name = place.and_then(|place| self.table.keys().nth(place));
+        name.map_or(("", ValueRef::Null), |name| (name, self.value(index)))
+    }
+
+    /// Iterates over names and values, by ascending name.
+    ///
+    /// Allocates a list of the table's keys, unless this map uses them in the table's order, as the first map of a
+    /// value always does.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&'a str, ValueRef<'a>)> + use<'a> {
+        let map = *self;
+        let all: Option<Vec<&str>> = (!map.places().is_sorted()).then(|| map.table.keys().collect());
+        let mut places = map.places();
+        let mut keys = map.table.keys();
+        let mut passed = 0;
+        (0..map.len()).map(move |index| {
+            let place = places.next().unwrap_or(u64::MAX);
+            let name = match &all {
+                Some(all) => usize::try_from(place).ok().and_then(|place| all.get(place).copied()),
+                None => {
+                    let skip = place.saturating_sub(passed);
+                    passed = place.saturating_add(1);
+                    usize::try_from(skip).ok().and_then(|skip| keys.nth(skip))
+                }
+            };
+            (name.unwrap_or_default(), map.value(index))
+        })
+    }
+
+    fn to_value(self) -> Value {
+        let Ok(table) = self.table.index() else { return Value::Null };
+        let mut places = Vec::with_capacity(self.len());
+        places.extend(self.places().map(|place| u32::try_from(place).unwrap_or(u32::MAX)));
+        own_map(&table, &places, &self.items, 1)
+    }
+}
+
+/// Owns an item; recursion ends at the depth limit even over bytes that were never validated.
+fn own_item(table: &TableIndex<'_>, items: &Sequence<'_>, index: usize, depth: usize) -> Value {
+    let Some((tag, payload)) = items.item(index) else { return Value::Null };
+    match decode_scalar(tag, payload) {
+        Ok(Some(value)) => value.to_value(),
+        Ok(None) => own_node(table, tag, payload, depth + 1).unwrap_or(Value::Null),
+        Err(_) => Value::Null,
+    }
+}
+
+fn own_node(table: &TableIndex<'_>, tag: u8, node: &[u8], depth: usize) -> Result<Value, DecodeError> {
+    let mut reader = Reader::new(node);
+    if depth > DEPTH_MAX {
+        return Err(reader.fail(DecodeErrorKind::TooDeep));
+    }
+    let head = reader.uvarint()?;
+    let head = usize::try_from(head).unwrap_or(usize::MAX);
+    if tag == TAG_ARRAY {
+        return Ok(own_array(table, &Sequence::split(head, reader.rest(), 0)?, depth));
+    }
+    let places = table.shape(head).unwrap_or_default();
+    Ok(own_map(table, places, &Sequence::split(places.len(), reader.rest(), 0)?, depth))
+}
+
+fn own_array(table: &TableIndex<'_>, items: &Sequence<'_>, depth: usize) -> Value {
+    Value::Array((0..items.len()).map(|index| own_item(table, items, index, depth)).collect())
+}
+
+fn own_map(table: &TableIndex<'_>, places: &[u32], items: &Sequence<'_>, depth: usize) -> Value {
+    let fields = places.iter().enumerate().map(|(index, &place)| {
+        (table.key(place).unwrap_or_default().to_owned(), own_item(table, items, index, depth))
+    });
+    Value::Map(Document::from_sorted(fields.collect()))
+}
+
+impl fmt::Debug for ValueRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_value().fmt(f)
+    }
+}
+
+impl fmt::Debug for ArrayRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_value().fmt(f)
+    }
+}
+
+impl fmt::Debug for MapRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_value().fmt(f)
+    }
+}

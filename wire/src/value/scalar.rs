@@ -1,0 +1,307 @@
+//! Tags and payloads of values that are not containers; the only place that reads or writes them.
+
+use super::order::canonical_float;
+use super::{Timestamp, Uuid, Value, ValueRef};
+use crate::error::{DecodeError, DecodeErrorKind, EncodeError};
+use crate::limits::FIELD_BYTES_MAX;
+
+/// Numbers of the types: the upper half of a tag byte (spec: V-5, V-6).
+pub(crate) mod types {
+    pub(crate) const SIMPLE: u8 = 0x0;
+    pub(crate) const SMALL: u8 = 0x1;
+    pub(crate) const INTEGER: u8 = 0x2;
+    pub(crate) const UNSIGNED: u8 = 0x3;
+    pub(crate) const FLOAT: u8 = 0x4;
+    pub(crate) const TIMESTAMP: u8 = 0x6;
+    pub(crate) const UUID: u8 = 0x7;
+    pub(crate) const TEXT: u8 = 0x8;
+    pub(crate) const BYTES: u8 = 0x9;
+    pub(crate) const ARRAY: u8 = 0xa;
+    pub(crate) const MAP: u8 = 0xb;
+}
+
+/// The tag of an array.
+pub(crate) const TAG_ARRAY: u8 = types::ARRAY << 4;
+/// The tag of a map.
+pub(crate) const TAG_MAP: u8 = types::MAP << 4;
+const TAG_UNSIGNED: u8 = types::UNSIGNED << 4 | 8;
+const TAG_ZERO: u8 = types::FLOAT << 4;
+const TAG_FLOAT_32: u8 = types::FLOAT << 4 | 4;
+const TAG_FLOAT_64: u8 = types::FLOAT << 4 | 8;
+const TAG_UUID: u8 = types::UUID << 4;
+const TAG_TEXT: u8 = types::TEXT << 4;
+const TAG_BYTES: u8 = types::BYTES << 4;
+
+/// The one NaN (spec: V-11).
+const NAN_BITS: u32 = 0x7fc0_0000;
+
+/// Returns how many bytes the two's complement of `value` needs, at least one.
+const fn signed_width(value: i64) -> usize {
+    let bits = 65 - (value ^ (value >> 63)).leading_zeros() as usize;
+    bits.div_ceil(8)
+}
+
+/// Reads a two's complement of at most eight bytes.
+fn signed(payload: &[u8]) -> i64 {
+    let negative = payload.last().is_some_and(|byte| byte & 0x80 != 0);
+    let mut bytes = [if negative { 0xff } else { 0 }; 8];
+    for (slot, byte) in bytes.iter_mut().zip(payload) {
+        *slot = *byte;
+    }
+    i64::from_le_bytes(bytes)
+}
+
+/// Returns the float as 32 bits if that loses nothing.
+fn as_f32(value: f64) -> Option<f32> {
+    let narrow = value as f32;
+    (f64::from(narrow).to_bits() == value.to_bits()).then_some(narrow)
+}
+
+/// Appends the payload of a value that is not a container and returns its tag; none for a container.
+pub(crate) fn encode_scalar(value: &Value, out: &mut Vec<u8>) -> Result<Option<u8>, EncodeError> {
+    let tag = match value {
+        Value::Null => 0,
+        Value::Bool(false) => 1,
+        Value::Bool(true) => 2,
+        Value::I64(n) => encode_integer(*n, out),
+        Value::U64(n) => match i64::try_from(*n) {
+            Ok(n) => encode_integer(n, out),
+            Err(_) => {
+                out.extend_from_slice(&n.to_le_bytes());
+                TAG_UNSIGNED
+            }
+        },
+        Value::F64(x) => encode_float(*x, out),
+        Value::Timestamp(Timestamp(micros)) => {
+            let width = if *micros == 0 { 0 } else { signed_width(*micros) };
+            out.extend_from_slice(&micros.to_le_bytes()[..width]);
+            types::TIMESTAMP << 4 | width as u8
+        }
+        Value::Uuid(Uuid(bytes)) => {
+            out.extend_from_slice(bytes);
+            TAG_UUID
+        }
+        Value::Text(text) => {
+            check_size(text.len())?;
+            out.extend_from_slice(text.as_bytes());
+            TAG_TEXT
+        }
+        Value::Bytes(bytes) => {
+            check_size(bytes.len())?;
+            out.extend_from_slice(bytes);
+            TAG_BYTES
+        }
+        Value::Array(_) | Value::Map(_) => return Ok(None),
+    };
+    Ok(Some(tag))
+}
+
+/// Refuses a payload above the limit of one field (spec: L-5).
+pub(crate) const fn check_size(len: usize) -> Result<(), EncodeError> {
+    if len > FIELD_BYTES_MAX {
+        return Err(EncodeError::Limit { what: "field bytes", given: len as u64, max: FIELD_BYTES_MAX as u64 });
+    }
+    Ok(())
+}
+
+fn encode_integer(n: i64, out: &mut Vec<u8>) -> u8 {
+    if (-8..=7).contains(&n) {
+        return types::SMALL << 4 | (n as u8 & 0xf);
+    }
+    let width = signed_width(n);
+    out.extend_from_slice(&n.to_le_bytes()[..width]);
+    types::INTEGER << 4 | width as u8
+}
+
+fn encode_float(x: f64, out: &mut Vec<u8>) -> u8 {
+    if x.to_bits() == 0 {
+        return TAG_ZERO;
+    }
+    if x.is_nan() {
+        out.extend_from_slice(&NAN_BITS.to_le_bytes());
+        return TAG_FLOAT_32;
+    }
+    match as_f32(x) {
+        Some(narrow) => {
+            out.extend_from_slice(&narrow.to_bits().to_le_bytes());
+            TAG_FLOAT_32
+        }
+        None => {
+            out.extend_from_slice(&x.to_bits().to_le_bytes());
+            TAG_FLOAT_64
+        }
+    }
+}
+
+/// Takes a payload of exactly `N` bytes (spec: V-7).
+fn exact<const N: usize>(payload: &[u8]) -> Result<[u8; N], DecodeError> {
+    exact_len(payload, N)?;
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(payload);
+    Ok(bytes)
+}
+
+const fn exact_len(payload: &[u8], wanted: usize) -> Result<(), DecodeError> {
+    let len = payload.len();
+    if len < wanted {
+        return Err(DecodeError::new(0, DecodeErrorKind::UnexpectedEnd { wanted, left: len }));
+    }
+    if len > wanted {
+        return Err(DecodeError::new(wanted, DecodeErrorKind::TrailingBytes(len - wanted)));
+    }
+    Ok(())
+}
+
+const fn not_canonical(rule: &'static str) -> DecodeError {
+    DecodeError::new(0, DecodeErrorKind::NotCanonical(rule))
+}
+
+/// Reads a value that is not a container; none for a container. Offsets count from the payload.
+pub(crate) fn decode_scalar(tag: u8, payload: &[u8]) -> Result<Option<ValueRef<'_>>, DecodeError> {
+    let info = tag & 0xf;
+    let value = match (tag >> 4, info) {
+        (types::SIMPLE, 0..=2) => {
+            exact_len(payload, 0)?;
+            match info {
+                0 => ValueRef::Null,
+                _ => ValueRef::Bool(info == 2),
+            }
+        }
+        (types::SMALL, _) => {
+            exact_len(payload, 0)?;
+            // Sign-extends the lower half of the tag.
+            ValueRef::I64(i64::from((info << 4) as i8 >> 4))
+        }
+        (types::INTEGER, 1..=8) => {
+            exact_len(payload, info.into())?;
+            let n = signed(payload);
+            // spec: V-8
+            if signed_width(n) != usize::from(info) || (-8..=7).contains(&n) {
+                return Err(not_canonical("V-8"));
+            }
+            ValueRef::I64(n)
+        }
+        (types::UNSIGNED, 8) => {
+            let n = u64::from_le_bytes(exact(payload)?);
+            // spec: V-9
+            if i64::try_from(n).is_ok() {
+                return Err(not_canonical("V-9"));
+            }
+            ValueRef::U64(n)
+        }
+        (types::FLOAT, 0) => {
+            exact_len(payload, 0)?;
+            ValueRef::F64(0.0)
+        }
+        (types::FLOAT, 4) => {
+            let bits = u32::from_le_bytes(exact(payload)?);
+            let narrow = f32::from_bits(bits);
+            // spec: V-10, V-11
+            if bits == 0 {
+                return Err(not_canonical("V-10"));
+            }
+            if narrow.is_nan() {
+                if bits != NAN_BITS {
+                    return Err(not_canonical("V-11"));
+                }
+                ValueRef::F64(canonical_float(f64::NAN))
+            } else {
+                ValueRef::F64(narrow.into())
+            }
+        }
+        (types::FLOAT, 8) => {
+            let x = f64::from_bits(u64::from_le_bytes(exact(payload)?));
+            // spec: V-10, V-11
+            if x.is_nan() {
+                return Err(not_canonical("V-11"));
+            }
+            if as_f32(x).is_some() {
+                return Err(not_canonical("V-10"));
+            }
+            ValueRef::F64(x)
+        }
+        (types::TIMESTAMP, 0..=8) => {
+            exact_len(payload, info.into())?;
+            let micros = signed(payload);
+            let width = if micros == 0 { 0 } else { signed_width(micros) };
+            // spec: V-12
+            if width != usize::from(info) {
+                return Err(not_canonical("V-12"));
+            }
+            ValueRef::Timestamp(Timestamp(micros))
+        }
+        (types::UUID, 0) => ValueRef::Uuid(Uuid(exact(payload)?)),
+        (types::TEXT, 0) => match std::str::from_utf8(payload) {
+            Ok(text) => ValueRef::Text(text),
+            // spec: V-3
+            Err(error) => return Err(DecodeError::new(error.valid_up_to(), DecodeErrorKind::Utf8)),
+        },
+        (types::BYTES, 0) => ValueRef::Bytes(payload),
+        (types::ARRAY | types::MAP, 0) => return Ok(None),
+        // spec: V-6
+        (0x5 | 0xc..=0xf, _) => return Err(DecodeError::new(0, DecodeErrorKind::ReservedTag(tag))),
+        // spec: V-5
+        _ => return Err(DecodeError::new(0, DecodeErrorKind::BadTag(tag))),
+    };
+    Ok(Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(value: Value, tag: u8, payload: &[u8]) {
+        let mut out = Vec::new();
+        assert_eq!(encode_scalar(&value, &mut out), Ok(Some(tag)), "{value:?}");
+        assert_eq!(out, payload, "{value:?}");
+        let decoded = decode_scalar(tag, payload).expect("what was encoded is accepted").expect("a scalar");
+        assert_eq!(decoded.to_value(), value);
+    }
+
+    // spec: V-5, V-8, V-9, V-10, V-11, V-12
+    #[test]
+    fn known_answers() {
+        check(Value::Null, 0x00, &[]);
+        check(Value::Bool(false), 0x01, &[]);
+        check(Value::Bool(true), 0x02, &[]);
+        check(Value::I64(0), 0x10, &[]);
+        check(Value::I64(7), 0x17, &[]);
+        check(Value::I64(-8), 0x18, &[]);
+        check(Value::I64(-1), 0x1f, &[]);
+        check(Value::I64(8), 0x21, &[8]);
+        check(Value::I64(-9), 0x21, &[0xf7]);
+        check(Value::I64(127), 0x21, &[0x7f]);
+        check(Value::I64(128), 0x22, &[0x80, 0]);
+        check(Value::I64(-128), 0x21, &[0x80]);
+        check(Value::I64(-129), 0x22, &[0x7f, 0xff]);
+        check(Value::I64(i64::MIN), 0x28, &[0, 0, 0, 0, 0, 0, 0, 0x80]);
+        check(Value::U64(1 << 63), 0x38, &[0, 0, 0, 0, 0, 0, 0, 0x80]);
+        check(Value::U64(5), 0x15, &[]);
+        check(Value::F64(0.0), 0x40, &[]);
+        check(Value::F64(-0.0), 0x44, &[0, 0, 0, 0x80]);
+        check(Value::F64(1.5), 0x44, &[0, 0, 0xc0, 0x3f]);
+        check(Value::F64(f64::INFINITY), 0x44, &[0, 0, 0x80, 0x7f]);
+        check(Value::F64(-f64::NAN), 0x44, &[0, 0, 0xc0, 0x7f]);
+        check(Value::F64(0.1), 0x48, &[0x9a, 0x99, 0x99, 0x99, 0x99, 0x99, 0xb9, 0x3f]);
+        check(Value::F64(f64::from(f32::from_bits(1))), 0x44, &[1, 0, 0, 0]);
+        check(Value::F64(f64::MAX), 0x48, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xef, 0x7f]);
+        check(Value::Timestamp(Timestamp(0)), 0x60, &[]);
+        check(Value::Timestamp(Timestamp(1)), 0x61, &[1]);
+        check(Value::Timestamp(Timestamp(-1)), 0x61, &[0xff]);
+        check(Value::Timestamp(Timestamp(i64::MAX)), 0x68, &[255, 255, 255, 255, 255, 255, 255, 127]);
+    }
+
+    #[test]
+    fn every_width_round_trips() {
+        for shift in 0..63 {
+            for n in [1i64 << shift, (1 << shift) - 1, -(1 << shift), -(1 << shift) - 1] {
+                for value in [Value::I64(n), Value::Timestamp(Timestamp(n))] {
+                    let mut out = Vec::new();
+                    let tag = encode_scalar(&value, &mut out).expect("small").expect("a scalar");
+                    let decoded = decode_scalar(tag, &out).expect("canonical").expect("a scalar");
+                    assert_eq!(decoded.to_value(), value);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Validation of untrusted values: one pass, iterative, over a stack of fixed size.
+//!
+//! Nothing here recurses, and nothing allocates for values without containers. A container's key table is indexed
+//! first, which takes memory in proportion to the table's own bytes.
+
+use super::scalar::{TAG_ARRAY, TAG_MAP, decode_scalar};
+use super::sequence::Sequence;
+use super::table::TableIndex;
+use crate::error::{DecodeError, DecodeErrorKind};
+use crate::limits::{DEPTH_MAX, FIELD_BYTES_MAX, ROW_BYTES_MAX};
+use crate::reader::Reader;
+
+/// Checks a row body of `count` fields from outside: structure, canonical form, limits, UTF-8 (spec: V-23).
+///
+/// Offsets of errors count from the start of the body. For rows without containers it allocates nothing.
+pub fn validate_body(count: usize, body: &[u8]) -> Result<(), DecodeError> {
+    validate_body_at(count, body, 0)
+}
+
+/// Checks a row body that starts at offset `at` of something larger.
+pub(crate) fn validate_body_at(count: usize, body: &[u8], at: usize) -> Result<(), DecodeError> {
+    // spec: L-4
+    if body.len() > ROW_BYTES_MAX {
+        let kind = DecodeErrorKind::Limit { what: "row bytes", given: body.len() as u64, max: ROW_BYTES_MAX as u64 };
+        return Err(DecodeError::new(at, kind));
+    }
+    let sequence = Sequence::split(count, body, at)?;
+    let mut start = 0;
+    for index in 0..count {
+        let (tag, payload, end) = sequence.checked_item(index, start)?;
+        validate_value_at(tag, payload, sequence.heap_at() + start)?;
+        start = end;
+    }
+    Ok(())
+}
+
+/// Checks the value of one top-level field from outside; offsets of errors count from the start of the payload.
+pub fn validate_value(tag: u8, payload: &[u8]) -> Result<(), DecodeError> {
+    // spec: L-5
+    if payload.len() > FIELD_BYTES_MAX {
+        let kind =
+            DecodeErrorKind::Limit { what: "field bytes", given: payload.len() as u64, max: FIELD_BYTES_MAX as u64 };
+        return Err(DecodeError::new(0, kind));
+    }
+    validate_value_at(tag, payload, 0)
+}
+
+fn validate_value_at(tag: u8, payload: &[u8], at: usize) -> Result<(), DecodeError> {
+    match decode_scalar(tag, payload) {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => validate_container(tag, payload, at),
+        Err(error) => Err(error.shifted(at)),
+    }
+}
+
+/// A container that is being walked.
+#[derive(Clone, Copy, Default)]
+struct Level<'a> {
+    items: Sequence<'a>,
+    /// The next item.
+    next: usize,
+    /// Where it starts in the heap.
+    start: usize,
+}
+
+fn validate_container(tag: u8, payload: &[u8], at: usize) -> Result<(), DecodeError> {
+    let mut reader = Reader::with_offset(payload, at);
+    let table = TableIndex::read(&mut reader)?;
+    let mut shapes_used = 0;
+    let mut stack = [Level::default(); DEPTH_MAX];
+    stack[0] = open_node(tag, reader, &table, &mut shapes_used)?;
+    let mut depth = 1usize;
+    // Depth first and in order: containers are met in pre-order.
+    while let Some(level) = depth.checked_sub(1).and_then(|top| stack.get_mut(top)) {
+        if level.next == level.items.len() {
+            depth -= 1;
+            continue;
+        }
+        let (tag, payload, end) = level.items.checked_item(level.next, level.start)?;
+        let at = level.items.heap_at() + level.start;
+        level.next += 1;
+        level.start = end;
+        match decode_scalar(tag, payload) {
+            Ok(Some(_)) => {}
+            Ok(None) => match stack.get_mut(depth) {
+                Some(slot) => {
+                    *slot = open_node(tag, Reader::with_offset(payload, at), &table, &mut shapes_used)?;
+                    depth += 1;
+                }
+                // spec: V-21, L-1
+                None => return Err(DecodeError::new(at, DecodeErrorKind::TooDeep)),
+            },
+            Err(error) => return Err(error.shifted(at)),
+        }
+    }
+    // spec: V-20
+    if shapes_used != table.shape_count() {
+        return Err(DecodeError::new(at, DecodeErrorKind::NotCanonical("V-20")));
+    }
+    Ok(())
+}
+
+/// Reads the head of a node and splits its sequence.
+fn open_node<'a>(
+    tag: u8,
+    mut reader: Reader<'a>,
+    table: &TableIndex<'_>,
+    shapes_used: &mut usize,
+) -> Result<Level<'a>, DecodeError> {
+    debug_assert!(tag == TAG_ARRAY || tag == TAG_MAP, "scalars have no node");
+    let at = reader.offset();
+    let count = if tag == TAG_ARRAY {
+        reader.count(FIELD_BYTES_MAX, 1, "array items")?
+    } else {
+        let given = reader.uvarint()?;
+        let index = usize::try_from(given).unwrap_or(usize::MAX);
+        let Some(places) = table.shape(index) else {
+            let max = (table.shape_count() as u64).saturating_sub(1);
+            return Err(DecodeError::new(at, DecodeErrorKind::OutOfRange { what: "shape index", given, max }));
+        };
+        // spec: V-20
+        if index > *shapes_used {
+            return Err(DecodeError::new(at, DecodeErrorKind::NotCanonical("V-20")));
+        }
+        *shapes_used += usize::from(index == *shapes_used);
+        places.len()
+    };
+    let at = reader.offset();
+    Ok(Level { items: Sequence::split(count, reader.rest(), at)?, next: 0, start: 0 })
+}
