@@ -104,6 +104,11 @@ fn architecture_names_what_exists() {
 }
 
 #[test]
+fn promises_name_proof_that_exists() {
+    check(docs::promised_proof);
+}
+
+#[test]
 fn links_between_documents_lead_somewhere() {
     check(docs::links);
 }

@@ -63,7 +63,11 @@ pub(crate) struct Timing {
 impl Timing {
     pub(crate) fn new(rows: usize, elapsed: Duration, mut each: Vec<Duration>) -> Self {
         each.sort_unstable();
-        Self { rows, elapsed, each }
+        Self {
+            rows,
+            elapsed,
+            each,
+        }
     }
 
     pub(crate) fn rows_per_second(&self) -> f64 {
@@ -87,7 +91,11 @@ pub(crate) struct Outcome {
     pub(crate) bytes_per_row: f64,
 }
 
-pub(crate) fn run<R: Sync>(subject: &Subject<R>, folder: &Path, load: &Load) -> Result<Outcome, Box<dyn Error>> {
+pub(crate) fn run<R: Sync>(
+    subject: &Subject<R>,
+    folder: &Path,
+    load: &Load,
+) -> Result<Outcome, Box<dyn Error>> {
     let total = load.preloaded + load.singles + load.batches * BATCH_ROWS + load.concurrent;
     let rows = (subject.rows)(total);
     let (preloaded, rest) = rows.split_at(load.preloaded);
@@ -108,7 +116,13 @@ pub(crate) fn run<R: Sync>(subject: &Subject<R>, folder: &Path, load: &Load) -> 
         false => Err(format!("{} lost a row", subject.name).into()),
     })?;
     drop(table);
-    Ok(Outcome { single, batched, concurrent, reads, bytes_per_row: folder_bytes(folder)? as f64 / total as f64 })
+    Ok(Outcome {
+        single,
+        batched,
+        concurrent,
+        reads,
+        bytes_per_row: folder_bytes(folder)? as f64 / total as f64,
+    })
 }
 
 fn one_by_one<'r, R: 'r>(
@@ -133,7 +147,9 @@ fn by_threads<R: Sync>(table: &dyn Table<R>, rows: &[R]) -> Result<Timing, Box<d
         let mut each = Vec::new();
         while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
             let before = Instant::now();
-            table.insert(std::slice::from_ref(row)).map_err(|error| error.to_string())?;
+            table
+                .insert(std::slice::from_ref(row))
+                .map_err(|error| error.to_string())?;
             each.push(before.elapsed());
         }
         Ok(each)
@@ -141,7 +157,10 @@ fn by_threads<R: Sync>(table: &dyn Table<R>, rows: &[R]) -> Result<Timing, Box<d
     let started = Instant::now();
     let all = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().map(|thread| thread.join().expect("a thread that panicked has said so")).collect::<Vec<_>>()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("a thread that panicked has said so"))
+            .collect::<Vec<_>>()
     });
     let elapsed = started.elapsed();
     let each = all.into_iter().collect::<Result<Vec<_>, _>>()?.concat();
@@ -154,7 +173,11 @@ fn folder_bytes(folder: &Path) -> Result<u64, std::io::Error> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         let metadata = entry.metadata()?;
-        bytes += if metadata.is_dir() { folder_bytes(&entry.path())? } else { metadata.len() };
+        bytes += if metadata.is_dir() {
+            folder_bytes(&entry.path())?
+        } else {
+            metadata.len()
+        };
     }
     Ok(bytes)
 }

@@ -74,12 +74,37 @@ fn definitions(tree: &Tree) -> BTreeMap<String, BTreeSet<String>> {
             if is_variant {
                 define(first, path);
             }
+            // Where a type is implemented, its functions are defined.
+            if let Some(target) = impl_target(line.trim()) {
+                define(target, path);
+            }
             if is_field {
                 define(words[usize::from(first == "pub")], path);
             }
         }
     }
     defined
+}
+
+/// The type that an `impl` line is about.
+fn impl_target(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix("impl")?;
+    let rest = match rest.strip_prefix('<') {
+        Some(generics) => {
+            let mut depth = 1;
+            let end = generics.find(|c| {
+                depth += i32::from(c == '<') - i32::from(c == '>');
+                depth == 0
+            })?;
+            &generics[end + 1..]
+        }
+        None => rest,
+    };
+    let target = rest.split(" for ").last()?.trim_start();
+    let path = target
+        .split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
+        .next()?;
+    path.rsplit("::").next()
 }
 
 /// Whether one part of a path such as `merge::apply` fits a file: as its crate, as a folder or file of its path, or as
@@ -96,12 +121,20 @@ fn part_fits(part: &str, file: &str, defined: &BTreeMap<String, BTreeSet<String>
 }
 
 /// Every back-quoted type, function, `module::path` and file in ARCHITECTURE.md exists.
-///
-/// What has blanks or other punctuation in it (a command, a formula) is not a name and is let be.
 pub(super) fn architecture_names(tree: &Tree) -> Vec<Offence> {
-    const PAGE: &str = "ARCHITECTURE.md";
-    let Some(text) = tree.get(PAGE) else {
-        return vec![Offence::new(PAGE, 1, "the page is missing")];
+    names_exist(tree, "ARCHITECTURE.md")
+}
+
+/// The tests and files that docs/promises.md names as proof exist.
+pub(super) fn promised_proof(tree: &Tree) -> Vec<Offence> {
+    names_exist(tree, "docs/promises.md")
+}
+
+/// Every back-quoted name of a page is in the tree. What has blanks or other punctuation in it (a command, a formula) is
+/// not a name and is let be.
+fn names_exist(tree: &Tree, page: &str) -> Vec<Offence> {
+    let Some(text) = tree.get(page) else {
+        return vec![Offence::new(page, 1, "the page is missing")];
     };
     let defined = definitions(tree);
     let packages: BTreeSet<String> = tree
@@ -137,7 +170,7 @@ pub(super) fn architecture_names(tree: &Tree) -> Vec<Offence> {
             };
             if !exists {
                 offences.push(Offence::new(
-                    PAGE,
+                    page,
                     line,
                     format!("`{name}` is not in the tree"),
                 ));
@@ -237,6 +270,19 @@ mod tests {
         ] {
             assert_eq!(found(&format!("text `{name}` text")).len(), 1, "{name}");
         }
+    }
+
+    #[test]
+    fn implementations_are_read() {
+        for line in [
+            "impl Row {",
+            "impl<T: Into<X>> Row<T>",
+            "impl fmt::Display for Row {",
+            "impl<'a> From<&'a str> for wire::Row",
+        ] {
+            assert_eq!(impl_target(line), Some("Row"), "{line}");
+        }
+        assert_eq!(impl_target("let implied = 1;"), None);
     }
 
     #[test]

@@ -18,9 +18,9 @@ const ARROWS: [(&str, &[&str]); 9] = [
         &["blazedb-wire", "blazedb-engine", "blazedb-sync", "blazedb"],
     ),
     ("blazedb-benches", EVERYTHING),
-    ("blazedb-compare", EVERYTHING),
+    ("blazedb-compare", WITH_TOOLS),
     ("blazedb-harness", EVERYTHING),
-    ("blazedb-fuzz", WITH_HARNESS),
+    ("blazedb-fuzz", WITH_TOOLS),
 ];
 const EVERYTHING: &[&str] = &[
     "blazedb-wire",
@@ -29,13 +29,14 @@ const EVERYTHING: &[&str] = &[
     "blazedb",
     "blazedb-relay",
 ];
-const WITH_HARNESS: &[&str] = &[
+const WITH_TOOLS: &[&str] = &[
     "blazedb-wire",
     "blazedb-engine",
     "blazedb-sync",
     "blazedb",
     "blazedb-relay",
     "blazedb-harness",
+    "blazedb-benches",
 ];
 
 /// What the program is made of: in none of these may a normal dependency switch a `testing` feature on.

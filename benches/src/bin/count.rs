@@ -1,0 +1,336 @@
+//! Instructions per operation, counted by callgrind: exact where time is not, and the same on a busy machine.
+//!
+//! ```text
+//! cargo run --release -p blazedb-benches --bin count            # all cases under valgrind, a table at the end
+//! cargo run --release -p blazedb-benches --bin count -- NAME N  # one case, N times, as valgrind is given it
+//! ```
+//!
+//! Each case runs N and 2 N times in a process of its own; the difference is N operations without the set-up. The count
+//! is of this process in user space: no kernel, no disk (stores lie in memory). callgrind shows programs a
+//! processor with AES and AVX2 and without their wider forms, so ciphers count more than a new machine would spend.
+
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::print_stdout,
+    reason = "a program whose result is what it prints"
+)]
+
+use std::error::Error;
+use std::hint::black_box;
+use std::process::Command;
+
+use blazedb_benches::{Ticket, Tickets, pairs};
+use blazedb_engine::{Env, KeySource, Options, Store};
+use blazedb_wire::Row;
+use blazedb_wire::serde::{from_row, to_document};
+
+type Failure = Box<dyn Error>;
+
+/// Rows that a store holds before an operation is counted.
+const PRELOADED: usize = 10_000;
+
+/// One operation by name: what it is, how often it runs, and the run itself.
+struct Case {
+    name: &'static str,
+    what: &'static str,
+    times: usize,
+    run: fn(usize) -> Result<(), Failure>,
+}
+
+const CASES: [Case; 15] = [
+    Case {
+        name: "encode-struct",
+        what: "ticket to row",
+        times: 500,
+        run: encode_struct,
+    },
+    Case {
+        name: "encode-document",
+        what: "document to row",
+        times: 500,
+        run: encode_document,
+    },
+    Case {
+        name: "validate",
+        what: "bytes to row, everything checked",
+        times: 2000,
+        run: validate,
+    },
+    Case {
+        name: "get-field",
+        what: "one field of a row by name",
+        times: 20_000,
+        run: get_field,
+    },
+    Case {
+        name: "decode-struct",
+        what: "row to ticket",
+        times: 500,
+        run: decode_struct,
+    },
+    Case {
+        name: "json-encode-struct",
+        what: "serde_json, ticket to bytes",
+        times: 500,
+        run: json_encode,
+    },
+    Case {
+        name: "json-decode-struct",
+        what: "serde_json, bytes to ticket",
+        times: 500,
+        run: json_decode,
+    },
+    Case {
+        name: "msgpack-encode-struct",
+        what: "rmp-serde, ticket to bytes",
+        times: 500,
+        run: msgpack_encode,
+    },
+    Case {
+        name: "msgpack-decode-struct",
+        what: "rmp-serde, bytes to ticket",
+        times: 500,
+        run: msgpack_decode,
+    },
+    Case {
+        name: "store-get",
+        what: "random get, one view",
+        times: 5000,
+        run: store_get,
+    },
+    Case {
+        name: "store-get-view",
+        what: "random get, a view each",
+        times: 5000,
+        run: store_get_view,
+    },
+    Case {
+        name: "store-insert",
+        what: "commit of one pair, encrypted",
+        times: 500,
+        run: |n| store_insert(n, key()),
+    },
+    Case {
+        name: "store-insert-plain",
+        what: "commit of one pair, unencrypted",
+        times: 500,
+        run: |n| store_insert(n, KeySource::None),
+    },
+    Case {
+        name: "store-insert-batch",
+        what: "one pair in a commit of 1,000, encrypted",
+        times: 10_000,
+        run: |n| store_insert_batch(n, key()),
+    },
+    Case {
+        name: "store-insert-batch-plain",
+        what: "one pair in a commit of 1,000, unencrypted",
+        times: 10_000,
+        run: |n| store_insert_batch(n, KeySource::None),
+    },
+];
+
+fn main() -> Result<(), Failure> {
+    let mut args = std::env::args().skip(1);
+    if let (Some(name), Some(times)) = (args.next(), args.next()) {
+        let case = CASES
+            .iter()
+            .find(|case| case.name == name)
+            .ok_or("no case of that name")?;
+        return (case.run)(times.parse()?);
+    }
+    println!("| case | what | instructions |\n|---|---|---|");
+    for case in &CASES {
+        let (once, twice) = (
+            instructions(case, case.times)?,
+            instructions(case, 2 * case.times)?,
+        );
+        let each = twice.saturating_sub(once) as f64 / case.times as f64;
+        println!("| {} | {} | {each:.0} |", case.name, case.what);
+    }
+    Ok(())
+}
+
+/// Runs a case in a process of its own under callgrind.
+fn instructions(case: &Case, times: usize) -> Result<u64, Failure> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(std::env::current_exe()?)
+        .args([case.name, &times.to_string()])
+        .output()
+        .map_err(|error| format!("valgrind is needed to count instructions: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let total = said
+        .lines()
+        .find_map(|line| line.split("Collected : ").nth(1))
+        .and_then(|n| n.trim().parse().ok());
+    total
+        .filter(|_| output.status.success())
+        .ok_or_else(|| format!("{} failed under valgrind:\n{said}", case.name).into())
+}
+
+/// The same few whatever is asked for: the set-up must cost the same in both runs of a pair.
+fn tickets() -> Vec<Ticket> {
+    Tickets::new(1).take(64).collect()
+}
+
+fn rows() -> Result<Vec<Row>, Failure> {
+    tickets()
+        .iter()
+        .map(|ticket| Ok(Row::encode(&to_document(ticket)?)?))
+        .collect()
+}
+
+fn encode_struct(times: usize) -> Result<(), Failure> {
+    let tickets = tickets();
+    for ticket in tickets.iter().cycle().take(times) {
+        black_box(Row::encode(&to_document(black_box(ticket))?)?);
+    }
+    Ok(())
+}
+
+fn encode_document(times: usize) -> Result<(), Failure> {
+    let documents = tickets()
+        .iter()
+        .map(to_document)
+        .collect::<Result<Vec<_>, _>>()?;
+    for document in documents.iter().cycle().take(times) {
+        black_box(Row::encode(black_box(document))?);
+    }
+    Ok(())
+}
+
+fn validate(times: usize) -> Result<(), Failure> {
+    for row in rows()?.iter().cycle().take(times) {
+        black_box(Row::decode(
+            row.shape().clone(),
+            black_box(row.body().clone()),
+        )?);
+    }
+    Ok(())
+}
+
+fn get_field(times: usize) -> Result<(), Failure> {
+    for row in rows()?.iter().cycle().take(times) {
+        black_box(row.as_ref().get(black_box("priority")));
+    }
+    Ok(())
+}
+
+fn decode_struct(times: usize) -> Result<(), Failure> {
+    for row in rows()?.iter().cycle().take(times) {
+        black_box(from_row::<Ticket>(black_box(row).as_ref())?);
+    }
+    Ok(())
+}
+
+fn json_encode(times: usize) -> Result<(), Failure> {
+    let mut out = Vec::with_capacity(4096);
+    for ticket in tickets().iter().cycle().take(times) {
+        out.clear();
+        serde_json::to_writer(&mut out, black_box(ticket))?;
+        black_box(&out);
+    }
+    Ok(())
+}
+
+fn json_decode(times: usize) -> Result<(), Failure> {
+    let json = tickets()
+        .iter()
+        .map(serde_json::to_vec)
+        .collect::<Result<Vec<_>, _>>()?;
+    for json in json.iter().cycle().take(times) {
+        black_box(serde_json::from_slice::<Ticket>(black_box(json))?);
+    }
+    Ok(())
+}
+
+fn msgpack_encode(times: usize) -> Result<(), Failure> {
+    let mut out = Vec::with_capacity(4096);
+    for ticket in tickets().iter().cycle().take(times) {
+        out.clear();
+        rmp_serde::encode::write_named(&mut out, black_box(ticket))?;
+        black_box(&out);
+    }
+    Ok(())
+}
+
+fn msgpack_decode(times: usize) -> Result<(), Failure> {
+    let msgpack = tickets()
+        .iter()
+        .map(rmp_serde::to_vec_named)
+        .collect::<Result<Vec<_>, _>>()?;
+    for msgpack in msgpack.iter().cycle().take(times) {
+        black_box(rmp_serde::from_slice::<Ticket>(black_box(msgpack))?);
+    }
+    Ok(())
+}
+
+fn key() -> KeySource {
+    KeySource::Raw([7; 32])
+}
+
+fn preloaded(key: KeySource) -> Result<Store, Failure> {
+    let store = Store::open(Env::memory(1), Options::new(key))?;
+    let mut tx = store.write();
+    let tree = tx.tree("pairs")?;
+    for (key, value) in pairs(1).take(PRELOADED) {
+        tx.put(tree, &key, &value)?;
+    }
+    tx.commit()?;
+    Ok(store)
+}
+
+fn store_get(times: usize) -> Result<(), Failure> {
+    let store = preloaded(key())?;
+    let view = store.read();
+    let tree = view.tree("pairs").ok_or("the tree was made")?;
+    let keys: Vec<_> = pairs(1).take(PRELOADED).map(|(key, _)| key).collect();
+    for i in 0..times {
+        black_box(
+            view.get(tree, &keys[i * 7919 % PRELOADED])?
+                .ok_or("the key was put")?,
+        );
+    }
+    Ok(())
+}
+
+fn store_get_view(times: usize) -> Result<(), Failure> {
+    let store = preloaded(key())?;
+    let tree = store.read().tree("pairs").ok_or("the tree was made")?;
+    let keys: Vec<_> = pairs(1).take(PRELOADED).map(|(key, _)| key).collect();
+    for i in 0..times {
+        black_box(
+            store
+                .read()
+                .get(tree, &keys[i * 7919 % PRELOADED])?
+                .ok_or("the key was put")?,
+        );
+    }
+    Ok(())
+}
+
+fn store_insert(times: usize, key: KeySource) -> Result<(), Failure> {
+    let store = preloaded(key)?;
+    for (key, value) in pairs(2).take(times) {
+        let mut tx = store.write();
+        let tree = tx.tree("pairs")?;
+        tx.put(tree, &key, &value)?;
+        tx.commit()?;
+    }
+    Ok(())
+}
+
+fn store_insert_batch(times: usize, key: KeySource) -> Result<(), Failure> {
+    let store = preloaded(key)?;
+    let mut pairs = pairs(2);
+    for _ in 0..times / 1000 {
+        let mut tx = store.write();
+        let tree = tx.tree("pairs")?;
+        for (key, value) in pairs.by_ref().take(1000) {
+            tx.put(tree, &key, &value)?;
+        }
+        tx.commit()?;
+    }
+    Ok(())
+}
