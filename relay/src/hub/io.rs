@@ -17,7 +17,7 @@ pub struct ConnId(pub u64);
 pub struct Now {
     /// Monotonic milliseconds: timeouts.
     pub mono_ms: u64,
-    /// Wall clock in milliseconds since 1970: relay time, expiry of tokens.
+    /// Wall clock in milliseconds since 1970: relay time.
     pub wall_ms: u64,
     /// Whether the wall clock is known to be right.
     pub clock_trusted: bool,
@@ -29,15 +29,13 @@ impl Now {
     }
 }
 
-/// What a verified bearer token allows.
+/// What a verified bearer token allows; when it ends is the transport's business.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
     /// The name of the space.
     pub space: Arc<str>,
     /// Whom the token was made for.
     pub subject: Arc<str>,
-    /// When it ends, in milliseconds since 1970.
-    pub expires_ms: u64,
 }
 
 /// Ceilings of the hub. Each bounds what one stranger can make the relay hold.

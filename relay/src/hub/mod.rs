@@ -302,9 +302,7 @@ impl Hub {
             .iter()
             .filter_map(|(conn, state)| {
                 let silent_ms = now.mono_ms.saturating_sub(state.heard_ms);
-                if now.clock_trusted && now.wall_ms >= state.access.expires_ms {
-                    Some((*conn, fatal(ErrorCode::Unauthenticated, "the token has expired: ask for a new one")))
-                } else if state.phase == Phase::BeforeHello && state.hello.is_none() && silent_ms > self.limits.hello_ms_max {
+                if state.phase == Phase::BeforeHello && state.hello.is_none() && silent_ms > self.limits.hello_ms_max {
                     Some((*conn, error(ErrorCode::Malformed, self.limits.retry_ms, "no Hello came in time")))
                 } else if silent_ms > self.limits.silence_ms_max {
                     Some((*conn, error(ErrorCode::Overloaded, self.limits.retry_ms, "nothing was heard for too long")))

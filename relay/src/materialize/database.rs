@@ -1,0 +1,188 @@
+//! Copies as databases: the facade's follower, one for each space.
+//!
+//! Keys of the files are derived from the relay's own (HKDF-SHA256 over the space id), never from a passphrase: a
+//! relay may hold thousands. A copy that refuses an entry or does not open is removed and built again once; if that
+//! fails as well, the reason is the log's or the disk's and is reported.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use blazedb::{Database, Options, Replica};
+use blazedb_engine::Env;
+use blazedb_wire::Frame;
+use hkdf::Hkdf;
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use super::{MaterializeError, Materializer, READ_BYTES_MAX, SpaceEpoch};
+use crate::hub::SpaceDigest;
+use crate::log::{LogError, RelayLog};
+use crate::secrets;
+
+/// Copies that are open at one time. Each holds its space in memory with the engine of this version.
+const OPEN_MAX: usize = 64;
+
+/// Ceiling of one copy's table in memory: that of the log, since it cannot hold more than that.
+const TABLE_BYTES_MAX: usize = 1 << 30;
+
+/// A [`Materializer`] whose copies are databases.
+pub struct DatabaseCopies {
+    place: Place,
+    open: BTreeMap<SpaceEpoch, Copy>,
+    uses: u64,
+}
+
+enum Place {
+    Memory,
+    Folder { dir: PathBuf, key: Zeroizing<[u8; 32]> },
+}
+
+struct Copy {
+    database: Database,
+    replica: Replica,
+    used: u64,
+}
+
+impl fmt::Debug for DatabaseCopies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatabaseCopies").field("open", &self.open.len()).finish_non_exhaustive()
+    }
+}
+
+impl DatabaseCopies {
+    /// Keeps the copies in memory.
+    pub fn in_memory() -> Self {
+        Self { place: Place::Memory, open: BTreeMap::new(), uses: 0 }
+    }
+
+    /// Keeps the copies as `<space>.blaze` in this folder, which is made if it is not there.
+    pub fn in_folder(dir: &Path, relay_key: &[u8; 32]) -> Result<Self, MaterializeError> {
+        secrets::create_folder(dir).map_err(|error| MaterializeError::Folder(io::Error::other(error)))?;
+        let place = Place::Folder { dir: dir.to_owned(), key: Zeroizing::new(*relay_key) };
+        Ok(Self { place, open: BTreeMap::new(), uses: 0 })
+    }
+
+    /// Returns the copy of a space, opened if it is not.
+    fn copy(&mut self, space: SpaceEpoch) -> Result<&mut Copy, MaterializeError> {
+        self.uses += 1;
+        let uses = self.uses;
+        if !self.open.contains_key(&space) {
+            if self.open.len() >= OPEN_MAX {
+                let oldest = self.open.iter().min_by_key(|(_, copy)| copy.used).map(|(space, _)| *space);
+                if let Some(copy) = oldest.and_then(|space| self.open.remove(&space)) {
+                    copy.close();
+                }
+            }
+            let copy = self.open_copy(space)?;
+            self.open.insert(space, copy);
+        }
+        let copy = self.open.get_mut(&space).expect("it was just put there");
+        copy.used = uses;
+        Ok(copy)
+    }
+
+    fn open_copy(&self, space: SpaceEpoch) -> Result<Copy, MaterializeError> {
+        let failed = |doing| move |source| MaterializeError::Database { doing, source };
+        let database = match &self.place {
+            Place::Memory => {
+                // The seed only feeds ids, and a copy makes none.
+                let options = Options::unencrypted().table_bytes_max(TABLE_BYTES_MAX);
+                Database::open_in(Env::memory(0), options).map_err(failed("opening"))?
+            }
+            Place::Folder { dir, key } => {
+                let mut raw = Zeroizing::new([0; 32]);
+                Hkdf::<Sha256>::new(Some(b"blazedb relay copy"), &key[..])
+                    .expand(space.space.as_bytes(), &mut raw[..])
+                    .expect("32 bytes are within what HKDF-SHA256 gives");
+                let options = Options::raw_key(*raw).table_bytes_max(TABLE_BYTES_MAX);
+                Database::open(file(dir, space), options).map_err(failed("opening"))?
+            }
+        };
+        database.follow(space.space, space.epoch).map_err(failed("binding it to its space"))?;
+        let replica = database.replica();
+        Ok(Copy { database, replica, used: 0 })
+    }
+
+    fn try_follow(&mut self, space: SpaceEpoch, log: &dyn RelayLog, seq: u64) -> Result<(), MaterializeError> {
+        let copy = self.copy(space)?;
+        while copy.replica.cursor() < seq {
+            let cursor = copy.replica.cursor();
+            let entries = log.read(space.space, cursor, READ_BYTES_MAX).map_err(MaterializeError::Log)?;
+            for entry in entries {
+                let Ok(Frame::Entry { envelope, batch }) = Frame::decode(entry.frame) else {
+                    let detail = format!("the entry at {} is no entry", entry.first_seq);
+                    return Err(MaterializeError::Log(LogError::Damaged { table: "entries", detail }));
+                };
+                let doing = "applying an entry";
+                copy.replica.apply_entry(&envelope, &batch).map_err(|source| MaterializeError::Database { doing, source })?;
+            }
+            if copy.replica.cursor() == cursor {
+                return Err(MaterializeError::Behind { seq: cursor, wanted: seq });
+            }
+        }
+        Ok(())
+    }
+
+    /// Throws a copy away.
+    fn remove(&mut self, space: SpaceEpoch) -> Result<(), MaterializeError> {
+        if let Some(copy) = self.open.remove(&space) {
+            copy.close();
+        }
+        let Place::Folder { dir, .. } = &self.place else { return Ok(()) };
+        let path = file(dir, space);
+        let mut log = path.clone().into_os_string();
+        log.push("-log");
+        for result in [fs::remove_file(&path), fs::remove_dir_all(log)] {
+            if let Err(error) = result
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(MaterializeError::Folder(error));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Materializer for DatabaseCopies {
+    fn follow(&mut self, space: SpaceEpoch, log: &dyn RelayLog, seq: u64) -> Result<(), MaterializeError> {
+        match self.try_follow(space, log, seq) {
+            Err(error @ MaterializeError::Database { .. }) => {
+                tracing::warn!(space = %space.space, error = &error as &dyn std::error::Error, "a copy is built again");
+                self.remove(space)?;
+                self.try_follow(space, log, seq)
+            }
+            result => result,
+        }
+    }
+
+    fn digest(&mut self, space: SpaceEpoch) -> Result<SpaceDigest, MaterializeError> {
+        let copy = self.copy(space)?;
+        let failed = |source| MaterializeError::Database { doing: "taking a digest", source };
+        let (seq, digest, documents) = copy.database.digest_at_cursor().map_err(failed)?;
+        Ok(SpaceDigest { seq, digest, documents })
+    }
+
+    fn close(&mut self) {
+        for (_, copy) in std::mem::take(&mut self.open) {
+            copy.close();
+        }
+    }
+}
+
+impl Copy {
+    fn close(self) {
+        drop(self.replica);
+        // A copy that does not close cleanly is caught up or built again; nothing of it is missed.
+        if let Err(error) = self.database.close() {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a copy did not close");
+        }
+    }
+}
+
+/// Of another epoch is another file: what the old one holds is of no use to the new one.
+fn file(dir: &Path, space: SpaceEpoch) -> PathBuf {
+    dir.join(format!("{}-{}.blaze", space.space, space.epoch))
+}
