@@ -1,0 +1,65 @@
+//! `Options`: how to open a database file.
+
+use blazedb_engine::{KdfCost, KeySource, Secret};
+
+/// How to open a database. There is no default key: say whether the file is encrypted, and with what.
+///
+/// ```
+/// let options = blazedb::Options::passphrase("correct horse battery staple").create(true);
+/// # let _ = options;
+/// ```
+#[derive(Debug)]
+pub struct Options {
+    pub(crate) engine: blazedb_engine::Options,
+}
+
+impl Options {
+    /// Encrypts with a key derived from a passphrase by Argon2id. Opening takes about 0.1 s and 64 MiB for a moment,
+    /// which is what makes guessing dear.
+    pub fn passphrase(passphrase: impl Into<Secret>) -> Self {
+        Self::with(KeySource::Passphrase(passphrase.into()))
+    }
+
+    /// Encrypts with 32 random bytes that the caller keeps, in a key store for example. Opening costs no derivation.
+    pub fn raw_key(key: [u8; 32]) -> Self {
+        Self::with(KeySource::Raw(key))
+    }
+
+    /// Writes plaintext. Whoever can read the file can read the data.
+    pub fn unencrypted() -> Self {
+        Self::with(KeySource::None)
+    }
+
+    fn with(key: KeySource) -> Self {
+        Self { engine: blazedb_engine::Options::new(key) }
+    }
+
+    /// Creates the file if it is not there. Default: true.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.engine.create = create;
+        self
+    }
+
+    /// Opens for reading only: nothing is written, not even on recovery. Default: false.
+    #[must_use]
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.engine.read_only = read_only;
+        self
+    }
+
+    /// Sets what a guess of the passphrase costs; recorded in the file when it is created. Default: 64 MiB, 3 passes.
+    #[must_use]
+    pub fn kdf(mut self, cost: KdfCost) -> Self {
+        self.engine.kdf = cost;
+        self
+    }
+
+    /// Sets the ceiling of the in-memory table in bytes; a transaction that would pass it fails and changes nothing.
+    /// Default: 256 MiB.
+    #[must_use]
+    pub fn table_bytes_max(mut self, bytes: usize) -> Self {
+        self.engine.table_bytes_max = bytes;
+        self
+    }
+}

@@ -1,0 +1,88 @@
+//! `Stats`: a database in numbers.
+
+use std::collections::BTreeMap;
+
+use blazedb_sync::DocState;
+use blazedb_wire::SpaceId;
+
+use crate::inner::Inner;
+use crate::layout::{self, meta};
+use crate::replica::{OutboxCounts, Replica};
+use crate::transaction::decode_state;
+use crate::Error;
+
+/// A database in numbers, as of one snapshot.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Each collection.
+    pub collections: BTreeMap<String, CollectionStats>,
+    /// The space that the file belongs to, if it was synced before.
+    pub space: Option<SpaceId>,
+    /// Epoch of the space's log.
+    pub epoch: u32,
+    /// Last relay sequence that was applied.
+    pub cursor: u64,
+    /// Own operations on their way.
+    pub outbox: OutboxCounts,
+    /// What merges set aside for a person to look at.
+    pub inbox: u64,
+    /// Operations that were merged with an edit that their author had not seen.
+    pub conflicts_merged: u64,
+    /// The store below.
+    pub store: blazedb_engine::Stats,
+}
+
+/// One collection in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CollectionStats {
+    /// Live documents.
+    pub documents: u64,
+    /// Documents that were deleted and leave a mark, so that late edits stay out.
+    pub tombstones: u64,
+    /// Bytes of the live documents as stored, without the store's own overhead.
+    pub bytes: u64,
+    /// Documents with own operations that the relay's log does not hold.
+    pub unsynced: u64,
+}
+
+pub(crate) fn stats(inner: &std::sync::Arc<Inner>) -> Result<Stats, Error> {
+    let outbox = Replica::new(std::sync::Arc::clone(inner)).outbox()?;
+    let view = inner.store.read();
+    let binding = *inner.binding.read();
+    let mut collections: BTreeMap<String, CollectionStats> = BTreeMap::new();
+    for tree_name in view.tree_names() {
+        let Some(collection) = layout::collection_of(&tree_name) else { continue };
+        let mut counts = CollectionStats::default();
+        if let Some(tree) = view.tree(&tree_name) {
+            for item in view.range::<&[u8], _>(tree, ..) {
+                let (_, value) = item?;
+                match decode_state(Some(&value), inner)? {
+                    DocState::Live(_) => {
+                        counts.documents += 1;
+                        counts.bytes += value.len() as u64;
+                    }
+                    DocState::Dead(_) => counts.tombstones += 1,
+                    DocState::Absent => {}
+                }
+            }
+        }
+        if let Some(tree) = view.tree(&layout::bases_tree(collection)) {
+            counts.unsynced = view.range::<&[u8], _>(tree, ..).count() as u64;
+        }
+        if counts != CollectionStats::default() {
+            collections.insert(collection.to_owned(), counts);
+        }
+    }
+    let inbox = view.tree(layout::INBOX).map_or(0, |tree| view.range::<&[u8], _>(tree, ..).count() as u64);
+    Ok(Stats {
+        collections,
+        space: binding.map(|b| b.space),
+        epoch: binding.map_or(0, |b| b.epoch),
+        cursor: layout::read_uvarint(layout::read_meta(&view, meta::CURSOR)?.as_deref())?,
+        outbox,
+        inbox,
+        conflicts_merged: layout::read_uvarint(layout::read_meta(&view, meta::CONFLICTS)?.as_deref())?,
+        store: inner.store.stats(),
+    })
+}

@@ -1,0 +1,344 @@
+//! The way to a relay: gRPC over HTTP/2 over TLS 1.3, nothing older and nothing in the clear.
+//!
+//! A [`Target`] says where the relay is, why it is to be believed, and with which token to enter; [`open_stream`]
+//! gives a [`FrameSender`] and a [`FrameReceiver`] that carry whole frames. There is no state beyond that: reconnecting,
+//! backoff and what the frames mean belong to the session and its driver.
+//!
+//! Must never: fall back to something weaker, retry by itself, or look into a frame.
+
+mod grpc;
+mod tls;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use blazedb_wire::grpc::{Code, Status};
+use http::HeaderValue;
+use http::uri::{Authority, Scheme, Uri};
+use rustls::pki_types::ServerName;
+
+pub use grpc::{FrameReceiver, FrameSender, open_stream};
+pub use tls::FingerprintMismatch;
+
+/// Port of `https://` addresses that name none.
+const HTTPS_PORT: u16 = 443;
+
+/// Why the relay's certificate is to be believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// An authority in the system's list signed it for the relay's name.
+    System,
+    /// One of these authorities (certificates in PEM) signed it for the relay's name.
+    CaPem(Vec<u8>),
+    /// SHA-256 of its SubjectPublicKeyInfo is this, whatever name and dates it bears; `blazedb serve` prints it.
+    Fingerprint([u8; 32]),
+}
+
+/// Reads a fingerprint as `blazedb serve` prints it: 64 hexadecimal digits; colons and blanks between bytes are allowed.
+pub fn parse_fingerprint(text: &str) -> Result<[u8; 32], TransportError> {
+    let mut digits = text.bytes().filter(|byte| !matches!(byte, b':' | b' '));
+    let mut digit =
+        || digits.next().and_then(|byte| char::from(byte).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+    let mut bytes = [0; 32];
+    for byte in &mut bytes {
+        let (Some(high), Some(low)) = (digit(), digit()) else {
+            return Err(TransportError::BadFingerprint);
+        };
+        *byte = high << 4 | low;
+    }
+    if digits.next().is_some() {
+        return Err(TransportError::BadFingerprint);
+    }
+    Ok(bytes)
+}
+
+/// Bytes that went over the network, TLS and HTTP/2 included; counted at the TCP socket.
+#[derive(Debug, Default)]
+pub struct ByteCounters {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl ByteCounters {
+    /// Returns the bytes sent.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Returns the bytes received.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+}
+
+/// A relay, as one client sees it. Cheap to clone; clones share the counters.
+#[derive(Clone)]
+pub struct Target {
+    host: String,
+    port: u16,
+    authority: Authority,
+    name: ServerName<'static>,
+    authorization: HeaderValue,
+    tls: Arc<rustls::ClientConfig>,
+    counters: Arc<ByteCounters>,
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The token is a secret.
+        f.debug_struct("Target").field("authority", &self.authority).finish_non_exhaustive()
+    }
+}
+
+impl Target {
+    /// Checks everything that can be checked without the network. `url` is `https://HOST[:PORT]`.
+    pub fn new(url: &str, trust: &Trust, token: &str) -> Result<Self, TransportError> {
+        let bad = |why| TransportError::BadUrl { url: url.to_owned(), why };
+        let uri: Uri = url.parse().map_err(|_| bad("it is no URL"))?;
+        if uri.scheme() != Some(&Scheme::HTTPS) {
+            return Err(bad("a relay speaks TLS only, so it begins with https://"));
+        }
+        let authority = uri.authority().cloned().ok_or_else(|| bad("it names no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(bad("a relay takes a token, not a user name"));
+        }
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(bad("it ends after the port"));
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = ServerName::try_from(host.clone())
+            .map_err(|_| bad("its host is neither a name nor an address"))?;
+        let port = match authority.port() {
+            Some(port) => port.as_str().parse().map_err(|_| bad("its port is not in 1..=65535"))?,
+            None => HTTPS_PORT,
+        };
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {token}"))
+            .map_err(|_| TransportError::BadToken)?;
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(TransportError::BadToken);
+        }
+        authorization.set_sensitive(true);
+        let tls = Arc::new(tls::client_config(trust)?);
+        let counters = Arc::default();
+        Ok(Self { host, port, authority, name, authorization, tls, counters })
+    }
+
+    /// Returns the bytes sent and received through this target and its clones so far.
+    pub fn counters(&self) -> &ByteCounters {
+        &self.counters
+    }
+}
+
+/// Why a relay was not reached, or a stream ended.
+#[derive(Debug)]
+pub enum TransportError {
+    /// The URL is no relay's.
+    BadUrl {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The token has characters that no token has.
+    BadToken,
+    /// The fingerprint is not 64 hexadecimal digits.
+    BadFingerprint,
+    /// The certificates given as authorities are none, or the system has no list.
+    BadAuthorities {
+        /// What is wrong with them.
+        why: String,
+    },
+    /// The host's name has no address.
+    Resolve {
+        /// The name.
+        host: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// No TCP connection.
+    Connect {
+        /// Host and port.
+        address: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Connecting took longer than the limit.
+    ConnectTimeout {
+        /// Host and port.
+        address: String,
+    },
+    /// The relay's key is not the one that was pinned.
+    Fingerprint(FingerprintMismatch),
+    /// The relay's certificate is not believed.
+    Certificate(rustls::Error),
+    /// TLS failed otherwise.
+    Tls(io::Error),
+    /// The server does not speak HTTP/2.
+    NotHttp2,
+    /// HTTP/2 failed, or the connection was lost.
+    Http2(hyper::Error),
+    /// The relay ended the call with a status that is not OK.
+    Status(Status),
+    /// The stream has ended; [`FrameReceiver::next`] says how.
+    Closed,
+}
+
+impl TransportError {
+    /// Says whether trying again without a change could help.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Resolve { .. }
+            | Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::Tls(_)
+            | Self::Http2(_)
+            | Self::Closed => true,
+            Self::BadUrl { .. }
+            | Self::BadToken
+            | Self::BadFingerprint
+            | Self::BadAuthorities { .. }
+            | Self::Fingerprint(_)
+            | Self::Certificate(_)
+            | Self::NotHttp2 => false,
+            Self::Status(status) => !matches!(
+                status.code,
+                Code::Unauthenticated
+                    | Code::PermissionDenied
+                    | Code::Unimplemented
+                    | Code::InvalidArgument
+                    | Code::NotFound
+            ),
+        }
+    }
+}
+
+impl fmt::Display for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadUrl { url, why } => {
+                write!(f, "`{url}` is no relay's address: {why}; write it as https://HOST:PORT")
+            }
+            Self::BadToken => f.write_str(
+                "the token is empty or has characters that no token has; copy all of what `blazedb token` prints",
+            ),
+            Self::BadFingerprint => f.write_str(
+                "a fingerprint is 64 hexadecimal digits; copy it from what `blazedb serve` prints at start",
+            ),
+            Self::BadAuthorities { why } => {
+                write!(f, "no certificate authority to believe: {why}; give one in PEM, or the relay's fingerprint")
+            }
+            Self::Resolve { host, .. } => {
+                write!(f, "the name `{host}` has no address; check the spelling and the network")
+            }
+            Self::Connect { address, .. } => {
+                write!(f, "cannot connect to {address}; check that the relay runs and that no firewall is between")
+            }
+            Self::ConnectTimeout { address } => write!(
+                f,
+                "no answer from {address} within {} s; check the address and the network",
+                grpc::CONNECT_MAX.as_secs()
+            ),
+            Self::Fingerprint(mismatch) => mismatch.fmt(f),
+            Self::Certificate(_) => f.write_str(
+                "the relay's certificate is not trusted; if it is the relay's own, pin the fingerprint that \
+                 `blazedb serve` prints",
+            ),
+            Self::Tls(_) => f.write_str("TLS with the relay failed; check that the port is a relay's (TLS 1.3)"),
+            Self::NotHttp2 => f.write_str(
+                "the server does not speak HTTP/2; check the port, and that a proxy in between passes HTTP/2",
+            ),
+            Self::Http2(_) => f.write_str("the connection to the relay was lost; reconnect"),
+            Self::Status(status) => match status.code {
+                Code::Unauthenticated => write!(f, "the relay refused the token ({status})"),
+                Code::PermissionDenied => write!(f, "the token does not open this space ({status})"),
+                Code::ResourceExhausted => write!(f, "a limit of the relay was hit ({status})"),
+                Code::Unimplemented => {
+                    write!(f, "the server is no relay of this version ({status}); check URL and versions")
+                }
+                Code::Unavailable => write!(f, "the relay cannot serve now ({status}); it is worth trying again"),
+                _ => write!(f, "the relay ended the stream ({status})"),
+            },
+            Self::Closed => f.write_str("the stream to the relay has ended; reconnect"),
+        }
+    }
+}
+
+impl std::error::Error for TransportError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Resolve { source, .. } | Self::Connect { source, .. } => Some(source),
+            Self::Certificate(source) => Some(source),
+            Self::Tls(source) => Some(source),
+            Self::Http2(source) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIN: Trust = Trust::Fingerprint([7; 32]);
+
+    #[test]
+    fn urls() {
+        let check = |url: &str, want: Option<(&str, u16)>| {
+            let target = Target::new(url, &PIN, "token");
+            match (&target, want) {
+                (Ok(target), Some((host, port))) => {
+                    assert_eq!((target.host.as_str(), target.port), (host, port), "{url}");
+                }
+                (Err(TransportError::BadUrl { .. }), None) => {}
+                _ => panic!("{url}: {target:?}"),
+            }
+        };
+        check("https://127.0.0.1:7420", Some(("127.0.0.1", 7420)));
+        check("https://relay.example/", Some(("relay.example", 443)));
+        check("https://[::1]:7420", Some(("::1", 7420)));
+        check("https://localhost:1", Some(("localhost", 1)));
+        for bad in [
+            "",
+            "relay.example:7420",
+            "http://relay.example",
+            "https://",
+            "https://user@relay.example",
+            "https://relay.example/path",
+            "https://relay.example/?q=1",
+            "https://relay.example:70000",
+            "https://rel ay",
+        ] {
+            check(bad, None);
+        }
+    }
+
+    #[test]
+    fn tokens_are_checked_and_not_printed() {
+        let target = Target::new("https://localhost:1", &PIN, "a.b.c").unwrap();
+        assert!(!format!("{target:?}").contains("a.b.c"));
+        for bad in ["", "a b", "a\nb", "\u{e4}"] {
+            let refused = Target::new("https://localhost:1", &PIN, bad);
+            assert!(matches!(refused, Err(TransportError::BadToken)), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn fingerprints() {
+        let plain = "00ff".repeat(16);
+        let mut want = [0; 32];
+        want.iter_mut().skip(1).step_by(2).for_each(|byte| *byte = 0xff);
+        assert_eq!(parse_fingerprint(&plain).unwrap(), want);
+        assert_eq!(parse_fingerprint(&"00:FF:".repeat(16)).unwrap(), want);
+        for bad in ["", "00", &plain[1..], &format!("{plain}0"), &plain.replace('f', "g")] {
+            assert!(matches!(parse_fingerprint(bad), Err(TransportError::BadFingerprint)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn authorities() {
+        let refused = Target::new("https://localhost:1", &Trust::CaPem(b"rubbish".to_vec()), "t");
+        assert!(matches!(refused, Err(TransportError::BadAuthorities { .. })));
+    }
+}
