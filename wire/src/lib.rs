@@ -20,9 +20,11 @@
 pub mod error;
 pub mod grpc;
 pub mod id;
+pub mod json;
 pub mod limits;
 pub mod reader;
 pub mod row;
+pub mod serde;
 pub mod shape;
 mod small;
 pub mod time;

@@ -8,9 +8,9 @@ mod borrowed;
 mod document;
 pub(crate) mod encode;
 mod order;
-mod scalar;
+pub(crate) mod scalar;
 pub(crate) mod sequence;
-mod table;
+pub(crate) mod table;
 pub(crate) mod validate;
 
 pub use borrowed::{ArrayRef, MapRef, ValueRef};

@@ -1,0 +1,36 @@
+//! The serde bridge: Rust types to values and back.
+//!
+//! [`to_document`] and [`to_value`] take any `Serialize`; [`from_document`] and [`from_value`] give any
+//! `Deserialize`; [`from_row`] and [`from_field`] read straight from encoded bytes, so that `&str` and `&[u8]`
+//! fields borrow from them. `Value`, `Document`, `Timestamp` and `Uuid` implement both traits: between this
+//! Serializer and this Deserializer they keep their types, in other formats they take a readable form (RFC 3339
+//! text, hyphenated text, base64) or, where the format is not for people, a compact one. spec: J-41
+//!
+//! | Rust | value |
+//! |---|---|
+//! | `bool`, integers in -2^63 .. 2^64, floats | boolean, integer, float |
+//! | `char`, `&str`, `String` | text |
+//! | bytes (`serde_bytes` and kin) | bytes; a plain `Vec<u8>` is an array of integers, as serde sees it |
+//! | `None`, `()`, unit structs | null; a missing field also reads as `None` |
+//! | `Some(x)`, newtype structs | x |
+//! | sequences, tuples, tuple structs | array |
+//! | maps, structs | map; keys that are integers, booleans or characters take their text form |
+//! | enums | a unit variant is its name; others a map of one entry, name to content |
+//!
+//! Reading is strict where serde's own defaults are lax: an integer becomes a float only if that float is exactly
+//! it, text is never taken for bytes nor bytes for text, an array is never taken for a struct, and a tuple must have
+//! the array's length. A float becomes an `f32` by rounding, because that is what the field's type asks for.
+//!
+//! One place where types do not survive: through `#[serde(flatten)]`, untagged and internally tagged enums serde
+//! buffers content in a form of its own that knows no timestamps and UUIDs. A `Timestamp` or `Uuid` field still
+//! reads back from that (by its text), but a `Value` there becomes text.
+
+mod deserializer;
+mod error;
+mod native;
+mod serializer;
+mod source;
+
+pub use self::deserializer::{from_document, from_field, from_row, from_value};
+pub use self::error::{SerdeError, SerdeErrorKind};
+pub use self::serializer::{to_document, to_value};
