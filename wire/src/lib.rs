@@ -17,11 +17,15 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod batch;
+pub mod envelope;
 pub mod error;
+pub mod frame;
 pub mod grpc;
 pub mod id;
 pub mod json;
 pub mod limits;
+pub mod op;
 pub mod reader;
 pub mod row;
 pub mod serde;
@@ -32,8 +36,15 @@ pub mod value;
 pub mod varint;
 pub mod writer;
 
+pub use batch::{Batch, BatchBuilder, BatchHead};
+pub use envelope::{Bitmap, Envelope, Outcome, Verdict};
 pub use error::{DecodeError, DecodeErrorKind, EncodeError};
+pub use frame::{
+    ErrorCode, ErrorFrame, Frame, FrameHeader, FrameKind, HEADER_BYTES, Hello, PROTOCOL_VERSION, Welcome, ack_frame,
+    entry_frame, push_frame,
+};
 pub use id::{DocumentId, Key, OpId, ParseIdError, ReplicaId, SpaceId};
+pub use op::{MergeKind, Op, OpKind, OpRef};
 pub use reader::Reader;
 pub use row::{RawField, Row, RowRef, encode_body};
 pub use shape::Shape;

@@ -22,6 +22,8 @@ struct Names {
     text: Box<str>,
     /// Where each ends in `text`.
     ends: Box<[u32]>,
+    /// Length of the encoding: asked for with every operation.
+    encoded_len: usize,
 }
 
 impl Shape {
@@ -70,7 +72,17 @@ impl Shape {
             text.push_str(name);
             ends.push(text.len() as u32);
         }
-        Ok(Self(Some(Arc::new(Names { text: text.into(), ends: ends.into() }))))
+        Ok(Self::of(&text, &ends))
+    }
+
+    fn of(text: &str, ends: &[u32]) -> Self {
+        let mut encoded_len = uvarint_len(ends.len() as u64);
+        let mut start = 0;
+        for &end in ends {
+            encoded_len += prefixed_len((end - start) as usize);
+            start = end;
+        }
+        Self(Some(Arc::new(Names { text: text.into(), ends: ends.into(), encoded_len })))
     }
 
     /// Returns the number of names.
@@ -134,7 +146,7 @@ impl Shape {
 
     /// Returns how many bytes `encode` appends.
     pub fn encoded_len(&self) -> usize {
-        uvarint_len(self.len() as u64) + self.names().map(|name| prefixed_len(name.len())).sum::<usize>()
+        self.0.as_ref().map_or(1, |names| names.encoded_len)
     }
 
     /// Reads a shape (spec: V-22, L-2, L-3).
@@ -157,7 +169,7 @@ impl Shape {
             // At most 4096 names of 255 bytes.
             ends.push(text.len() as u32);
         }
-        Ok(Self(Some(Arc::new(Names { text: text.into(), ends: ends.into() }))))
+        Ok(Self::of(&text, &ends))
     }
 }
 
