@@ -39,27 +39,13 @@ struct Input {
 impl Input {
     fn new() -> Self {
         let tickets: Vec<Ticket> = Tickets::new(1).take(COUNT).collect();
-        let documents: Vec<Document> = tickets
-            .iter()
-            .map(|t| to_document(t).expect("a ticket is a document"))
-            .collect();
-        let rows: Vec<Row> = documents
-            .iter()
-            .map(|d| Row::encode(d).expect("a ticket fits a row"))
-            .collect();
+        let documents: Vec<Document> =
+            tickets.iter().map(|t| to_document(t).expect("a ticket is a document")).collect();
+        let rows: Vec<Row> = documents.iter().map(|d| Row::encode(d).expect("a ticket fits a row")).collect();
         Self {
-            values: tickets
-                .iter()
-                .map(|t| serde_json::to_value(t).expect("a ticket is JSON"))
-                .collect(),
-            json: tickets
-                .iter()
-                .map(|t| serde_json::to_vec(t).expect("a ticket is JSON"))
-                .collect(),
-            msgpack: tickets
-                .iter()
-                .map(|t| rmp_serde::to_vec_named(t).expect("a ticket is MessagePack"))
-                .collect(),
+            values: tickets.iter().map(|t| serde_json::to_value(t).expect("a ticket is JSON")).collect(),
+            json: tickets.iter().map(|t| serde_json::to_vec(t).expect("a ticket is JSON")).collect(),
+            msgpack: tickets.iter().map(|t| rmp_serde::to_vec_named(t).expect("a ticket is MessagePack")).collect(),
             shape: rows[0].shape().clone(),
             bodies: rows.iter().map(|row| row.body().clone()).collect(),
             rows,
@@ -76,9 +62,7 @@ fn case<T>(
     mut act: impl FnMut(&T),
 ) {
     group.throughput(Throughput::Elements(items.len() as u64));
-    group.bench_function(name, |b| {
-        b.iter(|| items.iter().for_each(|item| act(black_box(item))))
-    });
+    group.bench_function(name, |b| b.iter(|| items.iter().for_each(|item| act(black_box(item)))));
 }
 
 fn encode(c: &mut Criterion) {
@@ -87,9 +71,7 @@ fn encode(c: &mut Criterion) {
 
     let mut group = c.benchmark_group("encode a struct");
     case(&mut group, "blazedb", &input.tickets, |ticket| {
-        black_box(
-            Row::encode(&to_document(ticket).expect("it did before")).expect("it did before"),
-        );
+        black_box(Row::encode(&to_document(ticket).expect("it did before")).expect("it did before"));
     });
     case(&mut group, "serde_json", &input.tickets, |ticket| {
         out.clear();
@@ -136,48 +118,25 @@ fn read_in_place(c: &mut Criterion) {
     group.finish();
 
     let mut group = c.benchmark_group("one field");
-    case(
-        &mut group,
-        "blazedb, validated before",
-        &input.rows,
-        |row| {
-            black_box(row.as_ref().get(black_box("priority")));
-        },
-    );
-    case(
-        &mut group,
-        "blazedb, validated now",
-        &input.bodies,
-        |body| {
-            let row = Row::decode(input.shape.clone(), body.clone()).expect("it did before");
-            black_box(row.as_ref().get(black_box("priority")));
-        },
-    );
+    case(&mut group, "blazedb, validated before", &input.rows, |row| {
+        black_box(row.as_ref().get(black_box("priority")));
+    });
+    case(&mut group, "blazedb, validated now", &input.bodies, |body| {
+        let row = Row::decode(input.shape.clone(), body.clone()).expect("it did before");
+        black_box(row.as_ref().get(black_box("priority")));
+    });
     case(&mut group, "serde_json", &input.json, |json| {
-        black_box(
-            serde_json::from_slice::<JustPriority>(json)
-                .expect("it did before")
-                .priority,
-        );
+        black_box(serde_json::from_slice::<JustPriority>(json).expect("it did before").priority);
     });
     case(&mut group, "rmp-serde", &input.msgpack, |msgpack| {
-        black_box(
-            rmp_serde::from_slice::<JustPriority>(msgpack)
-                .expect("it did before")
-                .priority,
-        );
+        black_box(rmp_serde::from_slice::<JustPriority>(msgpack).expect("it did before").priority);
     });
     group.finish();
 
     let mut group = c.benchmark_group("every field in place");
-    case(
-        &mut group,
-        "blazedb, validated before",
-        &input.rows,
-        |row| {
-            row.as_ref().iter().for_each(|field| drop(black_box(field)));
-        },
-    );
+    case(&mut group, "blazedb, validated before", &input.rows, |row| {
+        row.as_ref().iter().for_each(|field| drop(black_box(field)));
+    });
     group.finish();
 }
 
@@ -185,23 +144,13 @@ fn decode(c: &mut Criterion) {
     let input = Input::new();
 
     let mut group = c.benchmark_group("decode to a struct");
-    case(
-        &mut group,
-        "blazedb, validated before",
-        &input.rows,
-        |row| {
-            black_box(from_row::<Ticket>(row.as_ref()).expect("it did before"));
-        },
-    );
-    case(
-        &mut group,
-        "blazedb, validated now",
-        &input.bodies,
-        |body| {
-            let row = Row::decode(input.shape.clone(), body.clone()).expect("it did before");
-            black_box(from_row::<Ticket>(row.as_ref()).expect("it did before"));
-        },
-    );
+    case(&mut group, "blazedb, validated before", &input.rows, |row| {
+        black_box(from_row::<Ticket>(row.as_ref()).expect("it did before"));
+    });
+    case(&mut group, "blazedb, validated now", &input.bodies, |body| {
+        let row = Row::decode(input.shape.clone(), body.clone()).expect("it did before");
+        black_box(from_row::<Ticket>(row.as_ref()).expect("it did before"));
+    });
     case(&mut group, "serde_json", &input.json, |json| {
         black_box(serde_json::from_slice::<Ticket>(json).expect("it did before"));
     });
@@ -211,14 +160,9 @@ fn decode(c: &mut Criterion) {
     group.finish();
 
     let mut group = c.benchmark_group("decode to a document");
-    case(
-        &mut group,
-        "blazedb, validated before",
-        &input.rows,
-        |row| {
-            black_box(row.as_ref().to_document());
-        },
-    );
+    case(&mut group, "blazedb, validated before", &input.rows, |row| {
+        black_box(row.as_ref().to_document());
+    });
     case(&mut group, "serde_json", &input.json, |json| {
         black_box(serde_json::from_slice::<serde_json::Value>(json).expect("it did before"));
     });

@@ -43,9 +43,7 @@ impl Tickets {
     /// Starts the row that belongs to `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self {
-            chance: Chance::new(seed),
-        }
+        Self { chance: Chance::new(seed) }
     }
 }
 
@@ -148,12 +146,11 @@ impl Chance {
 }
 
 const WORDS: [&str; 64] = [
-    "after", "again", "alarm", "answer", "basket", "before", "bridge", "button", "cable", "candle",
-    "change", "cloud", "column", "corner", "crash", "cursor", "delay", "device", "door", "draft",
-    "early", "empty", "error", "every", "field", "filter", "first", "folder", "forest", "garden",
-    "glass", "green", "handle", "hidden", "hour", "image", "index", "island", "kernel", "ladder",
-    "later", "letter", "list", "lost", "market", "memory", "minor", "missing", "morning", "number",
-    "offline", "often", "order", "paper", "phone", "quiet", "river", "screen", "second", "silver",
+    "after", "again", "alarm", "answer", "basket", "before", "bridge", "button", "cable", "candle", "change", "cloud",
+    "column", "corner", "crash", "cursor", "delay", "device", "door", "draft", "early", "empty", "error", "every",
+    "field", "filter", "first", "folder", "forest", "garden", "glass", "green", "handle", "hidden", "hour", "image",
+    "index", "island", "kernel", "ladder", "later", "letter", "list", "lost", "market", "memory", "minor", "missing",
+    "morning", "number", "offline", "often", "order", "paper", "phone", "quiet", "river", "screen", "second", "silver",
     "slow", "table", "window", "wrong",
 ];
 
@@ -170,26 +167,20 @@ mod tests {
 
     #[test]
     fn tickets_are_as_large_as_they_say() {
-        let bytes: usize = Tickets::new(7)
-            .take(1000)
-            .map(|ticket| serde_json::to_vec(&ticket).expect("a ticket is JSON").len())
-            .sum();
+        let bytes: usize =
+            Tickets::new(7).take(1000).map(|ticket| serde_json::to_vec(&ticket).expect("a ticket is JSON").len()).sum();
         assert!((350_000..390_000).contains(&bytes), "{bytes}");
         let ticket = Tickets::new(7).next().expect("the row is endless");
         assert_eq!(ticket.id.len(), 36);
         assert_eq!(
-            serde_json::to_value(&ticket)
-                .expect("a ticket is JSON")
-                .as_object()
-                .map(serde_json::Map::len),
+            serde_json::to_value(&ticket).expect("a ticket is JSON").as_object().map(serde_json::Map::len),
             Some(10)
         );
     }
 
     #[test]
     fn pairs_do_not_repeat() {
-        let keys: std::collections::BTreeSet<_> =
-            pairs(3).take(10_000).map(|(key, _)| key).collect();
+        let keys: std::collections::BTreeSet<_> = pairs(3).take(10_000).map(|(key, _)| key).collect();
         assert_eq!(keys.len(), 10_000);
     }
 }

@@ -26,11 +26,7 @@ fn check(rule: impl Fn(&Tree) -> Vec<Offence>) {
     for Offence { path, line, what } in &offences {
         writeln!(report, "  {path}:{line}: {what}").expect("writing to a string cannot fail");
     }
-    assert!(
-        offences.is_empty(),
-        "{} offence(s):\n{report}",
-        offences.len()
-    );
+    assert!(offences.is_empty(), "{} offence(s):\n{report}", offences.len());
 }
 
 #[test]

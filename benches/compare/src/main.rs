@@ -33,27 +33,17 @@ struct Settings {
 }
 
 fn settings() -> Result<Settings, Box<dyn Error>> {
-    let mut settings = Settings {
-        rounds: 3,
-        scale_percent: 100,
-        dir: std::env::temp_dir(),
-        out: None,
-    };
+    let mut settings = Settings { rounds: 3, scale_percent: 100, dir: std::env::temp_dir(), out: None };
     let mut args = std::env::args().skip(1);
     while let Some(name) = args.next() {
-        let value = args
-            .next()
-            .ok_or_else(|| format!("{name} wants a value; see the top of main.rs"))?;
+        let value = args.next().ok_or_else(|| format!("{name} wants a value; see the top of main.rs"))?;
         match name.as_str() {
             "--rounds" => settings.rounds = value.parse::<usize>()?.max(1),
             "--scale" => settings.scale_percent = value.parse::<usize>()?.max(1),
             "--dir" => settings.dir = value.into(),
             "--out" => settings.out = Some(value.into()),
             _ => {
-                return Err(format!(
-                    "{name} is unknown; --rounds, --scale, --dir and --out are known"
-                )
-                .into());
+                return Err(format!("{name} is unknown; --rounds, --scale, --dir and --out are known").into());
             }
         }
     }
@@ -70,17 +60,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         report.floor(floor::overwrite(folder()?.path(), &load)?);
         for subject in subjects::stores() {
             eprintln!("  {}", subject.name);
-            report.store(
-                subject.name,
-                measure::run(&subject, folder()?.path(), &load)?,
-            );
+            report.store(subject.name, measure::run(&subject, folder()?.path(), &load)?);
         }
         for subject in subjects::documents() {
             eprintln!("  {}", subject.name);
-            report.document(
-                subject.name,
-                measure::run(&subject, folder()?.path(), &load)?,
-            );
+            report.document(subject.name, measure::run(&subject, folder()?.path(), &load)?);
         }
     }
     let text = report.to_markdown(&load);

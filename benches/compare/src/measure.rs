@@ -27,13 +27,7 @@ pub(crate) struct Load {
 impl Load {
     pub(crate) fn scaled(percent: usize) -> Self {
         let of = |full: usize| (full * percent / 100).max(1);
-        Self {
-            preloaded: of(20_000),
-            singles: of(4_000),
-            batches: of(40),
-            concurrent: of(24_000),
-            reads: of(100_000),
-        }
+        Self { preloaded: of(20_000), singles: of(4_000), batches: of(40), concurrent: of(24_000), reads: of(100_000) }
     }
 }
 
@@ -63,11 +57,7 @@ pub(crate) struct Timing {
 impl Timing {
     pub(crate) fn new(rows: usize, elapsed: Duration, mut each: Vec<Duration>) -> Self {
         each.sort_unstable();
-        Self {
-            rows,
-            elapsed,
-            each,
-        }
+        Self { rows, elapsed, each }
     }
 
     pub(crate) fn rows_per_second(&self) -> f64 {
@@ -91,11 +81,7 @@ pub(crate) struct Outcome {
     pub(crate) bytes_per_row: f64,
 }
 
-pub(crate) fn run<R: Sync>(
-    subject: &Subject<R>,
-    folder: &Path,
-    load: &Load,
-) -> Result<Outcome, Box<dyn Error>> {
+pub(crate) fn run<R: Sync>(subject: &Subject<R>, folder: &Path, load: &Load) -> Result<Outcome, Box<dyn Error>> {
     let total = load.preloaded + load.singles + load.batches * BATCH_ROWS + load.concurrent;
     let rows = (subject.rows)(total);
     let (preloaded, rest) = rows.split_at(load.preloaded);
@@ -116,13 +102,7 @@ pub(crate) fn run<R: Sync>(
         false => Err(format!("{} lost a row", subject.name).into()),
     })?;
     drop(table);
-    Ok(Outcome {
-        single,
-        batched,
-        concurrent,
-        reads,
-        bytes_per_row: folder_bytes(folder)? as f64 / total as f64,
-    })
+    Ok(Outcome { single, batched, concurrent, reads, bytes_per_row: folder_bytes(folder)? as f64 / total as f64 })
 }
 
 fn one_by_one<'r, R: 'r>(
@@ -147,9 +127,7 @@ fn by_threads<R: Sync>(table: &dyn Table<R>, rows: &[R]) -> Result<Timing, Box<d
         let mut each = Vec::new();
         while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
             let before = Instant::now();
-            table
-                .insert(std::slice::from_ref(row))
-                .map_err(|error| error.to_string())?;
+            table.insert(std::slice::from_ref(row)).map_err(|error| error.to_string())?;
             each.push(before.elapsed());
         }
         Ok(each)
@@ -157,10 +135,7 @@ fn by_threads<R: Sync>(table: &dyn Table<R>, rows: &[R]) -> Result<Timing, Box<d
     let started = Instant::now();
     let all = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("a thread that panicked has said so"))
-            .collect::<Vec<_>>()
+        threads.into_iter().map(|thread| thread.join().expect("a thread that panicked has said so")).collect::<Vec<_>>()
     });
     let elapsed = started.elapsed();
     let each = all.into_iter().collect::<Result<Vec<_>, _>>()?.concat();
@@ -173,11 +148,7 @@ fn folder_bytes(folder: &Path) -> Result<u64, std::io::Error> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         let metadata = entry.metadata()?;
-        bytes += if metadata.is_dir() {
-            folder_bytes(&entry.path())?
-        } else {
-            metadata.len()
-        };
+        bytes += if metadata.is_dir() { folder_bytes(&entry.path())? } else { metadata.len() };
     }
     Ok(bytes)
 }

@@ -57,13 +57,7 @@ impl Report {
         let mut text = String::new();
         let out = &mut text;
         put(out, format_args!("- Machine: {}\n", machine()));
-        put(
-            out,
-            format_args!(
-                "- Rounds: {}, interleaved; a cell is median [least-most].\n",
-                self.rounds
-            ),
-        );
+        put(out, format_args!("- Rounds: {}, interleaved; a cell is median [least-most].\n", self.rounds));
         put(
             out,
             format_args!(
@@ -75,10 +69,7 @@ impl Report {
         if self.scale_percent != 100 {
             put(
                 out,
-                format_args!(
-                    "- Scale {} %: these figures show that it runs, and nothing else.\n",
-                    self.scale_percent
-                ),
+                format_args!("- Scale {} %: these figures show that it runs, and nothing else.\n", self.scale_percent),
             );
         }
         let floor = |read: fn(&Timing) -> f64| cell(self.floor.iter().map(read).collect());
@@ -92,11 +83,7 @@ impl Report {
             ),
         );
         table(out, "Keys of 24 bytes, values of 150", &self.stores);
-        table(
-            out,
-            "Documents of ten fields (about 370 bytes as JSON)",
-            &self.documents,
-        );
+        table(out, "Documents of ten fields (about 370 bytes as JSON)", &self.documents);
         text
     }
 }
@@ -113,25 +100,18 @@ fn table(out: &mut String, title: &str, columns: &[(&'static str, Vec<Outcome>)]
     for (name, _) in columns {
         put(out, format_args!(" {name} |"));
     }
-    put(
-        out,
-        format_args!("\n|---|{}\n", "---|".repeat(columns.len())),
-    );
+    put(out, format_args!("\n|---|{}\n", "---|".repeat(columns.len())));
     for (line, read) in LINES {
         put(out, format_args!("| {line} |"));
         for (_, outcomes) in columns {
-            put(
-                out,
-                format_args!(" {} |", cell(outcomes.iter().map(read).collect())),
-            );
+            put(out, format_args!(" {} |", cell(outcomes.iter().map(read).collect())));
         }
         put(out, format_args!("\n"));
     }
 }
 
 fn put(out: &mut String, text: std::fmt::Arguments<'_>) {
-    out.write_fmt(text)
-        .expect("writing to a string cannot fail");
+    out.write_fmt(text).expect("writing to a string cannot fail");
 }
 
 /// Median, least and most.
@@ -141,11 +121,7 @@ fn cell(mut values: Vec<f64>) -> String {
         return "-".to_owned();
     };
     let median = values[values.len() / 2];
-    if values.len() == 1 {
-        short(median)
-    } else {
-        format!("{} [{}-{}]", short(median), short(*least), short(*most))
-    }
+    if values.len() == 1 { short(median) } else { format!("{} [{}-{}]", short(median), short(*least), short(*most)) }
 }
 
 /// Three significant digits.
@@ -166,16 +142,12 @@ fn machine() -> String {
     let cpu = read("/proc/cpuinfo")
         .lines()
         .find_map(|line| {
-            line.strip_prefix("model name")
-                .map(|rest| rest.trim_start_matches([' ', '\t', ':']).to_owned())
+            line.strip_prefix("model name").map(|rest| rest.trim_start_matches([' ', '\t', ':']).to_owned())
         })
         .unwrap_or_else(|| "unknown processor".to_owned());
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZeroUsize::get);
     let kernel = read("/proc/sys/kernel/osrelease");
     let load = read("/proc/loadavg");
     let load = load.split(' ').next().unwrap_or("unknown");
-    format!(
-        "{cpu}, {cores} cores, Linux {}, load average at the end {load}",
-        kernel.trim()
-    )
+    format!("{cpu}, {cores} cores, Linux {}, load average at the end {load}", kernel.trim())
 }

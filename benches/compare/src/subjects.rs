@@ -25,21 +25,9 @@ const CACHE_BYTES: usize = 256 << 20;
 pub(crate) fn stores() -> [Subject<Pair>; 3] {
     let rows = |count| pairs(SEED).take(count).collect();
     [
-        Subject {
-            name: "Store, encrypted",
-            open: |folder| open_store(folder, KeySource::Raw(KEY)),
-            rows,
-        },
-        Subject {
-            name: "Store, unencrypted",
-            open: |folder| open_store(folder, KeySource::None),
-            rows,
-        },
-        Subject {
-            name: "redb",
-            open: open_redb,
-            rows,
-        },
+        Subject { name: "Store, encrypted", open: |folder| open_store(folder, KeySource::Raw(KEY)), rows },
+        Subject { name: "Store, unencrypted", open: |folder| open_store(folder, KeySource::None), rows },
+        Subject { name: "redb", open: open_redb, rows },
     ]
 }
 
@@ -56,19 +44,12 @@ pub(crate) fn documents() -> [Subject<Ticket>; 3] {
             open: |folder| open_collection(folder, blazedb::Options::unencrypted()),
             rows,
         },
-        Subject {
-            name: "SQLite, JSON column",
-            open: open_sqlite,
-            rows,
-        },
+        Subject { name: "SQLite, JSON column", open: open_sqlite, rows },
     ]
 }
 
 fn open_store(folder: &Path, key: KeySource) -> Result<Box<dyn Table<Pair>>, Failure> {
-    Ok(Box::new(Store::open(
-        Env::file(folder.join("store.blaze")),
-        blazedb_engine::Options::new(key),
-    )?))
+    Ok(Box::new(Store::open(Env::file(folder.join("store.blaze")), blazedb_engine::Options::new(key))?))
 }
 
 impl Table<Pair> for Store {
@@ -87,9 +68,7 @@ impl Table<Pair> for Store {
         let Some(tree) = view.tree("pairs") else {
             return Ok(false);
         };
-        Ok(view
-            .get(tree, key)?
-            .is_some_and(|found| found == value.as_slice()))
+        Ok(view.get(tree, key)?.is_some_and(|found| found == value.as_slice()))
     }
 }
 
@@ -117,9 +96,7 @@ impl Table<Pair> for redb::Database {
 
     fn get(&self, (key, value): &Pair) -> Result<bool, Failure> {
         let table = self.begin_read()?.open_table(PAIRS)?;
-        Ok(table
-            .get(key.as_slice())?
-            .is_some_and(|found| found.value() == value.as_slice()))
+        Ok(table.get(key.as_slice())?.is_some_and(|found| found.value() == value.as_slice()))
     }
 }
 
@@ -129,10 +106,7 @@ struct Tracker {
     tickets: Collection<Ticket>,
 }
 
-fn open_collection(
-    folder: &Path,
-    options: blazedb::Options,
-) -> Result<Box<dyn Table<Ticket>>, Failure> {
+fn open_collection(folder: &Path, options: blazedb::Options) -> Result<Box<dyn Table<Ticket>>, Failure> {
     let database = Database::open(folder.join("tickets.blaze"), options)?;
     let tickets = database.collection("tickets")?;
     Ok(Box::new(Tracker { database, tickets }))
@@ -155,10 +129,7 @@ impl Table<Ticket> for Tracker {
     }
 
     fn get(&self, ticket: &Ticket) -> Result<bool, Failure> {
-        Ok(self
-            .tickets
-            .get_by_key(ticket.id.as_str())?
-            .is_some_and(|(_, found)| found == *ticket))
+        Ok(self.tickets.get_by_key(ticket.id.as_str())?.is_some_and(|(_, found)| found == *ticket))
     }
 }
 
@@ -171,23 +142,16 @@ fn open_sqlite(folder: &Path) -> Result<Box<dyn Table<Ticket>>, Failure> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -((CACHE_BYTES / 1024) as i64))?;
-    connection.execute(
-        "CREATE TABLE tickets (id TEXT PRIMARY KEY, document TEXT NOT NULL)",
-        [],
-    )?;
+    connection.execute("CREATE TABLE tickets (id TEXT PRIMARY KEY, document TEXT NOT NULL)", [])?;
     Ok(Box::new(Sqlite(Mutex::new(connection))))
 }
 
 impl Table<Ticket> for Sqlite {
     fn insert(&self, rows: &[Ticket]) -> Result<(), Failure> {
-        let mut connection = self
-            .0
-            .lock()
-            .expect("no thread panics while it holds the connection");
+        let mut connection = self.0.lock().expect("no thread panics while it holds the connection");
         let tx = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         {
-            let mut statement =
-                tx.prepare_cached("INSERT INTO tickets (id, document) VALUES (?1, ?2)")?;
+            let mut statement = tx.prepare_cached("INSERT INTO tickets (id, document) VALUES (?1, ?2)")?;
             for ticket in rows {
                 statement.execute((&ticket.id, serde_json::to_string(ticket)?))?;
             }
@@ -197,17 +161,10 @@ impl Table<Ticket> for Sqlite {
     }
 
     fn get(&self, ticket: &Ticket) -> Result<bool, Failure> {
-        let connection = self
-            .0
-            .lock()
-            .expect("no thread panics while it holds the connection");
-        let mut statement =
-            connection.prepare_cached("SELECT document FROM tickets WHERE id = ?1")?;
+        let connection = self.0.lock().expect("no thread panics while it holds the connection");
+        let mut statement = connection.prepare_cached("SELECT document FROM tickets WHERE id = ?1")?;
         let found = statement.query_row([&ticket.id], |row| {
-            Ok(serde_json::from_str::<Ticket>(row.get_ref(0)?.as_str()?)
-                .ok()
-                .as_ref()
-                == Some(ticket))
+            Ok(serde_json::from_str::<Ticket>(row.get_ref(0)?.as_str()?).ok().as_ref() == Some(ticket))
         })?;
         Ok(found)
     }

@@ -10,10 +10,7 @@
 //! processor with AES and AVX2 and without their wider forms, so ciphers count more than a new machine would spend.
 
 #![forbid(unsafe_code)]
-#![allow(
-    clippy::print_stdout,
-    reason = "a program whose result is what it prints"
-)]
+#![allow(clippy::print_stdout, reason = "a program whose result is what it prints")]
 
 use std::error::Error;
 use std::hint::black_box;
@@ -38,78 +35,18 @@ struct Case {
 }
 
 const CASES: [Case; 15] = [
-    Case {
-        name: "encode-struct",
-        what: "ticket to row",
-        times: 500,
-        run: encode_struct,
-    },
-    Case {
-        name: "encode-document",
-        what: "document to row",
-        times: 500,
-        run: encode_document,
-    },
-    Case {
-        name: "validate",
-        what: "bytes to row, everything checked",
-        times: 2000,
-        run: validate,
-    },
-    Case {
-        name: "get-field",
-        what: "one field of a row by name",
-        times: 20_000,
-        run: get_field,
-    },
-    Case {
-        name: "decode-struct",
-        what: "row to ticket",
-        times: 500,
-        run: decode_struct,
-    },
-    Case {
-        name: "json-encode-struct",
-        what: "serde_json, ticket to bytes",
-        times: 500,
-        run: json_encode,
-    },
-    Case {
-        name: "json-decode-struct",
-        what: "serde_json, bytes to ticket",
-        times: 500,
-        run: json_decode,
-    },
-    Case {
-        name: "msgpack-encode-struct",
-        what: "rmp-serde, ticket to bytes",
-        times: 500,
-        run: msgpack_encode,
-    },
-    Case {
-        name: "msgpack-decode-struct",
-        what: "rmp-serde, bytes to ticket",
-        times: 500,
-        run: msgpack_decode,
-    },
-    Case {
-        name: "store-get",
-        what: "random get, one view",
-        times: 5000,
-        run: store_get,
-    },
-    Case {
-        name: "store-get-view",
-        what: "random get, a view each",
-        times: 5000,
-        run: store_get_view,
-    },
-    Case {
-        name: "store-insert",
-        what: "commit of one pair, encrypted",
-        times: 500,
-        run: |n| store_insert(n, key()),
-    },
+    Case { name: "encode-struct", what: "ticket to row", times: 500, run: encode_struct },
+    Case { name: "encode-document", what: "document to row", times: 500, run: encode_document },
+    Case { name: "validate", what: "bytes to row, everything checked", times: 2000, run: validate },
+    Case { name: "get-field", what: "one field of a row by name", times: 20_000, run: get_field },
+    Case { name: "decode-struct", what: "row to ticket", times: 500, run: decode_struct },
+    Case { name: "json-encode-struct", what: "serde_json, ticket to bytes", times: 500, run: json_encode },
+    Case { name: "json-decode-struct", what: "serde_json, bytes to ticket", times: 500, run: json_decode },
+    Case { name: "msgpack-encode-struct", what: "rmp-serde, ticket to bytes", times: 500, run: msgpack_encode },
+    Case { name: "msgpack-decode-struct", what: "rmp-serde, bytes to ticket", times: 500, run: msgpack_decode },
+    Case { name: "store-get", what: "random get, one view", times: 5000, run: store_get },
+    Case { name: "store-get-view", what: "random get, a view each", times: 5000, run: store_get_view },
+    Case { name: "store-insert", what: "commit of one pair, encrypted", times: 500, run: |n| store_insert(n, key()) },
     Case {
         name: "store-insert-plain",
         what: "commit of one pair, unencrypted",
@@ -133,18 +70,12 @@ const CASES: [Case; 15] = [
 fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
     if let (Some(name), Some(times)) = (args.next(), args.next()) {
-        let case = CASES
-            .iter()
-            .find(|case| case.name == name)
-            .ok_or("no case of that name")?;
+        let case = CASES.iter().find(|case| case.name == name).ok_or("no case of that name")?;
         return (case.run)(times.parse()?);
     }
     println!("| case | what | instructions |\n|---|---|---|");
     for case in &CASES {
-        let (once, twice) = (
-            instructions(case, case.times)?,
-            instructions(case, 2 * case.times)?,
-        );
+        let (once, twice) = (instructions(case, case.times)?, instructions(case, 2 * case.times)?);
         let each = twice.saturating_sub(once) as f64 / case.times as f64;
         println!("| {} | {} | {each:.0} |", case.name, case.what);
     }
@@ -160,10 +91,7 @@ fn instructions(case: &Case, times: usize) -> Result<u64, Failure> {
         .output()
         .map_err(|error| format!("valgrind is needed to count instructions: {error}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    let total = said
-        .lines()
-        .find_map(|line| line.split("Collected : ").nth(1))
-        .and_then(|n| n.trim().parse().ok());
+    let total = said.lines().find_map(|line| line.split("Collected : ").nth(1)).and_then(|n| n.trim().parse().ok());
     total
         .filter(|_| output.status.success())
         .ok_or_else(|| format!("{} failed under valgrind:\n{said}", case.name).into())
@@ -175,10 +103,7 @@ fn tickets() -> Vec<Ticket> {
 }
 
 fn rows() -> Result<Vec<Row>, Failure> {
-    tickets()
-        .iter()
-        .map(|ticket| Ok(Row::encode(&to_document(ticket)?)?))
-        .collect()
+    tickets().iter().map(|ticket| Ok(Row::encode(&to_document(ticket)?)?)).collect()
 }
 
 fn encode_struct(times: usize) -> Result<(), Failure> {
@@ -190,10 +115,7 @@ fn encode_struct(times: usize) -> Result<(), Failure> {
 }
 
 fn encode_document(times: usize) -> Result<(), Failure> {
-    let documents = tickets()
-        .iter()
-        .map(to_document)
-        .collect::<Result<Vec<_>, _>>()?;
+    let documents = tickets().iter().map(to_document).collect::<Result<Vec<_>, _>>()?;
     for document in documents.iter().cycle().take(times) {
         black_box(Row::encode(black_box(document))?);
     }
@@ -202,10 +124,7 @@ fn encode_document(times: usize) -> Result<(), Failure> {
 
 fn validate(times: usize) -> Result<(), Failure> {
     for row in rows()?.iter().cycle().take(times) {
-        black_box(Row::decode(
-            row.shape().clone(),
-            black_box(row.body().clone()),
-        )?);
+        black_box(Row::decode(row.shape().clone(), black_box(row.body().clone()))?);
     }
     Ok(())
 }
@@ -235,10 +154,7 @@ fn json_encode(times: usize) -> Result<(), Failure> {
 }
 
 fn json_decode(times: usize) -> Result<(), Failure> {
-    let json = tickets()
-        .iter()
-        .map(serde_json::to_vec)
-        .collect::<Result<Vec<_>, _>>()?;
+    let json = tickets().iter().map(serde_json::to_vec).collect::<Result<Vec<_>, _>>()?;
     for json in json.iter().cycle().take(times) {
         black_box(serde_json::from_slice::<Ticket>(black_box(json))?);
     }
@@ -256,10 +172,7 @@ fn msgpack_encode(times: usize) -> Result<(), Failure> {
 }
 
 fn msgpack_decode(times: usize) -> Result<(), Failure> {
-    let msgpack = tickets()
-        .iter()
-        .map(rmp_serde::to_vec_named)
-        .collect::<Result<Vec<_>, _>>()?;
+    let msgpack = tickets().iter().map(rmp_serde::to_vec_named).collect::<Result<Vec<_>, _>>()?;
     for msgpack in msgpack.iter().cycle().take(times) {
         black_box(rmp_serde::from_slice::<Ticket>(black_box(msgpack))?);
     }
@@ -287,10 +200,7 @@ fn store_get(times: usize) -> Result<(), Failure> {
     let tree = view.tree("pairs").ok_or("the tree was made")?;
     let keys: Vec<_> = pairs(1).take(PRELOADED).map(|(key, _)| key).collect();
     for i in 0..times {
-        black_box(
-            view.get(tree, &keys[i * 7919 % PRELOADED])?
-                .ok_or("the key was put")?,
-        );
+        black_box(view.get(tree, &keys[i * 7919 % PRELOADED])?.ok_or("the key was put")?);
     }
     Ok(())
 }
@@ -300,12 +210,7 @@ fn store_get_view(times: usize) -> Result<(), Failure> {
     let tree = store.read().tree("pairs").ok_or("the tree was made")?;
     let keys: Vec<_> = pairs(1).take(PRELOADED).map(|(key, _)| key).collect();
     for i in 0..times {
-        black_box(
-            store
-                .read()
-                .get(tree, &keys[i * 7919 % PRELOADED])?
-                .ok_or("the key was put")?,
-        );
+        black_box(store.read().get(tree, &keys[i * 7919 % PRELOADED])?.ok_or("the key was put")?);
     }
     Ok(())
 }

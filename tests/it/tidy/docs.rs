@@ -10,18 +10,8 @@ use super::tree::{Offence, Source, Tree};
 const COMMANDS: [&str; 2] = ["cargo run --release -- demo", "cargo test --workspace"];
 
 /// What the word before a name must be for that name to be defined there.
-const DEFINES: [&str; 10] = [
-    "fn",
-    "struct",
-    "enum",
-    "trait",
-    "mod",
-    "type",
-    "const",
-    "static",
-    "macro_rules!",
-    "union",
-];
+const DEFINES: [&str; 10] =
+    ["fn", "struct", "enum", "trait", "mod", "type", "const", "static", "macro_rules!", "union"];
 
 /// Lines outside fenced blocks, numbered from 1.
 fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
@@ -42,18 +32,12 @@ fn quoted(line: &str) -> impl Iterator<Item = &str> {
 fn definitions(tree: &Tree) -> BTreeMap<String, BTreeSet<String>> {
     let mut defined: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut define = |name: &str, path: &str| {
-        let name: String = name
-            .chars()
-            .take_while(|c| c.is_alphanumeric() || *c == '_')
-            .collect();
+        let name: String = name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
         if !name.is_empty() {
             defined.entry(name).or_default().insert(path.to_owned());
         }
     };
-    for (path, text) in tree
-        .rust()
-        .filter(|(path, _)| !path.starts_with("tests/it/tidy"))
-    {
+    for (path, text) in tree.rust().filter(|(path, _)| !path.starts_with("tests/it/tidy")) {
         for line in Source::of(path, text).code.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
             for pair in words.windows(2).filter(|pair| DEFINES.contains(&pair[0])) {
@@ -61,16 +45,13 @@ fn definitions(tree: &Tree) -> BTreeMap<String, BTreeSet<String>> {
             }
             let first = words.first().copied().unwrap_or_default();
             // A variant stands alone on its line, a field has a colon.
-            let is_variant = first.starts_with(|c: char| c.is_ascii_uppercase())
-                && !line.contains("=>")
-                && !first.contains("::");
+            let is_variant =
+                first.starts_with(|c: char| c.is_ascii_uppercase()) && !line.contains("=>") && !first.contains("::");
             let is_field = line
                 .trim_start()
                 .trim_start_matches("pub ")
                 .split_once(": ")
-                .is_some_and(|(name, _)| {
-                    !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_')
-                });
+                .is_some_and(|(name, _)| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_'));
             if is_variant {
                 define(first, path);
             }
@@ -101,9 +82,7 @@ fn impl_target(line: &str) -> Option<&str> {
         None => rest,
     };
     let target = rest.split(" for ").last()?.trim_start();
-    let path = target
-        .split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
-        .next()?;
+    let path = target.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).next()?;
     path.rsplit("::").next()
 }
 
@@ -114,9 +93,7 @@ fn part_fits(part: &str, file: &str, defined: &BTreeMap<String, BTreeSet<String>
         "crate" | "blazedb" => "src",
         other => other.strip_prefix("blazedb_").unwrap_or(other),
     };
-    file.trim_end_matches(".rs")
-        .split('/')
-        .any(|component| component == room)
+    file.trim_end_matches(".rs").split('/').any(|component| component == room)
         || defined.get(part).is_some_and(|files| files.contains(file))
 }
 
@@ -137,43 +114,30 @@ fn names_exist(tree: &Tree, page: &str) -> Vec<Offence> {
         return vec![Offence::new(page, 1, "the page is missing")];
     };
     let defined = definitions(tree);
-    let packages: BTreeSet<String> = tree
-        .manifests()
-        .flat_map(|(_, text)| text.lines())
-        .filter_map(package_line)
-        .collect();
+    let packages: BTreeSet<String> =
+        tree.manifests().flat_map(|(_, text)| text.lines()).filter_map(package_line).collect();
     let mut offences = Vec::new();
     for (line, prose) in prose(text) {
         for name in quoted(prose) {
             let tight = name.trim_end_matches("()").trim_end_matches('!');
-            let is_path = tight.contains('/')
-                || tight.ends_with(".rs")
-                || tight.ends_with(".md")
-                || tight.ends_with(".toml");
-            let is_name = tight.split("::").all(|part| {
-                !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || c == '_')
-            });
+            let is_path =
+                tight.contains('/') || tight.ends_with(".rs") || tight.ends_with(".md") || tight.ends_with(".toml");
+            let is_name =
+                tight.split("::").all(|part| !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || c == '_'));
             let exists = if is_path && !tight.contains([' ', '*', '<', ':']) {
                 tree.exists(tight)
             } else if is_name && !tight.starts_with(|c: char| c.is_ascii_digit()) {
                 let parts: Vec<&str> = tight.split("::").collect();
                 let (last, parents) = parts.split_last().expect("splitting yields a part");
                 let by_definition = defined.get(*last).is_some_and(|files| {
-                    files
-                        .iter()
-                        .any(|file| parents.iter().all(|part| part_fits(part, file, &defined)))
+                    files.iter().any(|file| parents.iter().all(|part| part_fits(part, file, &defined)))
                 });
-                by_definition
-                    || (parents.is_empty() && (packages.contains(*last) || tree.exists(last)))
+                by_definition || (parents.is_empty() && (packages.contains(*last) || tree.exists(last)))
             } else {
                 packages.contains(tight) || !tight.starts_with("blazedb-")
             };
             if !exists {
-                offences.push(Offence::new(
-                    page,
-                    line,
-                    format!("`{name}` is not in the tree"),
-                ));
+                offences.push(Offence::new(page, line, format!("`{name}` is not in the tree")));
             }
         }
     }
@@ -182,8 +146,7 @@ fn names_exist(tree: &Tree, page: &str) -> Vec<Offence> {
 
 /// The name in a manifest's `name = ".."` line: of a package, a library or a program.
 fn package_line(line: &str) -> Option<String> {
-    line.strip_prefix("name = \"")
-        .map(|rest| rest.trim_end_matches('"').to_owned())
+    line.strip_prefix("name = \"").map(|rest| rest.trim_end_matches('"').to_owned())
 }
 
 /// Relative links of every document lead to a file or folder.
@@ -192,20 +155,11 @@ pub(super) fn links(tree: &Tree) -> Vec<Offence> {
     for (path, text) in tree.iter().filter(|(path, _)| path.ends_with(".md")) {
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         for (line, prose) in prose(text) {
-            for target in prose
-                .split("](")
-                .skip(1)
-                .filter_map(|rest| rest.split(')').next())
-            {
+            for target in prose.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
                 let file = target.split('#').next().unwrap_or_default();
-                let is_outside =
-                    file.is_empty() || file.contains("://") || file.starts_with("mailto:");
+                let is_outside = file.is_empty() || file.contains("://") || file.starts_with("mailto:");
                 if !is_outside && !tree.exists(&resolve(folder, file)) {
-                    offences.push(Offence::new(
-                        path,
-                        line,
-                        format!("link to {target} leads nowhere"),
-                    ));
+                    offences.push(Offence::new(path, line, format!("link to {target} leads nowhere")));
                 }
             }
         }
@@ -218,10 +172,8 @@ pub(super) fn commands(tree: &Tree) -> Vec<Offence> {
     let mut offences = Vec::new();
     for path in ["README.md", ".ci/run"] {
         let text = tree.get(path).unwrap_or_default();
-        let is_named = |command: &str| {
-            text.lines()
-                .any(|line| !line.trim_start().starts_with("# ") && line.contains(command))
-        };
+        let is_named =
+            |command: &str| text.lines().any(|line| !line.trim_start().starts_with("# ") && line.contains(command));
         for command in COMMANDS.into_iter().filter(|command| !is_named(command)) {
             offences.push(Offence::new(path, 1, format!("`{command}` is missing")));
         }
@@ -243,10 +195,7 @@ mod tests {
             ),
             ("sync/src/merge/mod.rs", "pub fn apply() {}\n"),
         ]);
-        architecture_names(&tree)
-            .into_iter()
-            .map(|offence| offence.what)
-            .collect()
+        architecture_names(&tree).into_iter().map(|offence| offence.what).collect()
     }
 
     #[test]
@@ -300,18 +249,8 @@ mod tests {
     #[test]
     fn missing_commands_are_found() {
         let good = COMMANDS.join("\n");
-        assert_eq!(
-            commands(&Tree::of(&[("README.md", &good), (".ci/run", &good)])),
-            []
-        );
-        assert_eq!(
-            commands(&Tree::of(&[
-                ("README.md", &good),
-                (".ci/run", "# cargo test --workspace\n")
-            ]))
-            .len(),
-            2
-        );
+        assert_eq!(commands(&Tree::of(&[("README.md", &good), (".ci/run", &good)])), []);
+        assert_eq!(commands(&Tree::of(&[("README.md", &good), (".ci/run", "# cargo test --workspace\n")])).len(), 2);
         assert_eq!(commands(&Tree::of(&[(".ci/run", &good)])).len(), 2);
     }
 }

@@ -7,12 +7,8 @@ use super::tree::{Offence, Source, Tree};
 /// Every Rust file is a target of some package, or a module reachable from one.
 pub(super) fn forgotten_files(tree: &Tree) -> Vec<Offence> {
     let mut reached = BTreeSet::new();
-    let mut queue: Vec<String> = tree
-        .rust()
-        .map(|(path, _)| path)
-        .filter(|path| is_target(tree, path))
-        .map(str::to_owned)
-        .collect();
+    let mut queue: Vec<String> =
+        tree.rust().map(|(path, _)| path).filter(|path| is_target(tree, path)).map(str::to_owned).collect();
     while let Some(path) = queue.pop() {
         let Some(text) = tree.get(&path) else {
             continue;
@@ -23,13 +19,7 @@ pub(super) fn forgotten_files(tree: &Tree) -> Vec<Offence> {
     }
     tree.rust()
         .filter(|(path, _)| !reached.contains(*path))
-        .map(|(path, _)| {
-            Offence::new(
-                path,
-                1,
-                "no target and no `mod` line reaches this file: it is never compiled",
-            )
-        })
+        .map(|(path, _)| Offence::new(path, 1, "no target and no `mod` line reaches this file: it is never compiled"))
         .collect()
 }
 
@@ -73,11 +63,7 @@ fn children(path: &str, text: &str, is_root: bool) -> Vec<String> {
     let code = Source::of(path, text).code;
     let mut found = Vec::new();
     for line in code.lines() {
-        let Some(name) = line
-            .trim()
-            .strip_suffix(';')
-            .and_then(|line| line.split("mod ").nth(1))
-        else {
+        let Some(name) = line.trim().strip_suffix(';').and_then(|line| line.split("mod ").nth(1)) else {
             continue;
         };
         if name.chars().all(|c| c.is_alphanumeric() || c == '_') {
@@ -113,10 +99,7 @@ mod tests {
     #[test]
     fn forgotten_files_are_found() {
         let tree = Tree::of(&[
-            (
-                "Cargo.toml",
-                "[[test]]\nname = \"it\"\npath = \"tests/it/main.rs\"\n",
-            ),
+            ("Cargo.toml", "[[test]]\nname = \"it\"\npath = \"tests/it/main.rs\"\n"),
             ("src/lib.rs", "mod a;\npub mod b;\n// mod dead;\n"),
             ("src/a.rs", "mod deep;"),
             ("src/a/deep.rs", "#[path = \"../odd.rs\"]\nmod other;"),
@@ -133,15 +116,7 @@ mod tests {
             ("benches/benches/lost.rs", ""),
         ]);
         let found: Vec<_> = forgotten_files(&tree).into_iter().map(|o| o.path).collect();
-        assert_eq!(
-            found,
-            [
-                "benches/benches/lost.rs",
-                "src/a/dead.rs",
-                "src/dead.rs",
-                "tests/it/forgotten.rs"
-            ]
-        );
+        assert_eq!(found, ["benches/benches/lost.rs", "src/a/dead.rs", "src/dead.rs", "tests/it/forgotten.rs"]);
     }
 
     #[test]

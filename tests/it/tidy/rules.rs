@@ -20,12 +20,7 @@ struct Rule {
 /// The id at the start of `text`: one to four capitals, a dash, a number.
 fn leading_id(text: &str) -> Option<&str> {
     let letters = text.bytes().take_while(u8::is_ascii_uppercase).count();
-    let digits = text
-        .get(letters..)?
-        .strip_prefix('-')?
-        .bytes()
-        .take_while(u8::is_ascii_digit)
-        .count();
+    let digits = text.get(letters..)?.strip_prefix('-')?.bytes().take_while(u8::is_ascii_digit).count();
     let id = &text[..letters + 1 + digits];
     let goes_on = text[id.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_');
     ((1..=4).contains(&letters) && digits > 0 && !goes_on).then_some(id)
@@ -33,10 +28,7 @@ fn leading_id(text: &str) -> Option<&str> {
 
 fn rules(tree: &Tree) -> BTreeMap<String, Rule> {
     let mut rules: BTreeMap<String, Rule> = BTreeMap::new();
-    for (path, text) in tree
-        .iter()
-        .filter(|(path, _)| path.starts_with("spec/") && path.ends_with(".md"))
-    {
+    for (path, text) in tree.iter().filter(|(path, _)| path.starts_with("spec/") && path.ends_with(".md")) {
         let mut current: Option<String> = None;
         let mut in_fence = false;
         for (i, line) in text.lines().enumerate() {
@@ -44,21 +36,12 @@ fn rules(tree: &Tree) -> BTreeMap<String, Rule> {
             if in_fence {
                 continue;
             }
-            if let Some(id) =
-                leading_id(line.trim_start_matches([' ', '-', '*', '|', '#', '`', '[']))
-            {
+            if let Some(id) = leading_id(line.trim_start_matches([' ', '-', '*', '|', '#', '`', '['])) {
                 // The first place that opens with an id defines it; a later list that opens with it only refers to it.
                 let is_new = !rules.contains_key(id);
                 current = is_new.then(|| id.to_owned());
                 if is_new {
-                    rules.insert(
-                        id.to_owned(),
-                        Rule {
-                            path: path.to_owned(),
-                            line: i + 1,
-                            is_must: false,
-                        },
-                    );
+                    rules.insert(id.to_owned(), Rule { path: path.to_owned(), line: i + 1, is_must: false });
                 }
             } else if line.trim().is_empty() || line.starts_with('#') {
                 current = None;
@@ -75,10 +58,7 @@ fn rules(tree: &Tree) -> BTreeMap<String, Rule> {
 pub(super) fn citations(tree: &Tree) -> Vec<Offence> {
     let rules = rules(tree);
     let mut offences = Vec::new();
-    for (path, text) in tree
-        .rust()
-        .filter(|(path, _)| !path.starts_with("tests/it/tidy"))
-    {
+    for (path, text) in tree.rust().filter(|(path, _)| !path.starts_with("tests/it/tidy")) {
         for (i, comment) in Source::of(path, text).comments.lines().enumerate() {
             for (at, _) in comment.match_indices(CITATION) {
                 let mut rest = &comment[at + CITATION.len()..];
@@ -118,11 +98,7 @@ pub(super) fn musts_are_tested(tree: &Tree) -> Vec<Offence> {
         .into_iter()
         .filter(|(id, rule)| rule.is_must && !has_word(&evidence, id))
         .map(|(id, rule)| {
-            Offence::new(
-                &rule.path,
-                rule.line,
-                format!("{id} says MUST, and no test or vector names it"),
-            )
+            Offence::new(&rule.path, rule.line, format!("{id} says MUST, and no test or vector names it"))
         })
         .collect()
 }
@@ -144,16 +120,11 @@ mod tests {
 
     #[test]
     fn a_citation_of_nothing_is_found() {
-        let code = "// spec: V-1, V-7\nlet s = \"spec: V-8\";\n/// See spec: `V-2`.\n// what the spec: says\n// spec: V-9\n";
-        let found = citations(&Tree::of(&[
-            ("spec/value.md", SPEC),
-            ("wire/src/a.rs", code),
-        ]));
+        let code =
+            "// spec: V-1, V-7\nlet s = \"spec: V-8\";\n/// See spec: `V-2`.\n// what the spec: says\n// spec: V-9\n";
+        let found = citations(&Tree::of(&[("spec/value.md", SPEC), ("wire/src/a.rs", code)]));
         assert_eq!(
-            found
-                .iter()
-                .map(|o| (o.line, o.what.as_str()))
-                .collect::<Vec<_>>(),
+            found.iter().map(|o| (o.line, o.what.as_str())).collect::<Vec<_>>(),
             [(1, "spec/ has no rule V-7"), (5, "spec/ has no rule V-9")]
         );
     }
@@ -163,14 +134,8 @@ mod tests {
         let product = ("wire/src/a.rs", "// spec: V-1\n// spec: V-2\n");
         let untested = musts_are_tested(&Tree::of(&[("spec/value.md", SPEC), product]));
         assert_eq!(untested.iter().map(|o| o.line).collect::<Vec<_>>(), [3, 5]);
-        let test = (
-            "wire/src/b.rs",
-            "#[cfg(test)]\nmod tests {\n // spec: V-1\n}\n",
-        );
+        let test = ("wire/src/b.rs", "#[cfg(test)]\nmod tests {\n // spec: V-1\n}\n");
         let vector = ("spec/vectors/value.toml", "rule = \"V-2\"\n");
-        assert_eq!(
-            musts_are_tested(&Tree::of(&[("spec/value.md", SPEC), product, test, vector])),
-            []
-        );
+        assert_eq!(musts_are_tested(&Tree::of(&[("spec/value.md", SPEC), product, test, vector])), []);
     }
 }

@@ -6,28 +6,15 @@ use super::tree::{Offence, Source, Tree, has_word};
 const FILE_LINES_MAX: usize = 900;
 
 /// Crate roots that forbid unsafe code. The engine's mapping module will be the first exception; it is not built yet.
-const FORBIDS_UNSAFE: [&str; 6] = [
-    "wire/src/lib.rs",
-    "sync/src/lib.rs",
-    "engine/src/lib.rs",
-    "src/lib.rs",
-    "relay/src/lib.rs",
-    "relay/src/main.rs",
-];
+const FORBIDS_UNSAFE: [&str; 6] =
+    ["wire/src/lib.rs", "sync/src/lib.rs", "engine/src/lib.rs", "src/lib.rs", "relay/src/lib.rs", "relay/src/main.rs"];
 
 /// Folders of the rooms that get time, chance and files handed in.
 const PURE: [&str; 3] = ["wire/src/", "sync/src/", "engine/src/"];
 /// The one folder inside them that is the world.
 const WORLD: &str = "engine/src/env/";
 /// Words by which code reads a clock or makes chance.
-const WORLD_WORDS: [&str; 6] = [
-    "SystemTime",
-    "Instant::now",
-    "getrandom",
-    "rand::",
-    "thread_rng",
-    "RandomState",
-];
+const WORLD_WORDS: [&str; 6] = ["SystemTime", "Instant::now", "getrandom", "rand::", "thread_rng", "RandomState"];
 /// Macros by which a library would talk past its caller.
 const PRINTS: [&str; 4] = ["println!", "print!", "eprintln!", "eprint!"];
 
@@ -40,10 +27,7 @@ fn names(code: &str, word: &str) -> bool {
 pub(super) fn forbids_unsafe(tree: &Tree) -> Vec<Offence> {
     let has_attribute = |path: &str| {
         let text = tree.get(path).unwrap_or_default();
-        Source::of(path, text)
-            .code
-            .lines()
-            .any(|line| line.trim() == "#![forbid(unsafe_code)]")
+        Source::of(path, text).code.lines().any(|line| line.trim() == "#![forbid(unsafe_code)]")
     };
     FORBIDS_UNSAFE
         .into_iter()
@@ -59,20 +43,10 @@ pub(super) fn no_world(tree: &Tree) -> Vec<Offence> {
         let is_pure = PURE.iter().any(|room| path.starts_with(room)) && !path.starts_with(WORLD);
         let is_silent = is_pure || path.starts_with("src/");
         for (line, code) in Source::of(path, text).product_lines() {
-            for word in WORLD_WORDS
-                .iter()
-                .filter(|word| is_pure && names(code, word))
-            {
-                offences.push(Offence::new(
-                    path,
-                    line,
-                    format!("`{word}` outside {WORLD}: take it as an argument"),
-                ));
+            for word in WORLD_WORDS.iter().filter(|word| is_pure && names(code, word)) {
+                offences.push(Offence::new(path, line, format!("`{word}` outside {WORLD}: take it as an argument")));
             }
-            for print in PRINTS
-                .iter()
-                .filter(|print| is_silent && names(code, print))
-            {
+            for print in PRINTS.iter().filter(|print| is_silent && names(code, print)) {
                 offences.push(Offence::new(path, line, format!("{print} in a library")));
             }
         }
@@ -89,13 +63,7 @@ pub(super) fn opens_with_purpose(tree: &Tree) -> Vec<Offence> {
     };
     tree.rust()
         .filter(|(_, text)| !opens(text))
-        .map(|(path, _)| {
-            Offence::new(
-                path,
-                1,
-                "the module does not open with `//!` and its purpose",
-            )
-        })
+        .map(|(path, _)| Offence::new(path, 1, "the module does not open with `//!` and its purpose"))
         .collect()
 }
 
@@ -112,11 +80,7 @@ pub(super) fn leftovers(tree: &Tree) -> Vec<Offence> {
             }
             for note in ["TODO", "FIXME", "XXX"] {
                 if has_word(comment, note) {
-                    offences.push(Offence::new(
-                        path,
-                        i + 1,
-                        format!("leftover {note}: do it, or open an issue"),
-                    ));
+                    offences.push(Offence::new(path, i + 1, format!("leftover {note}: do it, or open an issue")));
                 }
             }
         }
@@ -130,14 +94,8 @@ pub(super) fn ignored_tests(tree: &Tree) -> Vec<Offence> {
     for (path, text) in tree.rust() {
         for (i, code) in Source::of(path, text).code.lines().enumerate() {
             let tight: String = code.chars().filter(|c| !c.is_whitespace()).collect();
-            if tight.contains("#[ignore")
-                || (tight.contains("cfg_attr(") && tight.contains(",ignore"))
-            {
-                offences.push(Offence::new(
-                    path,
-                    i + 1,
-                    "ignored test: make it run, or delete it",
-                ));
+            if tight.contains("#[ignore") || (tight.contains("cfg_attr(") && tight.contains(",ignore")) {
+                offences.push(Offence::new(path, i + 1, "ignored test: make it run, or delete it"));
             }
         }
     }
@@ -149,15 +107,8 @@ pub(super) fn ascii(tree: &Tree) -> Vec<Offence> {
     let mut offences = Vec::new();
     for (path, text) in tree.rust().chain(tree.manifests()) {
         for (i, line) in text.lines().enumerate() {
-            if let Some(c) = line
-                .chars()
-                .find(|c| !c.is_ascii() || (c.is_ascii_control() && *c != '\t'))
-            {
-                offences.push(Offence::new(
-                    path,
-                    i + 1,
-                    format!("U+{:04X} in source", u32::from(c)),
-                ));
+            if let Some(c) = line.chars().find(|c| !c.is_ascii() || (c.is_ascii_control() && *c != '\t')) {
+                offences.push(Offence::new(path, i + 1, format!("U+{:04X} in source", u32::from(c))));
             }
         }
     }
@@ -169,13 +120,7 @@ pub(super) fn length(tree: &Tree) -> Vec<Offence> {
     tree.rust()
         .map(|(path, text)| (path, text.lines().count()))
         .filter(|(_, lines)| *lines > FILE_LINES_MAX)
-        .map(|(path, lines)| {
-            Offence::new(
-                path,
-                lines,
-                format!("{lines} lines; split it at {FILE_LINES_MAX}"),
-            )
-        })
+        .map(|(path, lines)| Offence::new(path, lines, format!("{lines} lines; split it at {FILE_LINES_MAX}")))
         .collect()
 }
 
@@ -195,53 +140,26 @@ mod tests {
         assert_eq!(forbids_unsafe(&Tree::of(&files)), []);
         let mut broken = files.clone();
         broken[2].1 = in_a_comment;
-        assert_eq!(
-            forbids_unsafe(&Tree::of(&broken))[0].path,
-            "engine/src/lib.rs"
-        );
+        assert_eq!(forbids_unsafe(&Tree::of(&broken))[0].path, "engine/src/lib.rs");
     }
 
     #[test]
     fn the_world_in_a_pure_room_is_found() {
         let text = "//! Instant::now is only named here.\nlet t = Instant::now();\nlet s = \"SystemTime\";\nprintln!(\"x\");\nlet r = rand::random();\n#[cfg(test)]\nmod tests { fn f() { println!(\"y\"); } }\n";
-        assert_eq!(
-            lines(&no_world(&Tree::of(&[("sync/src/clock.rs", text)]))),
-            [2, 4, 5]
-        );
-        assert_eq!(
-            lines(&no_world(&Tree::of(&[("src/database.rs", text)]))),
-            [4]
-        );
+        assert_eq!(lines(&no_world(&Tree::of(&[("sync/src/clock.rs", text)]))), [2, 4, 5]);
+        assert_eq!(lines(&no_world(&Tree::of(&[("src/database.rs", text)]))), [4]);
         assert_eq!(no_world(&Tree::of(&[("relay/src/main.rs", text)])), []);
-        assert_eq!(
-            no_world(&Tree::of(&[(
-                "engine/src/env/file.rs",
-                "fn now() { Instant::now() }"
-            )])),
-            []
-        );
+        assert_eq!(no_world(&Tree::of(&[("engine/src/env/file.rs", "fn now() { Instant::now() }")])), []);
     }
 
     #[test]
     fn a_module_without_a_purpose_is_found() {
         assert_eq!(
-            opens_with_purpose(&Tree::of(&[
-                ("a.rs", "#![no_main]\n//! Good.\n"),
-                ("b.rs", "\n//! Good.\n")
-            ])),
+            opens_with_purpose(&Tree::of(&[("a.rs", "#![no_main]\n//! Good.\n"), ("b.rs", "\n//! Good.\n")])),
             []
         );
-        for text in [
-            "use std::fmt;\n//! Late.\n",
-            "",
-            "// Not a doc comment.\n",
-            "//!\n",
-        ] {
-            assert_eq!(
-                opens_with_purpose(&Tree::of(&[("a.rs", text)])).len(),
-                1,
-                "{text:?}"
-            );
+        for text in ["use std::fmt;\n//! Late.\n", "", "// Not a doc comment.\n", "//!\n"] {
+            assert_eq!(opens_with_purpose(&Tree::of(&[("a.rs", text)])).len(), 1, "{text:?}");
         }
     }
 
@@ -254,31 +172,18 @@ mod tests {
     #[test]
     fn ignored_tests_are_found() {
         let text = "#[test]\n#[ignore]\nfn a() {}\n# [ ignore = \"slow\" ]\n#[cfg_attr(debug_assertions, ignore)]\n// #[ignore]\n";
-        assert_eq!(
-            lines(&ignored_tests(&Tree::of(&[("a.rs", text)]))),
-            [2, 4, 5]
-        );
+        assert_eq!(lines(&ignored_tests(&Tree::of(&[("a.rs", text)]))), [2, 4, 5]);
     }
 
     #[test]
     fn other_characters_are_found() {
-        let tree = Tree::of(&[
-            ("a.rs", "plain\ncaf\u{e9}\n"),
-            ("x/Cargo.toml", "# \u{2014}\n"),
-            ("a.md", "\u{e9}"),
-        ]);
+        let tree = Tree::of(&[("a.rs", "plain\ncaf\u{e9}\n"), ("x/Cargo.toml", "# \u{2014}\n"), ("a.md", "\u{e9}")]);
         assert_eq!(lines(&ascii(&tree)), [2, 1]);
     }
 
     #[test]
     fn long_files_are_found() {
-        assert_eq!(
-            length(&Tree::of(&[("a.rs", &"x\n".repeat(FILE_LINES_MAX))])),
-            []
-        );
-        assert_eq!(
-            length(&Tree::of(&[("a.rs", &"x\n".repeat(FILE_LINES_MAX + 1))])).len(),
-            1
-        );
+        assert_eq!(length(&Tree::of(&[("a.rs", &"x\n".repeat(FILE_LINES_MAX))])), []);
+        assert_eq!(length(&Tree::of(&[("a.rs", &"x\n".repeat(FILE_LINES_MAX + 1))])).len(), 1);
     }
 }

@@ -21,11 +21,7 @@ pub(super) struct Offence {
 
 impl Offence {
     pub(super) fn new(path: &str, line: usize, what: impl Into<String>) -> Self {
-        Self {
-            path: path.to_owned(),
-            line,
-            what: what.into(),
-        }
+        Self { path: path.to_owned(), line, what: what.into() }
     }
 }
 
@@ -45,12 +41,7 @@ impl Tree {
 
     /// Makes a tree up, for a rule's own test.
     pub(super) fn of(files: &[(&str, &str)]) -> Self {
-        Self {
-            files: files
-                .iter()
-                .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()))
-                .collect(),
-        }
+        Self { files: files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect() }
     }
 
     pub(super) fn get(&self, path: &str) -> Option<&str> {
@@ -65,9 +56,7 @@ impl Tree {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.files
-            .iter()
-            .map(|(path, text)| (path.as_str(), text.as_str()))
+        self.files.iter().map(|(path, text)| (path.as_str(), text.as_str()))
     }
 
     /// All Rust files.
@@ -77,8 +66,7 @@ impl Tree {
 
     /// All manifests.
     pub(super) fn manifests(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.iter()
-            .filter(|(path, _)| *path == "Cargo.toml" || path.ends_with("/Cargo.toml"))
+        self.iter().filter(|(path, _)| *path == "Cargo.toml" || path.ends_with("/Cargo.toml"))
     }
 }
 
@@ -86,10 +74,7 @@ fn read_folder(folder: &Path, prefix: &str, files: &mut BTreeMap<String, String>
     let entries = fs::read_dir(folder).expect("a folder of the repository can be listed");
     for entry in entries {
         let entry = entry.expect("a folder of the repository can be listed");
-        let name = entry
-            .file_name()
-            .into_string()
-            .expect("file names are UTF-8");
+        let name = entry.file_name().into_string().expect("file names are UTF-8");
         let path = format!("{prefix}{name}");
         if entry.file_type().expect("an entry has a type").is_dir() {
             if !SKIPPED_FOLDERS.contains(&name.as_str()) {
@@ -116,11 +101,7 @@ impl Source {
     pub(super) fn of(path: &str, text: &str) -> Self {
         let (code, comments) = split(text);
         let test_lines = test_lines(path, &code);
-        Self {
-            code,
-            comments,
-            test_lines,
-        }
+        Self { code, comments, test_lines }
     }
 
     /// Lines of code with their number from 1; test code is left out.
@@ -147,19 +128,13 @@ fn split(text: &str) -> (String, String) {
     while i < chars.len() {
         let previous_is_word = i > 0 && (at(i - 1).is_alphanumeric() || at(i - 1) == '_');
         let end = match (at(i), at(i + 1)) {
-            ('/', '/') => chars[i..]
-                .iter()
-                .position(|c| *c == '\n')
-                .map_or(chars.len(), |n| i + n),
+            ('/', '/') => chars[i..].iter().position(|c| *c == '\n').map_or(chars.len(), |n| i + n),
             ('/', '*') => end_of_block_comment(&chars, i),
             ('"', _) => end_of_string(&chars, i),
             ('r', '"' | '#') if !previous_is_word || matches!(at(i - 1), 'b' | 'c') => {
                 end_of_raw_string(&chars, i).unwrap_or(i)
             }
-            ('\'', '\\') => chars[i + 3..]
-                .iter()
-                .position(|c| *c == '\'')
-                .map_or(chars.len(), |n| i + n + 4),
+            ('\'', '\\') => chars[i + 3..].iter().position(|c| *c == '\'').map_or(chars.len(), |n| i + n + 4),
             ('\'', _) if at(i + 2) == '\'' => i + 3,
             _ => i,
         };
@@ -215,14 +190,7 @@ fn end_of_raw_string(chars: &[char], start: usize) -> Option<usize> {
     }
     let mut i = start + 2 + hashes;
     while i < chars.len() {
-        if chars[i] == '"'
-            && chars[i + 1..]
-                .iter()
-                .take(hashes)
-                .filter(|c| **c == '#')
-                .count()
-                == hashes
-        {
+        if chars[i] == '"' && chars[i + 1..].iter().take(hashes).filter(|c| **c == '#').count() == hashes {
             return Some(i + 1 + hashes);
         }
         i += 1;
@@ -254,11 +222,7 @@ fn test_lines(path: &str, code: &str) -> Vec<bool> {
         }
         let first = code[..start].matches('\n').count();
         let last = code[..end].matches('\n').count();
-        marks
-            .iter_mut()
-            .take(last + 1)
-            .skip(first)
-            .for_each(|mark| *mark = true);
+        marks.iter_mut().take(last + 1).skip(first).for_each(|mark| *mark = true);
     }
     marks
 }
@@ -278,13 +242,10 @@ mod tests {
 
     #[test]
     fn comments_and_literals_are_told_from_code() {
-        let text = "let a = \"now // \\\" x\"; // note\n/* one /* two */ still */ f('\"', '\\'', r#\"in \"raw\"\"#, b\"b\");";
+        let text =
+            "let a = \"now // \\\" x\"; // note\n/* one /* two */ still */ f('\"', '\\'', r#\"in \"raw\"\"#, b\"b\");";
         let source = Source::of("x.rs", text);
-        assert!(
-            !source.code.contains("now")
-                && !source.code.contains("note")
-                && !source.code.contains("still")
-        );
+        assert!(!source.code.contains("now") && !source.code.contains("note") && !source.code.contains("still"));
         assert!(!source.code.contains("raw"));
         assert!(source.code.contains("let a") && source.code.contains("f("));
         assert!(source.comments.contains("// note") && source.comments.contains("still"));
@@ -301,23 +262,9 @@ mod tests {
 
     #[test]
     fn test_code_is_marked() {
-        let source = Source::of(
-            "x.rs",
-            "a\n#[cfg(test)]\nmod tests {\n { b }\n}\nc\n#[cfg(test)]\nuse d;\ne",
-        );
-        assert_eq!(
-            source
-                .product_lines()
-                .map(|(_, line)| line)
-                .collect::<String>(),
-            "ace"
-        );
-        assert_eq!(
-            Source::of("wire/tests/x.rs", "a\nb")
-                .product_lines()
-                .count(),
-            0
-        );
+        let source = Source::of("x.rs", "a\n#[cfg(test)]\nmod tests {\n { b }\n}\nc\n#[cfg(test)]\nuse d;\ne");
+        assert_eq!(source.product_lines().map(|(_, line)| line).collect::<String>(), "ace");
+        assert_eq!(Source::of("wire/tests/x.rs", "a\nb").product_lines().count(), 0);
     }
 
     #[test]
