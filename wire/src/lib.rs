@@ -31,6 +31,8 @@ pub mod row;
 pub mod serde;
 pub mod shape;
 mod small;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod time;
 pub mod value;
 pub mod varint;

@@ -112,7 +112,6 @@ pub struct OpRef<'a> {
 
 impl Op {
     /// Returns the operation, borrowed.
-    #[expect(clippy::should_implement_trait, reason = "an OpRef is a value, not a reference")]
     pub fn as_ref(&self) -> OpRef<'_> {
         OpRef {
             kind: self.kind,

@@ -100,7 +100,6 @@ impl Row {
 
     /// Returns the row, borrowed.
     #[inline]
-    #[expect(clippy::should_implement_trait, reason = "a RowRef is a value, not a reference")]
     pub fn as_ref(&self) -> RowRef<'_> {
         RowRef { shape: &self.shape, body: &self.body }
     }

@@ -1,0 +1,171 @@
+//! Bodies of the fuzz targets: each takes any bytes and asserts what the formats promise about them.
+
+use crate::batch::{Batch, BatchBuilder};
+use crate::envelope::Envelope;
+use crate::frame::{Frame, HEADER_BYTES};
+use crate::reader::Reader;
+use crate::row::{RawField, Row, RowRef, encode_body};
+use crate::shape::Shape;
+use crate::value::{Document, Value, ValueRef, encode_value, validate_body, validate_value};
+use bytes::Bytes;
+
+/// Owns a value by way of the borrowing getters alone, item by item: the second road to the same value.
+pub fn walk(value: &ValueRef<'_>) -> Value {
+    match value {
+        ValueRef::Array(array) => {
+            let items: Vec<Value> = array.iter().map(|item| walk(&item)).collect();
+            assert_eq!(items.len(), array.len());
+            assert!(array.get(items.len()).is_none());
+            for (index, item) in items.iter().enumerate().take(4) {
+                assert_eq!(array.get(index).map(|item| walk(&item)).as_ref(), Some(item));
+            }
+            Value::Array(items)
+        }
+        ValueRef::Map(map) => {
+            let fields: Vec<(String, Value)> =
+                map.iter().map(|(name, value)| (name.to_owned(), walk(&value))).collect();
+            assert_eq!(fields.len(), map.len());
+            for (index, (name, value)) in fields.iter().enumerate().take(4) {
+                let (name_there, value_there) = map.get_index(index);
+                assert_eq!((name_there, &walk(&value_there)), (name.as_str(), value));
+                assert_eq!(map.get(name).map(|value| walk(&value)).as_ref(), Some(value));
+            }
+            Value::Map(Document::from_pairs(fields).expect("keys of a map are unique"))
+        }
+        scalar => scalar.to_value(),
+    }
+}
+
+/// A value: tag byte, then payload.
+pub fn fuzz_value(data: &[u8]) {
+    let Some((&tag, payload)) = data.split_first() else { return };
+    let valid = validate_value(tag, payload);
+    let owned = Value::decode(tag, payload);
+    let borrowed = ValueRef::decode(tag, payload);
+    assert_eq!(valid.err(), owned.as_ref().err().copied());
+    assert_eq!(valid.err(), borrowed.as_ref().err().copied());
+    let (Ok(owned), Ok(borrowed)) = (owned, borrowed) else { return };
+    assert_eq!(walk(&borrowed), owned);
+    let mut again = Vec::new();
+    assert_eq!(encode_value(&owned, &mut again), Ok(tag));
+    assert_eq!(again, payload, "canonical");
+}
+
+/// A row: shape, then body.
+pub fn fuzz_row(data: &[u8]) {
+    let mut reader = Reader::new(data);
+    let Ok(shape) = Shape::decode(&mut reader) else { return };
+    let mut again = Vec::new();
+    shape.encode(&mut again);
+    assert_eq!(again, data[..reader.offset()], "canonical");
+    assert_eq!(Shape::new(shape.names()), Ok(shape.clone()));
+    let body = reader.rest();
+    let row = RowRef::trusted(&shape, body);
+    match Row::decode(shape.clone(), Bytes::copy_from_slice(body)) {
+        Ok(owned) => {
+            assert_eq!(validate_body(shape.len(), body), Ok(()));
+            assert_eq!(RowRef::decode(&shape, body), Ok(row));
+            let document = owned.to_document();
+            assert_eq!(document.len(), shape.len());
+            for (index, (name, value)) in document.iter().enumerate() {
+                assert_eq!(shape.name(index), name);
+                assert_eq!(&walk(&row.get_index(index)), value);
+                assert_eq!(row.get(name).map(|value| walk(&value)).as_ref(), Some(value));
+            }
+            assert_eq!(Row::encode(&document), Ok(owned.clone()), "canonical");
+            assert_eq!(Row::encode_like(&document, &shape), Ok(owned), "canonical");
+            let fields: Vec<RawField<'_>> = row.fields().collect();
+            let mut again = Vec::new();
+            encode_body(&fields, &mut again);
+            assert_eq!(again, body, "assembled from raw fields");
+        }
+        Err(error) => {
+            assert!(error.offset <= body.len());
+            assert_eq!(RowRef::decode(&shape, body), Err(error));
+            // Getters over bytes that nobody checked say something, but do not panic.
+            for (name, value) in row.iter() {
+                let _ = value.to_value();
+                let _ = row.get(name);
+            }
+        }
+    }
+}
+
+/// A batch body.
+pub fn fuzz_batch(data: &[u8]) {
+    match Batch::decode(Bytes::copy_from_slice(data)) {
+        Ok(batch) => check_batch(&batch, data),
+        Err(error) => assert!(error.offset <= data.len()),
+    }
+}
+
+fn check_batch(batch: &Batch, data: &[u8]) {
+    assert_eq!(batch.bytes(), data);
+    let mut builder = BatchBuilder::new(batch.head().clone());
+    for (index, op) in batch.ops().enumerate() {
+        assert_eq!(batch.op(index), op);
+        let owned = op.to_op();
+        assert_eq!(owned.as_ref(), op);
+        assert_eq!(owned.payload_digest(), op.payload_digest());
+        assert_eq!(builder.try_push(&owned), Ok(true), "the builder's limits are the decoder's");
+    }
+    assert_eq!(builder.bytes_len(), data.len(), "sizes are exact");
+    assert_eq!(builder.finish().as_deref(), Ok(data), "canonical");
+    let mut next = 0;
+    for range in batch.transactions() {
+        assert_eq!(range.start, next);
+        assert!(range.end > range.start);
+        next = range.end;
+    }
+    assert_eq!(next, batch.len(), "transactions cover the batch");
+}
+
+/// An envelope, once as it is and once with its checksum put right.
+pub fn fuzz_envelope(data: &[u8]) {
+    check_envelope(data);
+    let mut mended = data.to_vec();
+    let crc = crc32fast::hash(data);
+    mended.extend_from_slice(&crc.to_le_bytes());
+    check_envelope(&mended);
+}
+
+fn check_envelope(data: &[u8]) {
+    match Envelope::decode(data) {
+        Ok(envelope) => {
+            assert_eq!(envelope.to_vec(), data, "canonical");
+            assert_eq!(envelope.outcomes().count(), envelope.n as usize);
+        }
+        Err(error) => assert!(error.offset <= data.len()),
+    }
+}
+
+/// A frame, once as it is and once with its header put right, so that the body is reached.
+pub fn fuzz_frame(data: &[u8]) {
+    check_frame(data);
+    if data.len() < HEADER_BYTES {
+        return;
+    }
+    let mut mended = data.to_vec();
+    let kind = mended[3] % 12;
+    let length = (mended.len() - HEADER_BYTES) as u32;
+    mended[..8].copy_from_slice(&[b'B', b'Z', 0, kind, 0, 0, 0, 0]);
+    mended[8..12].copy_from_slice(&length.to_le_bytes());
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&mended[..12]);
+    hasher.update(&mended[HEADER_BYTES..]);
+    let crc = hasher.finalize();
+    mended[12..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    check_frame(&mended);
+}
+
+fn check_frame(data: &[u8]) {
+    match Frame::decode(Bytes::copy_from_slice(data)) {
+        Ok(frame) => {
+            assert_eq!(frame.to_bytes(), data, "canonical");
+            if let Frame::Push(batch) | Frame::Entry { batch, .. } = &frame {
+                check_batch(batch, batch.bytes());
+            }
+        }
+        Err(error) => assert!(error.offset <= data.len()),
+    }
+}

@@ -1,0 +1,305 @@
+//! Generators of arbitrary values and the bodies of the fuzz targets, for tests of this and other rooms.
+//!
+//! The same seed gives the same values. A `fuzz_` function takes any bytes and panics if the formats break a promise:
+//! that what is accepted is canonical, that borrowed and owned reading agree, that nothing else panics.
+
+mod fuzz;
+
+pub use fuzz::{fuzz_batch, fuzz_envelope, fuzz_frame, fuzz_row, fuzz_value, walk};
+
+use crate::batch::{Batch, BatchBuilder, BatchHead};
+use crate::envelope::{Bitmap, Envelope, Verdict};
+use crate::frame::{ErrorCode, ErrorFrame, Frame, Hello, PROTOCOL_VERSION, Welcome};
+use crate::id::{DocumentId, OpId, ReplicaId, SpaceId};
+use crate::op::{MergeKind, Op, OpKind};
+use crate::row::Row;
+use crate::shape::Shape;
+use crate::time::Hlc;
+use crate::value::{Document, Timestamp, Uuid, Value};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// A seeded generator (splitmix64).
+#[derive(Clone, Debug)]
+pub struct Gen {
+    state: u64,
+}
+
+/// Names that repeat, so that shapes and keys are shared; some are awkward on purpose.
+const NAMES: [&str; 16] = [
+    "id", "title", "done", "due", "tags", "owner", "a", "b", "c", "", "A", "z\u{e9}", "\u{1f980}", "x.y", "count", "_",
+];
+
+impl Gen {
+    /// Returns a generator; equal seeds give equal values.
+    pub const fn new(seed: u64) -> Self {
+        Self { state: seed }
+    }
+
+    /// Returns 64 arbitrary bits.
+    pub fn u64(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Returns a number below `bound`, or 0 if that is 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        if bound == 0 { 0 } else { (self.u64() % bound as u64) as usize }
+    }
+
+    /// Returns true once in `times`.
+    pub fn one_in(&mut self, times: usize) -> bool {
+        self.below(times) == 0
+    }
+
+    /// Returns 64 bits of which a random number are significant, so that every width occurs.
+    pub fn bits(&mut self) -> u64 {
+        let shift = self.below(64);
+        self.u64() >> shift
+    }
+
+    /// Returns arbitrary bytes, fewer than `bound`.
+    pub fn bytes(&mut self, bound: usize) -> Vec<u8> {
+        (0..self.below(bound)).map(|_| self.u64() as u8).collect()
+    }
+
+    /// Returns 16 arbitrary bytes.
+    pub fn array16(&mut self) -> [u8; 16] {
+        std::array::from_fn(|_| self.u64() as u8)
+    }
+
+    /// Returns a text of fewer than `bound` characters, some of them outside of ASCII.
+    pub fn text(&mut self, bound: usize) -> String {
+        (0..self.below(bound))
+            .map(|_| match self.below(20) {
+                0 => '\u{e9}',
+                1 => '\u{4e2d}',
+                2 => '\u{1f980}',
+                3 => '\0',
+                _ => (b' ' + self.below(95) as u8) as char,
+            })
+            .collect()
+    }
+
+    /// Returns a field name.
+    pub fn name(&mut self) -> String {
+        match self.below(12) {
+            0 => self.text(20),
+            1 => format!("field{}", self.below(300)),
+            _ => NAMES[self.below(NAMES.len())].to_owned(),
+        }
+    }
+
+    /// Returns a float, special ones often.
+    pub fn float(&mut self) -> f64 {
+        let special = [0.0, -0.0, 1.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, f64::MIN_POSITIVE];
+        match self.below(4) {
+            0 => special[self.below(special.len())],
+            1 => f64::from(f32::from_bits(self.u64() as u32)),
+            2 => f64::from_bits(self.u64()),
+            _ => self.below(100_000) as f64 / 100.0,
+        }
+    }
+
+    /// Returns a value whose containers nest at most `depth` deep.
+    pub fn value(&mut self, depth: usize) -> Value {
+        match self.below(if depth == 0 { 12 } else { 15 }) {
+            0 => Value::Null,
+            1 => Value::Bool(self.one_in(2)),
+            2 | 3 => Value::I64(self.below(20) as i64 - 10),
+            4 => Value::I64(if self.one_in(2) { self.bits() as i64 } else { !(self.bits() as i64) }),
+            5 => Value::from(self.u64()),
+            6 => Value::F64(self.float()),
+            7 => Value::Timestamp(Timestamp(self.bits() as i64)),
+            8 => Value::Uuid(Uuid(self.array16())),
+            9 | 10 => {
+                // Seldom long enough for wider ends.
+                let bound = if self.one_in(30) { 400 } else { 30 };
+                Value::Text(self.text(bound))
+            }
+            11 => Value::Bytes(self.bytes(30)),
+            12 => {
+                let count = self.below(6);
+                Value::Array((0..count).map(|_| self.value(depth - 1)).collect())
+            }
+            13 => Value::Map(self.map(depth - 1)),
+            _ => {
+                // Many maps of one shape.
+                let like = self.map(0);
+                let count = self.below(5);
+                let mut again =
+                    || like.keys().map(|name| (name.to_owned(), self.value(0))).collect::<Document>();
+                Value::Array((0..count).map(|_| Value::Map(again())).collect())
+            }
+        }
+    }
+
+    fn map(&mut self, depth: usize) -> Document {
+        (0..self.below(7)).map(|_| (self.name(), self.value(depth))).collect()
+    }
+
+    /// Returns a document.
+    pub fn document(&mut self) -> Document {
+        (0..self.below(12)).map(|_| (self.name(), self.value(3))).collect()
+    }
+
+    /// Returns a row.
+    pub fn row(&mut self) -> Row {
+        Row::encode(&self.document()).expect("generated documents are within the limits")
+    }
+
+    /// Returns an operation that keeps the rules, its transaction ended.
+    pub fn op(&mut self) -> Op {
+        let kind = [OpKind::Create, OpKind::Update, OpKind::Update, OpKind::Delete][self.below(4)];
+        let mut op = Op {
+            kind,
+            merge: MergeKind::Register,
+            more: false,
+            hlc: Hlc::from_parts(1_700_000_000_000 + self.below(100_000) as u64, self.below(3) as u16),
+            cursor: 1000 + self.below(300) as u64,
+            collection: Arc::from(["todos", "people", "a", "\u{e9}t\u{e9}"][self.below(4)]),
+            id: DocumentId(self.array16()),
+            attrs: Bytes::new(),
+            set: (kind != OpKind::Delete).then(|| self.row()),
+            unset: Shape::empty(),
+        };
+        if self.one_in(8) {
+            op.attrs = Bytes::from(self.bytes(40));
+        }
+        if kind == OpKind::Update {
+            let set = op.set.as_ref().map(|row| row.shape().clone()).unwrap_or_default();
+            let mut names: Vec<String> = (0..self.below(4)).map(|_| self.name()).collect();
+            names.sort_unstable();
+            names.dedup();
+            names.retain(|name| set.index_of(name).is_none());
+            if names.is_empty() && set.is_empty() {
+                names.push("gone".to_owned());
+            }
+            op.unset = Shape::new(names).expect("distinct names");
+        }
+        op
+    }
+
+    /// Returns a batch head that keeps the rules.
+    pub fn batch_head(&mut self) -> BatchHead {
+        let count = if self.one_in(4) { self.below(4) } else { 0 };
+        let mut deps: Vec<OpId> =
+            (0..count).map(|_| OpId { replica: ReplicaId(self.array16()), counter: self.bits() | 1 }).collect();
+        deps.sort_unstable();
+        BatchHead {
+            space: SpaceId(self.array16()),
+            replica: ReplicaId(self.array16()),
+            first_counter: 1 + (self.bits() >> 1),
+            epoch: self.bits() as u32,
+            deps,
+            attrs: if self.one_in(8) { Bytes::from(self.bytes(20)) } else { Bytes::new() },
+        }
+    }
+
+    /// Returns a batch of a few operations in transactions of arbitrary length.
+    pub fn batch(&mut self) -> Batch {
+        let mut builder = BatchBuilder::new(self.batch_head());
+        let count = 1 + self.below(12);
+        for index in 0..count {
+            let more = index + 1 < count && self.one_in(3);
+            let op = Op { more, ..self.op() };
+            assert_eq!(builder.try_push(&op), Ok(true), "a dozen small operations fit");
+        }
+        let bytes = builder.finish().expect("the last operation ends its transaction");
+        Batch::decode(bytes).expect("what the builder wrote is accepted")
+    }
+
+    /// Returns an envelope for a batch, with arbitrary verdicts and bits.
+    pub fn envelope(&mut self, batch: &Batch) -> Envelope {
+        let all = [
+            Verdict::Applied,
+            Verdict::Applied,
+            Verdict::RefusedClock,
+            Verdict::RefusedPermission,
+            Verdict::RefusedLimit,
+        ];
+        let n = batch.len() as u32;
+        let mut envelope = Envelope {
+            epoch: self.bits() as u32,
+            first_seq: 1 + (self.bits() >> 1),
+            relay_ms: self.bits(),
+            replica: batch.head().replica,
+            first_counter: batch.head().first_counter,
+            n,
+            verdicts: batch
+                .transactions()
+                .map(|range| (all[self.below(all.len())], range.len() as u32))
+                .collect(),
+            absorbed: Bitmap::new(n),
+            repeated: Bitmap::new(n),
+        };
+        for index in 0..n as usize {
+            if self.one_in(5) {
+                envelope.absorbed.set(index);
+            }
+            if self.one_in(5) {
+                envelope.repeated.set(index);
+            }
+        }
+        envelope
+    }
+
+    /// Returns a frame of any kind.
+    pub fn frame(&mut self) -> Frame {
+        match self.below(11) {
+            0 => Frame::Hello(Hello {
+                protocol: PROTOCOL_VERSION,
+                space: self.one_in(2).then(|| SpaceId(self.array16())),
+                epoch: self.bits() as u32,
+                cursor: self.bits(),
+                replicas: (0..self.below(4)).map(|_| ReplicaId(self.array16())).collect(),
+            }),
+            1 => Frame::Welcome(Welcome {
+                protocol: PROTOCOL_VERSION,
+                space: SpaceId(self.array16()),
+                epoch: self.bits() as u32,
+                head: self.bits(),
+                floor: self.bits(),
+                relay_ms: self.bits(),
+                clock_trusted: self.one_in(2),
+                counters: (0..self.below(4)).map(|_| (ReplicaId(self.array16()), self.bits())).collect(),
+            }),
+            2 => Frame::Push(self.batch()),
+            3 => {
+                let batch = self.batch();
+                let mut envelope = self.envelope(&batch);
+                if self.one_in(4) {
+                    envelope.first_seq = 0;
+                }
+                Frame::Ack(envelope)
+            }
+            4 => {
+                let batch = self.batch();
+                Frame::Entry { envelope: self.envelope(&batch), batch }
+            }
+            5 => {
+                let codes = [
+                    ErrorCode::Malformed,
+                    ErrorCode::Overloaded,
+                    ErrorCode::NeedFrom(OpId { replica: ReplicaId(self.array16()), counter: self.bits() | 1 }),
+                    ErrorCode::CursorAhead,
+                ];
+                let code = codes[self.below(codes.len())];
+                let fatal = self.one_in(2);
+                Frame::Error(ErrorFrame { code, fatal, retry_ms: self.bits(), text: self.text(40) })
+            }
+            6 => Frame::Ping(self.u64()),
+            7 => Frame::Pong(self.u64()),
+            8 => Frame::Bye,
+            9 => Frame::DigestRequest { min_seq: self.bits() },
+            _ => Frame::Digest {
+                seq: self.bits(),
+                digest: std::array::from_fn(|_| self.u64() as u8),
+                documents: self.bits(),
+            },
+        }
+    }
+}
