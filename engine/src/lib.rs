@@ -1,1 +1,81 @@
-//! BlazeDB engine.
+//! BlazeDB's engine: one encrypted file on one device, ordered trees, transactions, snapshots.
+//!
+//! ```
+//! use blazedb_engine::{Env, KdfCost, Options, Store};
+//!
+//! let options = Options::passphrase("correct horse").kdf(KdfCost::InsecureForTests);
+//! let store = Store::open(Env::memory(1), options)?;
+//! let mut tx = store.write();
+//! let todos = tx.tree("todos")?;
+//! tx.put(todos, b"1", b"buy milk")?;
+//! tx.commit()?; // durable when it returns
+//!
+//! let view = store.read();
+//! assert_eq!(view.get(todos, b"1")?.as_deref(), Some(&b"buy milk"[..]));
+//! store.close()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # A commit in ten lines
+//!
+//! 1. The transaction has gathered its writes; nobody has seen them.
+//! 2. It enters the serial section and is checked, key by key, against commits since its snapshot.
+//! 3. The hook runs (`commit_with`): it sees the newest state and may write more.
+//! 4. The ceiling of the table is checked: `TableFull` is an error with a way out, not a crash.
+//! 5. The transaction gets its number; its effects go into the open group and into the newest table.
+//! 6. It leaves the serial section. If nobody leads, its caller leads now; else it waits for its group.
+//! 7. The leader seals the group: one authenticated encryption, chained to the group before.
+//! 8. It writes the group over zeros that lie ahead of the tail, and syncs once.
+//! 9. It publishes the table: from here on new views see all of the group.
+//! 10. It tells the change feeds and wakes the group's other members.
+//!
+//! # Floors, from top to bottom
+//!
+//! `store` and `maintain` (open, close, compact, verify), `txn` (views, transactions, the serial section),
+//! `change` (feeds), `memtable` (the table), `log` (groups, redo, replay), `superblock`, `keys` and `seal`
+//! (encryption at rest), `env` (the world, injected).
+//!
+//! # Invariants
+//!
+//! - an acknowledged `Durable` commit survives a crash at any later moment; no transaction is ever seen in half;
+//! - an acknowledged block of the log is never written with other bytes;
+//! - a commit number is never used by two commits that anybody has seen;
+//! - a reader never waits for a writer's disk;
+//! - a feed lists every key that a commit altered, and no other;
+//! - after an error of a write or sync no further commit succeeds;
+//! - memory is bounded by `Options::table_bytes_max` and what the caller holds;
+//! - no (subkey, nonce) is used twice, also across crashes and copies of the file.
+//!
+//! The formats are in spec/store.md (rules E-1 and on) and spec/crypto.md (rules C-1 and on).
+//!
+//! # What it is not, yet
+//!
+//! All live data is in memory, the file is its log. Pages, checkpoints and history come with later versions of
+//! the format.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod change;
+pub mod env;
+mod error;
+mod keys;
+pub mod limits;
+mod log;
+mod maintain;
+mod memtable;
+mod options;
+mod seal;
+mod store;
+mod superblock;
+mod txn;
+
+pub use change::{Change, ChangeFeed, ChangeKind, Commit, FeedEvent};
+pub use env::{Clock, Entropy, Env, Storage, StorageFile};
+pub use error::{CommitError, Corruption, CorruptionKind, HookError, MaintainError, OpenError, Poison, ReadError, WriteError};
+pub use maintain::{Stats, VerifyProgress, VerifyReport};
+pub use options::{CipherChoice, KdfCost, KeySource, Options, Secret};
+pub use store::Store;
+pub use txn::{
+    CommitInfo, Cursor, Durability, ReadView, Serial, TransactionCursor, TreeId, WriteTransaction,
+};

@@ -1,0 +1,475 @@
+//! One error enum per door: opening, reading, writing, committing, verifying.
+//!
+//! Each variant says who is to blame (the bytes, the caller, another transaction, the disk) and its text says
+//! what to do next. Display gives one link of the chain; `source` carries the rest.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::limits;
+use crate::txn::TreeId;
+
+/// Bytes of the file that cannot be what was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corruption {
+    /// Where in the file.
+    pub offset: u64,
+    /// What is wrong there.
+    pub what: CorruptionKind,
+}
+
+/// What is wrong with the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CorruptionKind {
+    /// Both header slots fail their checksum (spec: E-4).
+    Headers,
+    /// The header's checksum holds but its authentication does not: somebody wrote it without the key (spec: C-6).
+    HeaderAuthentication,
+    /// The header's checksum holds but a field is outside its range (spec: E-3).
+    HeaderField(&'static str),
+    /// A group fails although a later group or the header proves that it was acknowledged (spec: E-9).
+    AcknowledgedGroup {
+        /// The commit that was expected at this place.
+        commit_no: u64,
+        /// The commit known to have been durable.
+        durable: u64,
+    },
+    /// The base that a compaction wrote is incomplete (spec: E-10).
+    Base,
+    /// A group's seal holds but its content breaks the format (spec: E-12).
+    Redo(&'static str),
+}
+
+impl fmt::Display for Corruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "damaged at byte {}: ", self.offset)?;
+        match self.what {
+            CorruptionKind::Headers => f.write_str("both header slots fail their checksum")?,
+            CorruptionKind::HeaderAuthentication => f.write_str("the header was changed without the key")?,
+            CorruptionKind::HeaderField(name) => write!(f, "the header's field `{name}` is out of range")?,
+            CorruptionKind::AcknowledgedGroup { commit_no, durable } => write!(
+                f,
+                "the log breaks off before commit {commit_no}, although commits up to {durable} were acknowledged"
+            )?,
+            CorruptionKind::Base => f.write_str("the compacted base of the log is incomplete")?,
+            CorruptionKind::Redo(rule) => write!(f, "a sealed group breaks the rule: {rule}")?,
+        }
+        f.write_str("; keep this file, and restore a backup or sync a new copy from a peer")
+    }
+}
+
+impl Error for Corruption {}
+
+/// Why a store did not open.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// There is no such file and `Options::create` is false.
+    NotFound {
+        /// The file.
+        path: String,
+    },
+    /// Another handle has the file open for writing.
+    Locked {
+        /// The file.
+        path: String,
+        /// The process that has it, where known.
+        pid: Option<u32>,
+        /// That process is this one.
+        own_process: bool,
+    },
+    /// No key slot opens with this passphrase or key. Nothing was written.
+    WrongKey,
+    /// The file is encrypted and no key was given.
+    KeyMissing,
+    /// The file is not encrypted, but a key was given.
+    NotEncrypted,
+    /// The file does not begin like a store.
+    NotAStore {
+        /// The file.
+        path: String,
+    },
+    /// The file is of a format version this program does not know.
+    UnsupportedVersion(u16),
+    /// The file asks for more than a reader grants, or for something a reader does not know.
+    Unsupported {
+        /// What it asks for.
+        what: &'static str,
+        /// The value in the file.
+        given: u64,
+    },
+    /// The bytes are damaged.
+    Corruption(Corruption),
+    /// The file's live data does not fit the table.
+    TableFull {
+        /// What the file needs at least, in bytes.
+        used: u64,
+        /// `Options::table_bytes_max`.
+        max: u64,
+    },
+    /// The disk failed.
+    Io {
+        /// What was being done.
+        during: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound { path } => {
+                write!(f, "{path} does not exist; check the path, or allow creating it with Options::create(true)")
+            }
+            Self::Locked { path, own_process: true, .. } => write!(
+                f,
+                "{path} is already open for writing in this process; clone the handle that has it instead of opening \
+                 it twice, or open it with Options::read_only(true)"
+            ),
+            Self::Locked { path, pid: Some(pid), .. } => write!(
+                f,
+                "{path} is open for writing in process {pid}; close it there, or open it here with \
+                 Options::read_only(true)"
+            ),
+            Self::Locked { path, pid: None, .. } => write!(
+                f,
+                "{path} is open for writing in another process; close it there, or open it here with \
+                 Options::read_only(true)"
+            ),
+            Self::WrongKey => f.write_str("the passphrase or key does not open this file; nothing was changed"),
+            Self::KeyMissing => f.write_str("the file is encrypted; give its passphrase or key"),
+            Self::NotEncrypted => {
+                f.write_str("the file is not encrypted; open it with Options::unencrypted(), or write its content into a new, encrypted file")
+            }
+            Self::NotAStore { path } => write!(f, "{path} is not a BlazeDB file; check the path"),
+            Self::UnsupportedVersion(v) => {
+                write!(f, "the file has format version {v}, which this program does not know; use a newer program")
+            }
+            Self::Unsupported { what, given } => write!(
+                f,
+                "the file asks for {what} {given}, which this program does not grant; use the program that wrote it"
+            ),
+            Self::Corruption(_) => f.write_str("the file is damaged"),
+            Self::TableFull { used, max } => write!(
+                f,
+                "the file's live data needs at least {used} bytes of memory, the ceiling is {max}; open it with a \
+                 larger Options::table_bytes_max"
+            ),
+            Self::Io { during, .. } => write!(f, "the disk failed while {during}; check it and try again"),
+        }
+    }
+}
+
+impl Error for OpenError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Corruption(c) => Some(c),
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl From<Corruption> for OpenError {
+    fn from(c: Corruption) -> Self {
+        Self::Corruption(c)
+    }
+}
+
+/// Why a read failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// This tree was never handed out by this store.
+    UnknownTree(TreeId),
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownTree(tree) => {
+                write!(f, "{tree:?} is not a tree of this store; ask this store for it by name")
+            }
+        }
+    }
+}
+
+impl Error for ReadError {}
+
+/// Why a write was not taken into a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// This tree was never handed out by this store.
+    UnknownTree(TreeId),
+    /// The key is longer than `limits::KEY_BYTES_MAX`.
+    KeyTooLong {
+        /// Its length.
+        given: usize,
+    },
+    /// The value is longer than `limits::VALUE_BYTES_MAX`.
+    ValueTooLong {
+        /// Its length.
+        given: usize,
+    },
+    /// The transaction would hold more than `limits::TRANSACTION_BYTES_MAX`.
+    TransactionTooLarge {
+        /// What it would hold.
+        given: usize,
+    },
+    /// The tree's name is empty or longer than `limits::TREE_NAME_BYTES_MAX`.
+    TreeName {
+        /// Its length.
+        given: usize,
+    },
+    /// The store has `limits::TREES_MAX` trees.
+    TooManyTrees,
+}
+
+impl fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownTree(tree) => {
+                write!(f, "{tree:?} is not a tree of this store; ask this store for it by name")
+            }
+            Self::KeyTooLong { given } => {
+                write!(f, "a key of {given} bytes; keys have at most {} bytes, so hash long ones", limits::KEY_BYTES_MAX)
+            }
+            Self::ValueTooLong { given } => write!(
+                f,
+                "a value of {given} bytes; values have at most {} bytes, so split it over several keys",
+                limits::VALUE_BYTES_MAX
+            ),
+            Self::TransactionTooLarge { given } => write!(
+                f,
+                "a transaction of {given} bytes; it may hold {} bytes, so commit in several steps",
+                limits::TRANSACTION_BYTES_MAX
+            ),
+            Self::TreeName { given } => write!(
+                f,
+                "a tree name of {given} bytes; names have 1 to {} bytes",
+                limits::TREE_NAME_BYTES_MAX
+            ),
+            Self::TooManyTrees => write!(f, "the store has {} trees, the most there may be; reuse one", limits::TREES_MAX),
+        }
+    }
+}
+
+impl Error for WriteError {}
+
+/// What the hook of `commit_with` says when it refuses.
+pub struct HookError(Box<dyn Error + Send + Sync>);
+
+impl HookError {
+    /// Wraps any error; `downcast` gives it back.
+    pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(error.into())
+    }
+
+    /// Returns the error that was wrapped.
+    pub fn into_inner(self) -> Box<dyn Error + Send + Sync> {
+        self.0
+    }
+}
+
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HookError {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl fmt::Debug for HookError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// What made a store stop writing.
+#[derive(Debug)]
+pub struct Poison {
+    /// What was being done.
+    pub during: &'static str,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+impl fmt::Display for Poison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the disk failed while {}", self.during)
+    }
+}
+
+impl Error for Poison {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Why a transaction did not commit. Unless the variant says otherwise nothing of it was kept.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// Another transaction that committed since this one's snapshot wrote the same key.
+    Conflict {
+        /// The tree.
+        tree: TreeId,
+        /// The key.
+        key: Bytes,
+    },
+    /// The table would pass its ceiling.
+    TableFull {
+        /// Bytes in use with this transaction: live entries, and old versions that readers hold.
+        used: u64,
+        /// `Options::table_bytes_max`.
+        max: u64,
+    },
+    /// A write that the hook or the catalogue made was not taken.
+    Write(WriteError),
+    /// The hook refused.
+    Hook(HookError),
+    /// The disk is full; nothing was written, and the store goes on.
+    DiskFull {
+        /// What the system said.
+        source: Arc<Poison>,
+    },
+    /// A write or sync failed, now or earlier. If it failed now, this transaction may or may not be there after
+    /// reopening; it was not acknowledged.
+    Poisoned {
+        /// What failed.
+        source: Arc<Poison>,
+    },
+    /// The store was closed.
+    Closed,
+    /// The store was opened read-only.
+    ReadOnly,
+}
+
+impl fmt::Display for CommitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Conflict { tree, key } => write!(
+                f,
+                "another transaction wrote key {:?} of {tree:?} first; run this transaction again",
+                Printable(key)
+            ),
+            Self::TableFull { used, max } => write!(
+                f,
+                "the table would hold {used} bytes, the ceiling is {max}; delete something, let go of old read views, \
+                 or open with a larger Options::table_bytes_max"
+            ),
+            Self::Write(_) => f.write_str("a write inside the commit was refused"),
+            Self::Hook(_) => f.write_str("the commit's hook refused the transaction"),
+            Self::DiskFull { .. } => f.write_str("the disk is full; make room and run the transaction again"),
+            Self::Poisoned { .. } => f.write_str(
+                "the store stopped writing after a disk error; reads go on, reopen the store to see what is durable",
+            ),
+            Self::Closed => f.write_str("the store is closed; open it again"),
+            Self::ReadOnly => f.write_str("the store is open read-only; open it for writing"),
+        }
+    }
+}
+
+impl Error for CommitError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Write(e) => Some(e),
+            Self::Hook(e) => Some(&*e.0),
+            Self::DiskFull { source } | Self::Poisoned { source } => Some(&**source),
+            _ => None,
+        }
+    }
+}
+
+impl From<WriteError> for CommitError {
+    fn from(e: WriteError) -> Self {
+        Self::Write(e)
+    }
+}
+
+/// Why maintenance (verify, compact, change of key, close) failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum MaintainError {
+    /// The bytes are damaged.
+    Corruption(Corruption),
+    /// The log and the table do not say the same: a defect of this program, or of the machine's memory.
+    Differs {
+        /// Entries that the log gives.
+        log: u64,
+        /// Entries that the table has.
+        table: u64,
+    },
+    /// The disk failed and the store goes on as before.
+    Io {
+        /// What was being done.
+        during: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A write or sync failed, now or earlier: the store writes no more.
+    Poisoned {
+        /// What failed.
+        source: Arc<Poison>,
+    },
+    /// The store was closed.
+    Closed,
+    /// The store was opened read-only.
+    ReadOnly,
+    /// The file is not encrypted and has no key to change, or a key cannot be taken away.
+    NotEncrypted,
+}
+
+impl fmt::Display for MaintainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Corruption(_) => f.write_str("the file is damaged"),
+            Self::Differs { log, table } => write!(
+                f,
+                "the log gives {log} entries and the table has {table}, or they differ in content; reopen the store \
+                 and report this"
+            ),
+            Self::Io { during, .. } => write!(f, "the disk failed while {during}; nothing was changed, try again"),
+            Self::Poisoned { .. } => f.write_str(
+                "the store stopped writing after a disk error; reads go on, reopen the store to see what is durable",
+            ),
+            Self::Closed => f.write_str("the store is closed; open it again"),
+            Self::ReadOnly => f.write_str("the store is open read-only; open it for writing"),
+            Self::NotEncrypted => {
+                f.write_str("encryption cannot be added or taken away in place; write the content into a new file")
+            }
+        }
+    }
+}
+
+impl Error for MaintainError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Corruption(c) => Some(c),
+            Self::Io { source, .. } => Some(source),
+            Self::Poisoned { source } => Some(&**source),
+            _ => None,
+        }
+    }
+}
+
+/// A key for a message: text where it is text, else hex; long ones cut.
+pub(crate) struct Printable<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Debug for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &self.0[..self.0.len().min(64)];
+        match std::str::from_utf8(shown) {
+            Ok(text) if !text.chars().any(char::is_control) => write!(f, "{text:?}")?,
+            _ => {
+                f.write_str("0x")?;
+                shown.iter().try_for_each(|b| write!(f, "{b:02x}"))?;
+            }
+        }
+        if shown.len() < self.0.len() { f.write_str("..") } else { Ok(()) }
+    }
+}

@@ -1,0 +1,65 @@
+//! Ceilings of the store, each with its unit and its reason. The formats' ceilings are also checked when bytes
+//! are read back, before anything is allocated for them.
+
+/// Longest key in bytes. An index key holds a value prefix and a document id; 1 KiB leaves room for both.
+pub const KEY_BYTES_MAX: usize = 1024;
+
+/// Longest value in bytes: a row (1 MiB) or a sealed batch (1 MiB + 64 KiB) with its metadata.
+pub const VALUE_BYTES_MAX: usize = 2 << 20;
+
+/// Most bytes one write transaction may hold, keys and values together.
+pub const TRANSACTION_BYTES_MAX: usize = 32 << 20;
+
+/// Payload bytes after which an open group takes no further commit: it waits for the next group.
+pub const GROUP_BYTES_SOFT_MAX: usize = 1 << 20;
+
+/// Longest group payload a reader accepts. One transaction of the largest size, its framing, and a full group
+/// before it.
+pub const GROUP_BYTES_MAX: usize = 64 << 20;
+
+/// Most trees in one file; a snapshot of the table copies one pointer per tree.
+pub const TREES_MAX: usize = 4096;
+
+/// Longest tree name in bytes: a collection's name (255) and what the facade puts before it.
+pub const TREE_NAME_BYTES_MAX: usize = 512;
+
+/// What an entry of the table costs beside its key and value: the slot in its leaf at two thirds fill, the
+/// allocation's header, the reference count behind its bytes.
+pub const ENTRY_OVERHEAD_BYTES: usize = 128;
+
+/// Default ceiling of the table.
+pub const TABLE_BYTES_MAX_DEFAULT: usize = 256 << 20;
+
+/// Argon2id memory that a file may ask for, in KiB: 1 GiB. A file is bytes from outside.
+pub const KDF_MEMORY_KIB_MAX: u32 = 1 << 20;
+
+/// Argon2id passes that a file may ask for.
+pub const KDF_PASSES_MAX: u32 = 64;
+
+/// Argon2id lanes that a file may ask for.
+pub const KDF_LANES_MAX: u32 = 16;
+
+/// Seals under one generation's subkey before a new generation is drawn.
+pub const SEALS_PER_GENERATION_MAX: u64 = 1 << 26;
+
+/// Bytes of zeros laid ahead of the tail at least, so that commits overwrite and a sync writes no metadata.
+pub const RESERVE_BYTES_MIN: u64 = 64 << 10;
+
+/// Bytes of zeros laid ahead of the tail at most.
+pub const RESERVE_BYTES_MAX: u64 = 1 << 20;
+
+/// A log shorter than this is never compacted on its own account.
+pub const COMPACT_LOG_BYTES_MIN: u64 = 1 << 20;
+
+/// At first write and at close the log is compacted when it is this many times the live bytes.
+pub const COMPACT_RATIO: u64 = 2;
+
+/// While the store runs the log is compacted only from this length on: a compaction makes writers wait.
+pub const COMPACT_RUNNING_BYTES_MIN: u64 = 16 << 20;
+
+/// While the store runs the log is compacted when it is this many times the live bytes.
+pub const COMPACT_RUNNING_RATIO: u64 = 4;
+
+const _: () = assert!(GROUP_BYTES_MAX >= GROUP_BYTES_SOFT_MAX + TRANSACTION_BYTES_MAX + (16 << 20));
+const _: () = assert!(TRANSACTION_BYTES_MAX >= 2 * VALUE_BYTES_MAX);
+const _: () = assert!(RESERVE_BYTES_MIN.is_multiple_of(4096) && RESERVE_BYTES_MAX.is_multiple_of(4096));

@@ -1,0 +1,139 @@
+//! What a transaction will change: the newest effect per key, in the order in which the log wants it.
+
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use crate::error::WriteError;
+use crate::limits::{KEY_BYTES_MAX, TRANSACTION_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::memtable::{Record, cost_of};
+
+/// A record ordered by its key alone.
+pub(crate) struct Keyed(pub(crate) Record);
+
+pub(crate) enum Effect {
+    /// `ends` cut the value into the pieces it was given in; empty when it was given whole.
+    Put { ends: Box<[u32]> },
+    Delete,
+}
+
+pub(crate) type TreeWrites = BTreeMap<Keyed, Effect>;
+
+#[derive(Default)]
+pub(crate) struct WriteSet {
+    pub(crate) trees: BTreeMap<u32, TreeWrites>,
+    bytes: usize,
+}
+
+impl WriteSet {
+    pub(crate) fn put(&mut self, tree: u32, key: &[u8], pieces: &[&[u8]]) -> Result<(), WriteError> {
+        check_key(key)?;
+        let value_len = pieces.iter().map(|p| p.len()).sum();
+        if value_len > VALUE_BYTES_MAX {
+            return Err(WriteError::ValueTooLong { given: value_len });
+        }
+        self.room_for(key.len() + value_len)?;
+        let ends = if pieces.len() > 1 {
+            let mut end = 0;
+            pieces.iter().map(|p| { end += p.len() as u32; end }).collect()
+        } else {
+            Box::default()
+        };
+        self.insert(tree, Record::from_parts(key, pieces), Effect::Put { ends });
+        Ok(())
+    }
+
+    pub(crate) fn delete(&mut self, tree: u32, key: &[u8]) -> Result<(), WriteError> {
+        check_key(key)?;
+        self.room_for(key.len())?;
+        self.insert(tree, Record::new(key, &[]), Effect::Delete);
+        Ok(())
+    }
+
+    /// Makes sure that a tree is in the catalogue after the commit, though nothing is written to it.
+    pub(crate) fn touch(&mut self, tree: u32) {
+        self.trees.entry(tree).or_default();
+    }
+
+    /// Returns what this set says about a key, if anything.
+    pub(crate) fn get(&self, tree: u32, key: &[u8]) -> Option<(&Record, &Effect)> {
+        self.trees.get(&tree)?.get_key_value(key).map(|(k, e)| (&k.0, e))
+    }
+
+    pub(crate) fn range(&self, tree: u32, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> WriteRange<'_> {
+        // `BTreeMap::range` panics where the bounds cross; an empty range is what a cursor means by that.
+        let crossed = match (lower, upper) {
+            (Bound::Included(l), Bound::Included(u)) => l > u,
+            (Bound::Included(l) | Bound::Excluded(l), Bound::Excluded(u)) | (Bound::Excluded(l), Bound::Included(u)) => {
+                l >= u
+            }
+            _ => false,
+        };
+        self.trees.get(&tree).filter(|_| !crossed).map(|writes| writes.range::<[u8], _>((lower, upper)))
+    }
+
+    pub(crate) fn effects(&self) -> usize {
+        self.trees.values().map(BTreeMap::len).sum()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns what the puts would cost the table if none of their keys existed.
+    pub(crate) fn cost(&self) -> u64 {
+        self.iter().map(|(_, r, e)| if matches!(e, Effect::Put { .. }) { cost_of(r) } else { 0 }).sum()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Record, &Effect)> {
+        self.trees.iter().flat_map(|(&tree, writes)| writes.iter().map(move |(k, e)| (tree, &k.0, e)))
+    }
+
+    fn insert(&mut self, tree: u32, record: Record, effect: Effect) {
+        let writes = self.trees.entry(tree).or_default();
+        // Removed first: inserting over an equal key would keep the old record.
+        if let Some((old, _)) = writes.remove_entry(record.key()) {
+            self.bytes -= old.0.len();
+        }
+        self.bytes += record.len();
+        writes.insert(Keyed(record), effect);
+    }
+
+    fn room_for(&self, more: usize) -> Result<(), WriteError> {
+        let given = self.bytes + more;
+        if given > TRANSACTION_BYTES_MAX { Err(WriteError::TransactionTooLarge { given }) } else { Ok(()) }
+    }
+}
+
+pub(crate) type WriteRange<'a> = Option<std::collections::btree_map::Range<'a, Keyed, Effect>>;
+
+fn check_key(key: &[u8]) -> Result<(), WriteError> {
+    if key.len() > KEY_BYTES_MAX { Err(WriteError::KeyTooLong { given: key.len() }) } else { Ok(()) }
+}
+
+impl Borrow<[u8]> for Keyed {
+    fn borrow(&self) -> &[u8] {
+        self.0.key()
+    }
+}
+
+impl PartialEq for Keyed {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key() == other.0.key()
+    }
+}
+
+impl Eq for Keyed {}
+
+impl PartialOrd for Keyed {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Keyed {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.key().cmp(other.0.key())
+    }
+}
