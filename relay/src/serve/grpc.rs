@@ -1,0 +1,339 @@
+//! The one method: `/blaze.v1.Relay/Sync`, a stream of frames each way (spec: G-1, G-8, G-10).
+//!
+//! ```text
+//!            token          Gate::connect
+//!   request ------> grant ---------------> seat
+//!                                           |-- pump (a task): body -> messages -> Gate::frame
+//!                                           '-- SyncBody (polled by hyper): outbound -> packed messages
+//! ```
+//!
+//! Whichever ends first ends the other: hyper drops the body when the stream is reset or the connection is lost, which
+//! stops the pump; the pump tells the body how the call ends. The seat is given back once, by whoever is first.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use blazedb_wire::grpc::{Code, MessageBuf, MessageDecoder, Packer, SYNC_PATH, Status, parse_timeout};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Request};
+use http_body::Frame;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::connection::{Activity, Running, Shared};
+use super::limits::STREAM_AGE_MAX;
+use super::{ConnId, Gate, GateConnection, Outbound};
+use crate::token::{Grant, LEEWAY_S, Verifier, unix_now};
+
+/// A place in the gate. Given back exactly once, at the latest when dropped.
+struct Seat<G: Gate> {
+    gate: G,
+    id: ConnId,
+    left: AtomicBool,
+    _alive: mpsc::Sender<()>,
+}
+
+impl<G: Gate> Seat<G> {
+    fn leave(&self) {
+        if !self.left.swap(true, Ordering::AcqRel) {
+            self.gate.disconnect(self.id);
+        }
+    }
+}
+
+impl<G: Gate> Drop for Seat<G> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// How the pump says that the call ends.
+enum End {
+    /// At once, whatever is still queued.
+    Now(Status),
+    /// After what the gate still sends; its own `Close` wins.
+    Drained(Status),
+}
+
+/// Opens a stream, or says why not. Nothing of the body has been read then.
+pub(super) async fn sync<G: Gate>(
+    shared: &Arc<Shared<G>>,
+    request: Request<Incoming>,
+    running: Running,
+) -> Result<SyncBody<G>, Status> {
+    debug_assert_eq!(request.uri().path(), SYNC_PATH);
+    let headers = request.headers();
+    let now_unix = unix_now();
+    let grant = authorize(&shared.verifier, headers, now_unix)?;
+    if let Some(encoding) = headers.get("grpc-encoding")
+        && encoding != "identity"
+    {
+        return Err(Status::new(Code::Unimplemented, "messages are sent uncompressed; set no grpc-encoding"));
+    }
+    let now = Instant::now();
+    let token_left = Duration::from_secs(grant.expires_unix.saturating_add(LEEWAY_S).saturating_sub(now_unix));
+    let expiry = now + token_left.min(STREAM_AGE_MAX);
+    let deadline = match headers.get("grpc-timeout") {
+        None => None,
+        Some(value) => {
+            let timeout = parse_timeout(value.as_bytes())
+                .ok_or_else(|| Status::new(Code::Internal, "grpc-timeout is misshapen"))?;
+            Some(now + timeout.min(STREAM_AGE_MAX))
+        }
+    };
+    let (seat, outbound) = take_seat(shared, grant).await?;
+    let seat = Arc::new(seat);
+    let (end_tx, end) = oneshot::channel();
+    let pump = Pump {
+        gate: shared.gate.clone(),
+        id: seat.id,
+        body: request.into_body(),
+        decoder: MessageDecoder::new(shared.limits.message_bytes_max),
+    };
+    let deadlines = Deadlines {
+        expiry,
+        deadline,
+        close_max: shared.limits.close_max,
+        stop: shared.stop.clone(),
+        activity: Arc::clone(running.activity()),
+    };
+    let task = tokio::spawn(run_pump(pump, deadlines, Arc::clone(&seat), end_tx));
+    Ok(SyncBody {
+        outbound,
+        seat,
+        end: Some(end),
+        after_drain: gone(),
+        packer: Packer::new(),
+        handed: 0,
+        closing: None,
+        done: false,
+        pump: task.abort_handle(),
+        _running: running,
+    })
+}
+
+/// Asks the gate in a task of its own: if the client goes away meanwhile, the answer, and with it the seat, is
+/// dropped, and so given back.
+async fn take_seat<G: Gate>(
+    shared: &Arc<Shared<G>>,
+    grant: Grant,
+) -> Result<(Seat<G>, mpsc::Receiver<Outbound>), Status> {
+    let gate = shared.gate.clone();
+    let alive = shared.seat_alive.clone();
+    let asked = tokio::spawn(async move {
+        let GateConnection { id, outbound } = gate.connect(grant).await?;
+        Ok((Seat { gate, id, left: AtomicBool::new(false), _alive: alive }, outbound))
+    });
+    match asked.await {
+        Ok(Ok(granted)) => Ok(granted),
+        Ok(Err(refusal)) => Err(super::Refusal::into(refusal)),
+        Err(_) => Err(Status::new(Code::Internal, "the relay failed to open the stream; try again")),
+    }
+}
+
+fn authorize(verifier: &Verifier, headers: &HeaderMap, now_unix: u64) -> Result<Grant, Status> {
+    let refused = |text: &str| Status::new(Code::Unauthenticated, text);
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
+        return Err(refused("a token is needed: `authorization: Bearer TOKEN`; issue one with `blazedb token`"));
+    };
+    if values.next().is_some() {
+        return Err(refused("more than one authorization header"));
+    }
+    let token = value
+        .to_str()
+        .ok()
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim());
+    let Some(token) = token else {
+        return Err(refused("the authorization header must be `Bearer TOKEN`"));
+    };
+    verifier.verify(token, now_unix).map_err(|error| refused(&error.to_string()))
+}
+
+/// Returns the trailers that end a call.
+pub(super) fn trailers(status: &Status) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(2);
+    headers.insert("grpc-status", HeaderValue::from(u16::from(status.code.number())));
+    if let Some(message) = status.message_value() {
+        let message = HeaderValue::from_str(&message).expect("percent-encoded text is visible ASCII");
+        headers.insert("grpc-message", message);
+    }
+    headers
+}
+
+struct Pump<G: Gate> {
+    gate: G,
+    id: ConnId,
+    body: Incoming,
+    decoder: MessageDecoder,
+}
+
+impl<G: Gate> Pump<G> {
+    /// Hands messages to the gate until the client, the gate or a broken rule ends it.
+    async fn read(mut self) -> End {
+        loop {
+            let frame = match self.body.frame().await {
+                None => {
+                    return match self.decoder.finish() {
+                        Ok(()) => End::Drained(Status::ok()),
+                        Err(status) => End::Now(status),
+                    };
+                }
+                Some(Err(_)) => {
+                    return End::Now(Status::new(Code::Cancelled, "the client gave the stream up"));
+                }
+                Some(Ok(frame)) => frame,
+            };
+            let Ok(chunk) = frame.into_data() else {
+                continue;
+            };
+            self.decoder.push(chunk);
+            loop {
+                match self.decoder.poll_message() {
+                    Ok(None) => break,
+                    Ok(Some(message)) => {
+                        if !self.gate.frame(self.id, message).await {
+                            return End::Drained(gone());
+                        }
+                    }
+                    Err(status) => return End::Now(status),
+                }
+            }
+        }
+    }
+}
+
+fn gone() -> Status {
+    Status::new(Code::Unavailable, "the relay closed this stream; reconnect")
+}
+
+struct Deadlines {
+    expiry: Instant,
+    deadline: Option<Instant>,
+    close_max: Duration,
+    stop: tokio::sync::watch::Receiver<bool>,
+    activity: Arc<Activity>,
+}
+
+impl Deadlines {
+    /// Returns when the call has to end for a reason that is not in its bytes.
+    async fn reached(&mut self) -> Status {
+        let deadline = self.deadline;
+        let timed_out = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(self.expiry) => Status::new(
+                Code::Unauthenticated,
+                "the token expired while the stream was open; issue another with `blazedb token` and reconnect",
+            ),
+            () = timed_out => Status::new(Code::DeadlineExceeded, "grpc-timeout is over"),
+            _ = self.stop.wait_for(|stop| *stop) => {
+                Status::new(Code::Unavailable, "the relay is shutting down; reconnect")
+            }
+        }
+    }
+}
+
+async fn run_pump<G: Gate>(pump: Pump<G>, mut deadlines: Deadlines, seat: Arc<Seat<G>>, end: oneshot::Sender<End>) {
+    let ended = tokio::select! {
+        biased;
+        status = deadlines.reached() => End::Now(status),
+        ended = pump.read() => ended,
+    };
+    seat.leave();
+    // The body is gone if nobody listens; then it has also ended this task.
+    let _ = end.send(ended);
+    // hyper drops the body once the rest and the trailers are out, and that ends this task. A client that lets
+    // nothing out any more would keep the stream for ever; HTTP/2 has no way to end it but the connection's end.
+    tokio::time::sleep(deadlines.close_max).await;
+    deadlines.activity.cut.notify_one();
+}
+
+/// What the relay sends, as hyper asks for it.
+pub(super) struct SyncBody<G: Gate> {
+    outbound: mpsc::Receiver<Outbound>,
+    seat: Arc<Seat<G>>,
+    end: Option<oneshot::Receiver<End>>,
+    /// How the call ends once the gate has dropped its end of `outbound`.
+    after_drain: Status,
+    packer: Packer,
+    /// Bytes of frames that hyper took last; given to HTTP/2 by the time it asks again.
+    handed: usize,
+    /// How the call ends once the packer is empty.
+    closing: Option<Status>,
+    done: bool,
+    pump: AbortHandle,
+    _running: Running,
+}
+
+impl<G: Gate> SyncBody<G> {
+    /// Returns the next piece of the stream, then its trailers, then nothing.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<MessageBuf>>> {
+        if self.handed > 0 {
+            // hyper asks again only after HTTP/2 has taken the piece before.
+            self.seat.gate.sent(self.seat.id, std::mem::take(&mut self.handed));
+        }
+        if self.done {
+            return Poll::Ready(None);
+        }
+        if let Some(end) = &mut self.end
+            && let Poll::Ready(ended) = Pin::new(end).poll(cx)
+        {
+            self.end = None;
+            match ended {
+                Ok(End::Drained(status)) => self.after_drain = status,
+                Ok(End::Now(status)) => return self.finish(&status),
+                // The pump never ends without a word unless it panicked.
+                Err(_) => {
+                    return self.finish(&Status::new(Code::Internal, "the relay failed; reconnect"));
+                }
+            }
+        }
+        while self.closing.is_none() && self.packer.wants_more() {
+            match self.outbound.poll_recv(cx) {
+                Poll::Ready(Some(Outbound::Frame(frame))) => {
+                    if let Err(status) = self.packer.push(frame) {
+                        tracing::error!(%status, "the gate made a frame over the limit");
+                        self.closing = Some(Status::new(Code::Internal, "a frame over the limit"));
+                    }
+                }
+                Poll::Ready(Some(Outbound::Close(status))) => self.closing = Some(status),
+                Poll::Ready(None) => self.closing = Some(self.after_drain.clone()),
+                Poll::Pending => break,
+            }
+        }
+        if let Some(piece) = self.packer.take() {
+            self.handed = piece.message_bytes();
+            return Poll::Ready(Some(Frame::data(piece)));
+        }
+        match self.closing.take() {
+            Some(status) => self.finish(&status),
+            None => Poll::Pending,
+        }
+    }
+
+    fn finish(&mut self, status: &Status) -> Poll<Option<Frame<MessageBuf>>> {
+        self.done = true;
+        self.seat.leave();
+        Poll::Ready(Some(Frame::trailers(trailers(status))))
+    }
+}
+
+impl<G: Gate> Drop for SyncBody<G> {
+    fn drop(&mut self) {
+        self.pump.abort();
+        self.seat.leave();
+    }
+}

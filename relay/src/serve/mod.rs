@@ -1,0 +1,378 @@
+//! The thin shell around the hub: TCP, TLS 1.3, HTTP/2, gRPC, health. It moves bytes and decides nothing about them.
+//!
+//! [`bind`] takes the port and the keys, so that the caller can print address and fingerprint before the first client;
+//! [`Bound::serve`] runs until told to stop. What it serves is a [`Gate`]: the hub, or in tests an echo.
+//!
+//! ```text
+//!   TCP -> address count -> TLS 1.3 (ALPN) -> HTTP/2 or HTTP/1.1 -> /healthz
+//!                                                 \-> Sync: token -> Gate::connect -> frames both ways
+//! ```
+//!
+//! Invariants: nothing of a request's body is read before its token is verified; every connection that a gate granted
+//! is given back by exactly one `disconnect`; no error of a client ends the accept loop; every wait has an end
+//! ([`Limits`]). Start with [`Gate`]; rules: spec/grpc.md.
+
+mod connection;
+mod grpc;
+mod health;
+mod limits;
+mod tls;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use blazedb_wire::grpc::{Code, Status};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+pub use limits::Limits;
+pub use tls::{CERTIFICATE_FILE, Fingerprint, KEY_FILE, TlsError};
+
+use crate::token::{Grant, TokenError, Verifier};
+
+/// Names one granted connection, for as long as the process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(pub u64);
+
+/// What a gate gives to one connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outbound {
+    /// One frame, to be sent as one message.
+    Frame(Bytes),
+    /// The end, after the frames before it.
+    Close(Status),
+}
+
+/// A granted connection.
+#[derive(Debug)]
+pub struct GateConnection {
+    /// Its name in all later calls.
+    pub id: ConnId,
+    /// What is to be sent, in order. If the gate drops its end without a `Close`, the client is told to reconnect.
+    pub outbound: mpsc::Receiver<Outbound>,
+}
+
+/// Why a gate refuses a valid token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// This subject may not enter this space, or there is none of this name. PERMISSION_DENIED.
+    Denied(String),
+    /// A limit of the hub. RESOURCE_EXHAUSTED.
+    Busy(String),
+    /// The relay is going down or not up yet. UNAVAILABLE.
+    Unavailable(String),
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Denied(text) => Self::new(Code::PermissionDenied, text),
+            Refusal::Busy(text) => Self::new(Code::ResourceExhausted, text),
+            Refusal::Unavailable(text) => Self::new(Code::Unavailable, text),
+        }
+    }
+}
+
+/// What stands behind the shell.
+///
+/// For one connection the calls are: `connect`, then any number of `frame` and `sent`, then `disconnect` exactly once,
+/// also when the client vanished or the gate itself sent [`Outbound::Close`]. `frame` is awaited before the next one
+/// is read, so a slow gate slows its client down and nobody else.
+pub trait Gate: Clone + Send + Sync + 'static {
+    /// Grants or refuses a connection. The token was verified.
+    fn connect(&self, grant: Grant) -> impl Future<Output = Result<GateConnection, Refusal>> + Send;
+    /// Takes one message of a client, not looked at. False: this connection is gone, stop reading.
+    fn frame(&self, id: ConnId, frame: Bytes) -> impl Future<Output = bool> + Send;
+    /// Says that this many bytes of frames have been given to HTTP/2 under flow control: they no longer count against
+    /// the connection. Frames that were never given to it are not reported; `disconnect` settles them.
+    fn sent(&self, id: ConnId, bytes: usize);
+    /// The connection has ended. The gate drops its end of `outbound`; frames already in it are still sent if the
+    /// client only closed its own direction.
+    fn disconnect(&self, id: ConnId);
+}
+
+/// What to serve, and where.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// Folder of `auth.key`, `tls.key` and `tls.crt`; made if it is not there.
+    pub dir: PathBuf,
+    /// Address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Further host names for a certificate made at first start.
+    pub names: Vec<String>,
+    /// Limits of the network side.
+    pub limits: Limits,
+}
+
+/// Why the relay cannot serve.
+#[derive(Debug)]
+pub enum ServeError {
+    /// The signing key of tokens.
+    Token(TokenError),
+    /// The TLS key or certificate.
+    Tls(TlsError),
+    /// The address cannot be listened on.
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(error) => error.fmt(f),
+            Self::Tls(error) => error.fmt(f),
+            Self::Listen { address, source } if source.kind() == io::ErrorKind::AddrInUse => {
+                write!(f, "{address} is in use; stop the other program, or listen on another port")
+            }
+            Self::Listen { address, .. } => {
+                write!(f, "cannot listen on {address}; give an address of this machine")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ServeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Token(error) => error.source(),
+            Self::Tls(error) => error.source(),
+            Self::Listen { source, .. } => Some(source),
+        }
+    }
+}
+
+/// A relay that holds its port and keys and has not begun to accept.
+pub struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+    identity: tls::Identity,
+    verifier: Verifier,
+    limits: Limits,
+}
+
+impl fmt::Debug for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bound").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Loads or makes the keys and takes the port. Connections wait in the kernel's backlog until [`Bound::serve`].
+pub async fn bind(config: ServeConfig) -> Result<Bound, ServeError> {
+    let verifier = Verifier::load_or_create(&config.dir).map_err(ServeError::Token)?;
+    let identity = tls::load_or_create(&config.dir, config.listen.ip(), &config.names).map_err(ServeError::Tls)?;
+    let failed = |source| ServeError::Listen { address: config.listen, source };
+    let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok(Bound { listener, address, identity, verifier, limits: config.limits })
+}
+
+/// Binds and serves; for callers that need not know the address.
+pub async fn serve<G: Gate>(
+    config: ServeConfig,
+    gate: G,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    bind(config).await?.serve(gate, shutdown).await;
+    Ok(())
+}
+
+impl Bound {
+    /// Returns the address that is listened on, with its real port.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns the fingerprint that clients pin.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.identity.fingerprint
+    }
+
+    /// Serves until `shutdown` completes; then says goodbye (GOAWAY, every stream UNAVAILABLE), waits at most
+    /// [`Limits::shutdown_max`], and returns when every granted connection has been given back to the gate.
+    pub async fn serve<G: Gate>(self, gate: G, shutdown: impl Future<Output = ()>) {
+        let Self { listener, identity, verifier, limits, .. } = self;
+        let (stopping, stop) = watch::channel(false);
+        let (seat_alive, mut seats_gone) = mpsc::channel::<()>(1);
+        let shutdown_max = limits.shutdown_max;
+        let handshakes = Arc::new(Semaphore::new(limits.handshakes_max));
+        let addresses = Arc::new(Addresses::new(&limits));
+        let shared = Arc::new(connection::Shared {
+            acceptor: TlsAcceptor::from(identity.config),
+            verifier,
+            limits,
+            gate,
+            started: tokio::time::Instant::now(),
+            stop,
+            seat_alive,
+        });
+        let mut tasks = JoinSet::new();
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            // The permit is taken before accept, so that a storm waits in the kernel's backlog.
+            let accepted = tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                accepted = async {
+                    let permit = Arc::clone(&handshakes)
+                        .acquire_owned()
+                        .await
+                        .expect("this semaphore is never closed");
+                    listener.accept().await.map(|(tcp, peer)| (tcp, peer, permit))
+                } => accepted,
+            };
+            let (tcp, peer, permit) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) if is_of_one_client(&error) => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed; the relay goes on");
+                    tokio::time::sleep(limits::ACCEPT_REST).await;
+                    continue;
+                }
+            };
+            let Some(admission) = Addresses::admit(&addresses, peer.ip()) else {
+                tracing::debug!(%peer, "too many connections; closed");
+                continue;
+            };
+            let shared = Arc::clone(&shared);
+            tasks.spawn(async move {
+                connection::run(shared, tcp, peer, permit).await;
+                drop(admission);
+            });
+            while let Some(ended) = tasks.try_join_next() {
+                log_panic(ended);
+            }
+        }
+        drop(listener);
+        stopping.send_replace(true);
+        drop(shared);
+        let ended = tokio::time::timeout(shutdown_max, async {
+            while let Some(ended) = tasks.join_next().await {
+                log_panic(ended);
+            }
+        });
+        if ended.await.is_err() {
+            tracing::debug!(left = tasks.len(), "connections did not end in time; cut");
+            tasks.shutdown().await;
+        }
+        // Nothing is ever sent: the channel ends when the last seat has been given back.
+        let _ = seats_gone.recv().await;
+    }
+}
+
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection's task panicked; the relay goes on");
+    }
+}
+
+/// Says whether accept failed because of the client it was about to return.
+fn is_of_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// Open connections by address.
+struct Addresses {
+    open: Mutex<(usize, HashMap<IpAddr, usize>)>,
+    total_max: usize,
+    per_address_max: usize,
+}
+
+/// One open connection; counted until dropped.
+struct Admission {
+    addresses: Arc<Addresses>,
+    address: IpAddr,
+}
+
+impl Addresses {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            open: Mutex::default(),
+            total_max: limits.connections_max,
+            per_address_max: limits.connections_per_address_max,
+        }
+    }
+
+    fn admit(addresses: &Arc<Self>, address: IpAddr) -> Option<Admission> {
+        let address = group(address);
+        let mut open = addresses.open.lock();
+        if open.0 >= addresses.total_max {
+            return None;
+        }
+        let count = open.1.entry(address).or_default();
+        if *count >= addresses.per_address_max {
+            return None;
+        }
+        *count += 1;
+        open.0 += 1;
+        Some(Admission { addresses: Arc::clone(addresses), address })
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let mut open = self.addresses.open.lock();
+        open.0 -= 1;
+        if let Some(count) = open.1.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                open.1.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Returns what counts as one address: one subscriber of IPv6 has a whole /64.
+fn group(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_counted_at_the_edge() {
+        let limits = Limits { connections_max: 3, connections_per_address_max: 2, ..Limits::default() };
+        let addresses = Arc::new(Addresses::new(&limits));
+        let admit = |text: &str| Addresses::admit(&addresses, text.parse().unwrap());
+        let first = admit("10.0.0.1").unwrap();
+        // The same address, written as IPv6 maps it.
+        let second = admit("::ffff:10.0.0.1").unwrap();
+        assert!(admit("10.0.0.1").is_none());
+        let third = admit("2001:db8::1").unwrap();
+        assert!(admit("10.0.0.2").is_none(), "three in all");
+        drop(first);
+        let fourth = admit("2001:db8::ffff:1").unwrap();
+        drop(second);
+        assert!(admit("2001:db8::2").is_none(), "one /64 is one address");
+        drop((third, fourth));
+        assert_eq!(addresses.open.lock().0, 0);
+        assert!(addresses.open.lock().1.is_empty(), "nothing is remembered");
+    }
+}
