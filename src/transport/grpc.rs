@@ -21,10 +21,10 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_rustls::TlsConnector;
 
 use super::{ByteCounters, Target, TransportError, tls};
@@ -68,13 +68,13 @@ impl FrameSender {
     }
 }
 
-/// The receiving half. Dropping both halves closes the connection.
+/// The receiving half. Dropping it ends the stream and closes the connection.
 #[derive(Debug)]
 pub struct FrameReceiver {
     body: Incoming,
     decoder: MessageDecoder,
     ended: bool,
-    /// The connection's task ends soon after this is dropped.
+    /// The connection is cut soon after this is dropped.
     _connection: oneshot::Sender<Infallible>,
 }
 
@@ -126,29 +126,26 @@ fn status_of(headers: &HeaderMap) -> Status {
 }
 
 /// Connects and opens the stream; returns once the relay has accepted the token. Runs on the caller's tokio runtime,
-/// where it leaves one task that ends with the stream.
+/// where it leaves a few tasks that end with the stream.
 pub async fn open_stream(target: &Target) -> Result<(FrameSender, FrameReceiver), TransportError> {
     let timeout = || TransportError::ConnectTimeout { address: target.authority.to_string() };
     let stream = tokio::time::timeout(CONNECT_MAX, connect(target)).await.map_err(|_| timeout())??;
-    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (cut, uncut) = watch::channel(false);
+    let mut builder = hyper::client::conn::http2::Builder::new(Spawner { uncut });
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .max_header_list_size(HEADER_LIST_BYTES_MAX);
-    let (mut requests, connection) =
-        builder.handshake(TokioIo::new(stream)).await.map_err(TransportError::Http2)?;
+    let (mut requests, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(TransportError::Http2)?;
     let (guard, dropped) = oneshot::channel::<Infallible>();
+    // What goes wrong from here on reaches the caller through the stream.
+    tokio::spawn(connection);
     tokio::spawn(async move {
-        let mut connection = std::pin::pin!(connection);
-        // What went wrong reaches the caller through the stream.
-        tokio::select! {
-            _ = connection.as_mut() => {}
-            _ = dropped => {
-                let _ = tokio::time::timeout(GOODBYE_MAX, connection).await;
-            }
-        }
+        let _ = dropped.await;
+        let _ = tokio::time::timeout(GOODBYE_MAX, cut.closed()).await;
+        cut.send_replace(true);
     });
     let (frames, queue) = mpsc::channel(OUTBOUND_FRAMES_MAX);
     let request = request(target, RequestBody { queue: Some(queue), packer: Packer::new() });
@@ -166,9 +163,7 @@ pub async fn open_stream(target: &Target) -> Result<(FrameSender, FrameReceiver)
     Ok((FrameSender { frames }, receiver))
 }
 
-async fn connect(
-    target: &Target,
-) -> Result<tokio_rustls::client::TlsStream<Counted<TcpStream>>, TransportError> {
+async fn connect(target: &Target) -> Result<tokio_rustls::client::TlsStream<Counted<TcpStream>>, TransportError> {
     let addresses = tokio::net::lookup_host((target.host.as_str(), target.port))
         .await
         .map_err(|source| TransportError::Resolve { host: target.host.clone(), source })?;
@@ -232,6 +227,28 @@ fn check_response(response: &Response<Incoming>) -> Result<(), TransportError> {
     Ok(())
 }
 
+/// Runs what hyper spawns, the socket among it, until the connection is cut: a goodbye that the network does not take
+/// would otherwise keep the socket until TCP gives up, which takes a quarter of an hour.
+#[derive(Clone)]
+struct Spawner {
+    uncut: watch::Receiver<bool>,
+}
+
+impl<F> hyper::rt::Executor<F> for Spawner
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let mut uncut = self.uncut.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = future => {}
+                _ = uncut.wait_for(|cut| *cut) => {}
+            }
+        });
+    }
+}
+
 /// What we send, as hyper asks for it.
 struct RequestBody {
     queue: Option<mpsc::Receiver<Bytes>>,
@@ -242,10 +259,7 @@ impl Body for RequestBody {
     type Data = MessageBuf;
     type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<MessageBuf>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<MessageBuf>, Status>>> {
         let Self { queue, packer } = &mut *self;
         while packer.wants_more()
             && let Some(open) = queue
@@ -275,11 +289,7 @@ struct Counted<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
         let count = buffer.filled().len() - before;
@@ -298,11 +308,7 @@ impl<S> Counted<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.count_sent(polled)
     }

@@ -39,8 +39,7 @@ pub enum Trust {
 /// Reads a fingerprint as `blazedb serve` prints it: 64 hexadecimal digits; colons and blanks between bytes are allowed.
 pub fn parse_fingerprint(text: &str) -> Result<[u8; 32], TransportError> {
     let mut digits = text.bytes().filter(|byte| !matches!(byte, b':' | b' '));
-    let mut digit =
-        || digits.next().and_then(|byte| char::from(byte).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+    let mut digit = || digits.next().and_then(|byte| char::from(byte).to_digit(16)).and_then(|d| u8::try_from(d).ok());
     let mut bytes = [0; 32];
     for byte in &mut bytes {
         let (Some(high), Some(low)) = (digit(), digit()) else {
@@ -108,14 +107,13 @@ impl Target {
             return Err(bad("it ends after the port"));
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let name = ServerName::try_from(host.clone())
-            .map_err(|_| bad("its host is neither a name nor an address"))?;
+        let name = ServerName::try_from(host.clone()).map_err(|_| bad("its host is neither a name nor an address"))?;
         let port = match authority.port() {
             Some(port) => port.as_str().parse().map_err(|_| bad("its port is not in 1..=65535"))?,
             None => HTTPS_PORT,
         };
-        let mut authorization = HeaderValue::from_str(&format!("Bearer {token}"))
-            .map_err(|_| TransportError::BadToken)?;
+        let mut authorization =
+            HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| TransportError::BadToken)?;
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(TransportError::BadToken);
         }
@@ -223,9 +221,9 @@ impl fmt::Display for TransportError {
             Self::BadToken => f.write_str(
                 "the token is empty or has characters that no token has; copy all of what `blazedb token` prints",
             ),
-            Self::BadFingerprint => f.write_str(
-                "a fingerprint is 64 hexadecimal digits; copy it from what `blazedb serve` prints at start",
-            ),
+            Self::BadFingerprint => {
+                f.write_str("a fingerprint is 64 hexadecimal digits; copy it from what `blazedb serve` prints at start")
+            }
             Self::BadAuthorities { why } => {
                 write!(f, "no certificate authority to believe: {why}; give one in PEM, or the relay's fingerprint")
             }

@@ -9,12 +9,11 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, PeerIncompatible, RootCertStore,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, PeerIncompatible, RootCertStore, SignatureScheme,
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{Trust, TransportError};
+use super::{TransportError, Trust};
 
 /// HTTP/2 in ALPN; nothing else is offered.
 pub(super) const ALPN_H2: &[u8] = b"h2";
@@ -30,9 +29,8 @@ pub struct FingerprintMismatch {
 
 impl fmt::Display for FingerprintMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hex = |f: &mut fmt::Formatter<'_>, bytes: &[u8; 32]| {
-            bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-        };
+        let hex =
+            |f: &mut fmt::Formatter<'_>, bytes: &[u8; 32]| bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"));
         f.write_str("the relay's key has fingerprint ")?;
         hex(f, &self.found)?;
         f.write_str(", pinned is ")?;
@@ -56,9 +54,9 @@ pub(super) fn client_config(trust: &Trust) -> Result<ClientConfig, TransportErro
     let mut config = match trust {
         Trust::System => builder.with_root_certificates(system_roots()?),
         Trust::CaPem(pem) => builder.with_root_certificates(pem_roots(pem)?),
-        Trust::Fingerprint(pinned) => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(PinnedKey { pinned: *pinned, provider })),
+        Trust::Fingerprint(pinned) => {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(PinnedKey { pinned: *pinned, provider }))
+        }
     }
     .with_no_client_auth();
     config.alpn_protocols = vec![ALPN_H2.to_vec()];

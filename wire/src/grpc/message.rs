@@ -38,22 +38,13 @@ pub struct MessageDecoder {
 /// ```
 #[derive(Debug)]
 enum State {
-    Prefix {
-        have: usize,
-        bytes: [u8; PREFIX_BYTES],
-    },
-    Body {
-        length: usize,
-        assembly: BytesMut,
-    },
+    Prefix { have: usize, bytes: [u8; PREFIX_BYTES] },
+    Body { length: usize, assembly: BytesMut },
     Failed(Status),
 }
 
 impl State {
-    const START: Self = Self::Prefix {
-        have: 0,
-        bytes: [0; PREFIX_BYTES],
-    };
+    const START: Self = Self::Prefix { have: 0, bytes: [0; PREFIX_BYTES] };
 }
 
 impl Default for MessageDecoder {
@@ -65,11 +56,7 @@ impl Default for MessageDecoder {
 impl MessageDecoder {
     /// Returns a decoder that refuses messages of more than `message_bytes_max` bytes.
     pub fn new(message_bytes_max: usize) -> Self {
-        Self {
-            chunks: VecDeque::new(),
-            state: State::START,
-            message_bytes_max,
-        }
+        Self { chunks: VecDeque::new(), state: State::START, message_bytes_max }
     }
 
     /// Takes the next chunk of the body.
@@ -95,10 +82,7 @@ impl MessageDecoder {
                     if *have == PREFIX_BYTES {
                         let prefix = *bytes;
                         self.state = match parse_prefix(prefix, self.message_bytes_max) {
-                            Ok(length) => State::Body {
-                                length,
-                                assembly: BytesMut::new(),
-                            },
+                            Ok(length) => State::Body { length, assembly: BytesMut::new() },
                             Err(status) => State::Failed(status),
                         };
                     }
@@ -138,10 +122,9 @@ impl MessageDecoder {
         match &self.state {
             State::Failed(status) => Err(status.clone()),
             State::Prefix { have: 0, .. } if self.chunks.iter().all(Bytes::is_empty) => Ok(()),
-            State::Prefix { .. } | State::Body { .. } => Err(Status::new(
-                Code::Internal,
-                "the stream ended inside a message",
-            )),
+            State::Prefix { .. } | State::Body { .. } => {
+                Err(Status::new(Code::Internal, "the stream ended inside a message"))
+            }
         }
     }
 }
@@ -159,16 +142,10 @@ fn parse_prefix(prefix: [u8; PREFIX_BYTES], message_bytes_max: usize) -> Result<
     match flag {
         0 => {}
         1 => {
-            return Err(Status::new(
-                Code::Internal,
-                "a compressed message without grpc-encoding; send flag 0",
-            ));
+            return Err(Status::new(Code::Internal, "a compressed message without grpc-encoding; send flag 0"));
         }
         other => {
-            return Err(Status::new(
-                Code::Internal,
-                format!("message flag {other} is not defined"),
-            ));
+            return Err(Status::new(Code::Internal, format!("message flag {other} is not defined")));
         }
     }
     let length = u32::from_be_bytes([a, b, c, d]);
@@ -186,34 +163,41 @@ pub fn encode_message(message: Bytes) -> Result<MessageBuf, Status> {
     if message.len() > MESSAGE_BYTES_MAX {
         return Err(Status::new(
             Code::ResourceExhausted,
-            format!(
-                "a message of {} bytes; the limit is {MESSAGE_BYTES_MAX}",
-                message.len()
-            ),
+            format!("a message of {} bytes; the limit is {MESSAGE_BYTES_MAX}", message.len()),
         ));
     }
-    Ok(MessageBuf {
-        prefix: prefix_of(message.len()),
-        prefix_sent: 0,
-        body: message,
-    })
+    Ok(MessageBuf { prefix: prefix_of(message.len()), prefix_sent: 0, message_bytes: message.len(), body: message })
 }
 
 fn prefix_of(length: usize) -> [u8; PREFIX_BYTES] {
-    let length =
-        u32::try_from(length).expect("checked against MESSAGE_BYTES_MAX, which fits 32 bits");
+    let length = u32::try_from(length).expect("checked against MESSAGE_BYTES_MAX, which fits 32 bits");
     let [a, b, c, d] = length.to_be_bytes();
     [0, a, b, c, d]
 }
 
 /// What goes into one DATA frame (or a run of them): a prefix and its message, or several small messages packed.
 ///
-/// It is a [`Buf`], so that prefix and message leave in one vectored write without being joined in memory.
+/// It is a [`Buf`], so that prefix and message leave in one vectored write without being joined in memory. From
+/// [`Bytes`] it is just these bytes, for an answer that is not gRPC.
 #[derive(Clone, Debug)]
 pub struct MessageBuf {
     prefix: [u8; PREFIX_BYTES],
     prefix_sent: usize,
+    message_bytes: usize,
     body: Bytes,
+}
+
+impl MessageBuf {
+    /// Returns how many bytes of messages are in it, prefixes not counted, sent or not.
+    pub fn message_bytes(&self) -> usize {
+        self.message_bytes
+    }
+}
+
+impl From<Bytes> for MessageBuf {
+    fn from(body: Bytes) -> Self {
+        Self { prefix: [0; PREFIX_BYTES], prefix_sent: PREFIX_BYTES, message_bytes: body.len(), body }
+    }
 }
 
 impl Buf for MessageBuf {
@@ -222,11 +206,7 @@ impl Buf for MessageBuf {
     }
 
     fn chunk(&self) -> &[u8] {
-        if self.prefix_sent < PREFIX_BYTES {
-            &self.prefix[self.prefix_sent..]
-        } else {
-            &self.body
-        }
+        if self.prefix_sent < PREFIX_BYTES { &self.prefix[self.prefix_sent..] } else { &self.body }
     }
 
     fn advance(&mut self, count: usize) {
@@ -255,6 +235,7 @@ pub struct Packer {
     first: Option<Bytes>,
     /// Whole prefixed messages, where more than one small message was ready.
     packed: BytesMut,
+    packed_message_bytes: usize,
     /// A message that did not fit any more.
     next: Option<Bytes>,
 }
@@ -312,27 +293,23 @@ impl Packer {
     fn append(&mut self, message: &Bytes) {
         self.packed.extend_from_slice(&prefix_of(message.len()));
         self.packed.extend_from_slice(message);
+        self.packed_message_bytes += message.len();
     }
 
     /// Takes the next piece.
     pub fn take(&mut self) -> Option<MessageBuf> {
         if let Some(first) = self.first.take() {
             self.first = self.next.take();
-            return Some(
-                encode_message(first).expect("a message over the limit was refused by push"),
-            );
+            return Some(encode_message(first).expect("a message over the limit was refused by push"));
         }
         if self.packed.is_empty() {
             return None;
         }
         self.first = self.next.take();
         // The prefixes are in the packed bytes already.
-        let body = self.packed.split().freeze();
-        Some(MessageBuf {
-            prefix: [0; PREFIX_BYTES],
-            prefix_sent: PREFIX_BYTES,
-            body,
-        })
+        let mut piece = MessageBuf::from(self.packed.split().freeze());
+        piece.message_bytes = std::mem::take(&mut self.packed_message_bytes);
+        Some(piece)
     }
 }
 
@@ -436,17 +413,15 @@ mod tests {
             assert!(packer.wants_more());
             packer.push(Bytes::from_static(&[7; 20])).unwrap();
         }
-        assert_eq!(packer.take().unwrap().remaining(), 100 * 25);
+        let piece = packer.take().unwrap();
+        assert_eq!((piece.remaining(), piece.message_bytes()), (100 * 25, 100 * 20));
         assert!(packer.is_empty());
         let large = Bytes::from(vec![1; PACK_BYTES_MAX]);
         packer.push(large.clone()).unwrap();
         assert!(!packer.wants_more());
         let piece = packer.take().unwrap();
-        assert_eq!(
-            piece.body.as_ptr(),
-            large.as_ptr(),
-            "a large message is not copied"
-        );
+        assert_eq!(piece.message_bytes(), PACK_BYTES_MAX);
+        assert_eq!(piece.body.as_ptr(), large.as_ptr(), "a large message is not copied");
     }
 
     #[test]
@@ -466,10 +441,7 @@ mod tests {
         let mut buf = encode_message(Bytes::from_static(b"xyz")).unwrap();
         let mut slices = [IoSlice::new(&[]); 4];
         assert_eq!(buf.chunks_vectored(&mut slices), 2);
-        assert_eq!(
-            (&*slices[0], &*slices[1]),
-            (&[0, 0, 0, 0, 3][..], &b"xyz"[..])
-        );
+        assert_eq!((&*slices[0], &*slices[1]), (&[0, 0, 0, 0, 3][..], &b"xyz"[..]));
         buf.advance(6);
         assert_eq!(buf.chunk(), b"yz");
         assert_eq!(buf.remaining(), 2);
@@ -482,24 +454,14 @@ mod tests {
         assert_eq!(at(101).unwrap_err().code, Code::ResourceExhausted);
         assert!(encode_message(Bytes::from(vec![0; MESSAGE_BYTES_MAX])).is_ok());
         let over = Bytes::from(vec![0; MESSAGE_BYTES_MAX + 1]);
-        assert_eq!(
-            encode_message(over.clone()).unwrap_err().code,
-            Code::ResourceExhausted
-        );
-        assert_eq!(
-            Packer::new().push(over).unwrap_err().code,
-            Code::ResourceExhausted
-        );
+        assert_eq!(encode_message(over.clone()).unwrap_err().code, Code::ResourceExhausted);
+        assert_eq!(Packer::new().push(over).unwrap_err().code, Code::ResourceExhausted);
     }
 
     #[test]
     fn hostile_prefixes() {
         let check = |bytes: &'static [u8], code: Code| {
-            assert_eq!(
-                decode([Bytes::from_static(bytes)], 4096).unwrap_err().code,
-                code,
-                "{bytes:?}"
-            );
+            assert_eq!(decode([Bytes::from_static(bytes)], 4096).unwrap_err().code, code, "{bytes:?}");
         };
         check(&[1, 0, 0, 0, 0], Code::Internal);
         check(&[2, 0, 0, 0, 0], Code::Internal);
@@ -515,14 +477,8 @@ mod tests {
         let mut decoder = MessageDecoder::default();
         decoder.push(Bytes::from_static(&[0, 0, 0x40, 0, 0, 9]));
         assert_eq!(decoder.poll_message(), Ok(None));
-        let State::Body { assembly, .. } = &decoder.state else {
-            panic!("in a body")
-        };
-        assert!(
-            assembly.capacity() <= 2 * ASSEMBLY_START_BYTES,
-            "{}",
-            assembly.capacity()
-        );
+        let State::Body { assembly, .. } = &decoder.state else { panic!("in a body") };
+        assert!(assembly.capacity() <= 2 * ASSEMBLY_START_BYTES, "{}", assembly.capacity());
 
         let mut decoder = MessageDecoder::default();
         decoder.push(Bytes::from_static(&[9, 0, 0, 0, 0]));

@@ -13,8 +13,7 @@ mod status;
 mod timeout;
 
 pub use message::{
-    MESSAGE_BYTES_MAX, MessageBuf, MessageDecoder, PACK_BYTES_MAX, PREFIX_BYTES, Packer,
-    encode_message,
+    MESSAGE_BYTES_MAX, MessageBuf, MessageDecoder, PACK_BYTES_MAX, PREFIX_BYTES, Packer, encode_message,
 };
 pub use status::{Code, MESSAGE_TEXT_BYTES_MAX, Status, percent_decode, percent_encode};
 pub use timeout::{format_timeout, parse_timeout};
@@ -40,15 +39,8 @@ pub fn answer_content_type(request: &[u8]) -> Option<&'static str> {
     match rest.first() {
         None | Some(b';' | b' ') => Some(CONTENT_TYPE_GRPC),
         Some(b'+') => {
-            let end = rest
-                .iter()
-                .position(|byte| matches!(byte, b';' | b' '))
-                .unwrap_or(rest.len());
-            if rest[1..end].eq_ignore_ascii_case(b"blaze") {
-                Some(CONTENT_TYPE_BLAZE)
-            } else {
-                Some(CONTENT_TYPE_GRPC)
-            }
+            let end = rest.iter().position(|byte| matches!(byte, b';' | b' ')).unwrap_or(rest.len());
+            if rest[1..end].eq_ignore_ascii_case(b"blaze") { Some(CONTENT_TYPE_BLAZE) } else { Some(CONTENT_TYPE_GRPC) }
         }
         Some(_) => None,
     }
@@ -60,15 +52,11 @@ mod tests {
 
     #[test]
     fn content_types() {
-        let check = |given: &str, want: Option<&str>| {
-            assert_eq!(answer_content_type(given.as_bytes()), want, "{given}")
-        };
+        let check =
+            |given: &str, want: Option<&str>| assert_eq!(answer_content_type(given.as_bytes()), want, "{given}");
         check("application/grpc", Some(CONTENT_TYPE_GRPC));
         check("application/grpc+blaze", Some(CONTENT_TYPE_BLAZE));
-        check(
-            "Application/GRPC+Blaze; charset=x",
-            Some(CONTENT_TYPE_BLAZE),
-        );
+        check("Application/GRPC+Blaze; charset=x", Some(CONTENT_TYPE_BLAZE));
         check("application/grpc+proto", Some(CONTENT_TYPE_GRPC));
         check("application/grpc;v=1", Some(CONTENT_TYPE_GRPC));
         check("application/grpc-web", None);

@@ -92,10 +92,7 @@ pub struct Status {
 impl Status {
     /// Returns a status.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
+        Self { code, message: message.into() }
     }
 
     /// Returns the status of a call that ended well.
@@ -130,10 +127,7 @@ impl Status {
         };
         match number.and_then(Code::from_number) {
             Some(code) => Self { code, message },
-            None => Self::new(
-                Code::Unknown,
-                format!("grpc-status `{}`: {message}", String::from_utf8_lossy(raw)),
-            ),
+            None => Self::new(Code::Unknown, format!("grpc-status `{}`: {message}", String::from_utf8_lossy(raw))),
         }
     }
 
@@ -154,11 +148,7 @@ impl Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.message.is_empty() {
-            write!(f, "{}", self.code)
-        } else {
-            write!(f, "{}: {}", self.code, self.message)
-        }
+        if self.message.is_empty() { write!(f, "{}", self.code) } else { write!(f, "{}: {}", self.code, self.message) }
     }
 }
 
@@ -182,11 +172,7 @@ pub fn percent_encode(text: &str) -> String {
 
 /// Undoes [`percent_encode`]. Never fails: a `%` without two digits stays, bytes that are no UTF-8 become U+FFFD.
 pub fn percent_decode(value: &[u8]) -> String {
-    let digit = |byte: u8| {
-        char::from(byte)
-            .to_digit(16)
-            .and_then(|digit| u8::try_from(digit).ok())
-    };
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut out = Vec::with_capacity(value.len());
     let mut at = 0;
     while at < value.len() {
@@ -214,10 +200,7 @@ mod tests {
             assert_eq!(code.number(), number);
             assert_eq!(Code::from_number(number), Some(code));
             let status = Status::new(code, "why");
-            assert_eq!(
-                Status::from_trailers(Some(status.status_value().as_bytes()), Some(b"why")),
-                status
-            );
+            assert_eq!(Status::from_trailers(Some(status.status_value().as_bytes()), Some(b"why")), status);
         }
         assert_eq!(Code::from_number(17), None);
     }
@@ -225,11 +208,7 @@ mod tests {
     #[test]
     fn misshapen_statuses_are_unknown() {
         for raw in ["00", "01", "17", "99", "", "-1", " 0", "0 ", "x", "116"] {
-            assert_eq!(
-                Status::from_trailers(Some(raw.as_bytes()), None).code,
-                Code::Unknown,
-                "{raw}"
-            );
+            assert_eq!(Status::from_trailers(Some(raw.as_bytes()), None).code, Code::Unknown, "{raw}");
         }
         assert_eq!(Status::from_trailers(None, None).code, Code::Unknown);
     }

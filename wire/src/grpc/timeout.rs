@@ -22,9 +22,7 @@ pub fn parse_timeout(value: &[u8]) -> Option<Duration> {
     if digits.is_empty() || digits.len() > DIGITS_MAX || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let count = digits
-        .iter()
-        .fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    let count = digits.iter().fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
     Some(match unit {
         b'n' => Duration::from_nanos(count),
         b'u' => Duration::from_micros(count),
@@ -65,18 +63,7 @@ mod tests {
         check("3M", Some(Duration::from_secs(180)));
         check("99999999H", Some(Duration::from_secs(99_999_999 * 3_600)));
         check("0S", Some(Duration::ZERO));
-        for bad in [
-            "",
-            "S",
-            "1",
-            "1s",
-            "100000000S",
-            "-1S",
-            "+1S",
-            " 1S",
-            "1 S",
-            "1.5S",
-        ] {
+        for bad in ["", "S", "1", "1s", "100000000S", "-1S", "+1S", " 1S", "1 S", "1.5S"] {
             check(bad, None);
         }
     }
