@@ -411,7 +411,10 @@ mod tests {
         for command in Cli::command().get_subcommands() {
             for argument in command.get_arguments() {
                 let long = argument.get_long().unwrap_or_default();
-                assert!(!["passphrase", "password", "token", "key"].contains(&long), "--{long} would put a secret on argv");
+                assert!(
+                    !["passphrase", "password", "token", "key"].contains(&long),
+                    "--{long} would put a secret on argv"
+                );
             }
         }
     }

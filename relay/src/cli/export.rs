@@ -23,7 +23,11 @@ pub(crate) fn run(args: &ExportArgs) -> Outcome {
         let known = names.iter().map(|name| ui::printable(name, 60)).collect::<Vec<_>>().join(", ");
         return Err(Failure::new(
             format!("{} has no collection {}", args.db.db.display(), ui::printable(&args.collection, 60)),
-            if known.is_empty() { "import or sync something first".to_owned() } else { format!("choose one of: {known}") },
+            if known.is_empty() {
+                "import or sync something first".to_owned()
+            } else {
+                format!("choose one of: {known}")
+            },
         ));
     }
     let collection = db.collection::<Document>(&args.collection).map_err(|e| broken(&e))?;
@@ -38,8 +42,8 @@ pub(crate) fn run(args: &ExportArgs) -> Outcome {
         }
         Some(path) => {
             let partial = partial_path(path);
-            let file = File::create(&partial)
-                .map_err(|e| Failure::io(format!("cannot write {}", partial.display()), &e))?;
+            let file =
+                File::create(&partial).map_err(|e| Failure::io(format!("cannot write {}", partial.display()), &e))?;
             let written = write_all(&collection, args, BufWriter::new(&file)).and_then(|count| {
                 file.sync_all()?;
                 std::fs::rename(&partial, path)?;

@@ -22,7 +22,11 @@ impl Failure {
 
     /// The failure of a command that was told to stop.
     pub(crate) fn interrupted() -> Self {
-        Self { what: "interrupted".to_owned(), next: "run the command again to go on".to_owned(), code: exit::INTERRUPTED }
+        Self {
+            what: "interrupted".to_owned(),
+            next: "run the command again to go on".to_owned(),
+            code: exit::INTERRUPTED,
+        }
     }
 
     /// An operation of the file system that failed.

@@ -41,7 +41,8 @@ pub(crate) fn run(args: &ImportArgs) -> Outcome {
     }
     let (db, created) = open::open(&args.db, Intent::WriteOrCreate(args.create.kdf))?;
     let loaded = load(&mut input, args, &checked, &db, &stop)?;
-    db.close().map_err(|e| Failure::because("the records are in, but the file did not close", &e, "run `blazedb verify`"))?;
+    db.close()
+        .map_err(|e| Failure::because("the records are in, but the file did not close", &e, "run `blazedb verify`"))?;
     let mut line = format!(
         "{} {} into {} of {}{}",
         if loaded.updated + loaded.unchanged == 0 { "imported" } else { "merged" },
@@ -110,7 +111,8 @@ impl Input {
     fn documents(&mut self, format: InputFormat) -> Result<Documents<BufReader<Box<dyn Read + '_>>>, Failure> {
         let reader: Box<dyn Read> = match self {
             Self::File(file, _) => {
-                file.seek(SeekFrom::Start(0)).map_err(|e| Failure::io("cannot read the file from its beginning", &e))?;
+                file.seek(SeekFrom::Start(0))
+                    .map_err(|e| Failure::io("cannot read the file from its beginning", &e))?;
                 Box::new(file)
             }
             Self::Memory(bytes) => Box::new(bytes.as_slice()),
@@ -155,7 +157,10 @@ fn check(input: &mut Input, args: &ImportArgs, stop: &StopFlag) -> Result<Checke
     while let Some(parsed) = documents.next() {
         match parsed {
             Err(JsonError { kind: JsonErrorKind::Io { message, .. }, .. }) => {
-                return Err(Failure::new(format!("cannot read {}: {message}", args.file.display()), "check the file and the disk"));
+                return Err(Failure::new(
+                    format!("cannot read {}: {message}", args.file.display()),
+                    "check the file and the disk",
+                ));
             }
             Err(error) => {
                 let rest = if error.resumable { "" } else { "; nothing behind this can be read" };
@@ -166,7 +171,9 @@ fn check(input: &mut Input, args: &ImportArgs, stop: &StopFlag) -> Result<Checke
                 let path = || field.map_or_else(|| "$".to_owned(), |field| format!("$.{field}"));
                 let problem = match Item::new(parsed.document, field) {
                     Ok(Item { key: Some(key), .. }) => match first_line.entry(key) {
-                        Entry::Occupied(first) => Some(format!("line {line}, at {}: the id of the record on line {}", path(), first.get())),
+                        Entry::Occupied(first) => {
+                            Some(format!("line {line}, at {}: the id of the record on line {}", path(), first.get()))
+                        }
                         Entry::Vacant(entry) => {
                             entry.insert(line);
                             None

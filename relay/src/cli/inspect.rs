@@ -4,7 +4,8 @@
 
 use std::fmt::Write as _;
 
-use blazedb::{BoxReason, Document, InboxEntry, Stats, Value};
+use blazedb::{Document, InboxEntry, Stats, Value};
+use blazedb_sync::BoxReason;
 use blazedb_wire::json;
 
 use super::args::{InboxArgs, StatsArgs, VerifyArgs};
@@ -113,7 +114,8 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
 /// Runs `blazedb inbox`.
 pub(crate) fn inbox(args: &InboxArgs) -> Outcome {
     let (db, _) = open::open(&args.db, Intent::Read)?;
-    let entries = db.inbox().map_err(|e| Failure::because("cannot read the inbox", &e, "run `blazedb verify` on the file"))?;
+    let entries =
+        db.inbox().map_err(|e| Failure::because("cannot read the inbox", &e, "run `blazedb verify` on the file"))?;
     for entry in &entries {
         let line = if args.json { entry_json(entry)? } else { entry_text(entry)? };
         if !ui::line(&line) {
@@ -132,7 +134,9 @@ fn reason(entry: &InboxEntry) -> (&'static str, &'static str) {
         BoxReason::Refused => ("refused", "refused by the relay"),
         BoxReason::Unknown => ("unknown", "edited, but the document never arrived"),
         BoxReason::EarlierLife => ("earlier-life", "edited before it was deleted and created anew"),
-        BoxReason::DeletedWhileEdited => ("deleted-while-edited", "deleted while somebody else edited it; its last state"),
+        BoxReason::DeletedWhileEdited => {
+            ("deleted-while-edited", "deleted while somebody else edited it; its last state")
+        }
         BoxReason::TooLarge => ("too-large", "the edit would have made it too large"),
     }
 }

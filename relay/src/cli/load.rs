@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use blazedb::{Database, Document, EncodeError, ErrorKind, Key, Patch, Row, Value};
+use blazedb::{Database, Document, ErrorKind, Key, Patch, Row, Value};
+use blazedb_wire::EncodeError;
 
 /// Encoded bytes of rows per transaction. A replicated transaction holds 256 KiB with its operation headers; half of
 /// that leaves room for them, and progress is reported often enough.

@@ -29,7 +29,10 @@ pub(crate) fn open(args: &DbArgs, intent: Intent) -> Result<(Database, bool), Fa
             ));
         }
         if let Some(folder) = args.db.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
-            return Err(Failure::new(format!("there is no folder {}", folder.display()), "create it or choose another path"));
+            return Err(Failure::new(
+                format!("there is no folder {}", folder.display()),
+                "create it or choose another path",
+            ));
         }
     }
     let options = if args.unencrypted {

@@ -47,10 +47,7 @@ pub(crate) fn find(db: &Path, file: Option<&Path>, creating: bool) -> Result<Zer
         ));
     }
     if creating && passphrase.chars().count() < NEW_CHARACTERS_MIN {
-        return Err(Failure::new(
-            format!("{origin} is too short for a new database"),
-            format!("choose {RULE}"),
-        ));
+        return Err(Failure::new(format!("{origin} is too short for a new database"), format!("choose {RULE}")));
     }
     Ok(passphrase)
 }
@@ -59,7 +56,10 @@ fn read_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let shown = path.display();
     let size = fs::metadata(path).map_err(|e| Failure::io(format!("cannot read passphrase file {shown}"), &e))?.len();
     if size > FILE_BYTES_MAX {
-        return Err(Failure::new(format!("passphrase file {shown} has {size} bytes"), "check the path: a passphrase fits in 64 KiB"));
+        return Err(Failure::new(
+            format!("passphrase file {shown} has {size} bytes"),
+            "check the path: a passphrase fits in 64 KiB",
+        ));
     }
     let bytes =
         Zeroizing::new(fs::read(path).map_err(|e| Failure::io(format!("cannot read passphrase file {shown}"), &e))?);

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use blazedb_relay::server::{self, ServerConfig};
+use blazedb_relay::config::Config;
+use blazedb_relay::server;
 use blazedb_relay::token as tokens;
 use tracing_subscriber::EnvFilter;
 
@@ -61,7 +62,7 @@ pub(crate) fn serve(args: ServeArgs) -> Outcome {
         }
         tracing::info!("shutting down");
     };
-    let config = ServerConfig::new(args.data.clone(), args.listen);
+    let config = Config::new(&args.data, args.listen);
     let served = runtime.block_on(server::run(
         config,
         |ready| {

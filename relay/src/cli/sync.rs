@@ -3,7 +3,9 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use blazedb::{ChangeEvent, ChangeKind, Changes, Database, Document, Relay, Sync, SyncStatus};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use blazedb::{ChangeEvent, ChangeKind, Changes, Database, Document, Relay, Sync, SyncState, SyncStatus, Value};
 use blazedb_wire::json;
 
 use super::args::SyncArgs;
@@ -27,7 +29,11 @@ pub(crate) fn run(args: &SyncArgs) -> Outcome {
     let changes = db.changes();
     let begun = Instant::now();
     let sync = db.enable_sync(relay).map_err(|e| {
-        Failure::because("cannot start syncing", &e, "check --relay, --space, --token-file and how the relay is trusted")
+        Failure::because(
+            "cannot start syncing",
+            &e,
+            "check --relay, --space, --token-file and how the relay is trusted",
+        )
     })?;
     let outcome = if args.watch {
         watch(args, &db, &sync, changes, &stop)
@@ -38,7 +44,8 @@ pub(crate) fn run(args: &SyncArgs) -> Outcome {
     sync.stop();
     let closed = db.close();
     let code = outcome?;
-    closed.map_err(|e| Failure::because("the changes are in, but the file did not close", &e, "run `blazedb verify`"))?;
+    closed
+        .map_err(|e| Failure::because("the changes are in, but the file did not close", &e, "run `blazedb verify`"))?;
     Ok(code)
 }
 
@@ -50,15 +57,27 @@ fn relay_of(args: &SyncArgs) -> Result<Relay, Failure> {
         ));
     }
     let shown = args.token_file.display();
-    let token = fs::read_to_string(&args.token_file)
-        .map_err(|e| Failure::io(format!("cannot read token file {shown}"), &e).with_next(
-            "make a token where the relay runs: blazedb token --data DIR --space NAME > FILE",
-        ))?;
+    let token = fs::read_to_string(&args.token_file).map_err(|e| {
+        Failure::io(format!("cannot read token file {shown}"), &e)
+            .with_next("make a token where the relay runs: blazedb token --data DIR --space NAME > FILE")
+    })?;
     let token = token.trim();
     if token.is_empty() {
         return Err(Failure::new(
             format!("token file {shown} is empty"),
             "make a token where the relay runs: blazedb token --data DIR --space NAME > FILE",
+        ));
+    }
+    if let Some(space) = space_of(token)
+        && space != args.space
+    {
+        return Err(Failure::new(
+            format!(
+                "the token in {shown} is for the space {}, not {}",
+                ui::printable(&space, 60),
+                ui::printable(&args.space, 60)
+            ),
+            "use the other --space, or make a token for this one: blazedb token --data DIR --space NAME > FILE",
         ));
     }
     let relay = Relay::new(&args.relay).space(&args.space).token(token);
@@ -72,18 +91,27 @@ fn relay_of(args: &SyncArgs) -> Result<Relay, Failure> {
     })
 }
 
+/// Reads the space that a token claims to be for. The relay alone can tell whether the claim is true; a file stays with
+/// its first space for ever, so a token that was mixed up is better found here.
+fn space_of(token: &str) -> Option<String> {
+    let claims = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    match json::parse_document(&claims).ok()?.get("space")? {
+        Value::Text(space) => Some(space.clone()),
+        _ => None,
+    }
+}
+
 /// Waits until both sides have everything.
 fn until_idle(args: &SyncArgs, sync: &Sync, stop: &StopFlag, begun: Instant) -> Outcome {
     let mut progress = Progress::start("syncing (operations)", 0);
-    let first = sync.status();
-    let mut last_mark = mark(&first);
+    let mut last_mark = mark(&status(sync)?);
     let mut last_progress = Instant::now();
     loop {
         if sync.wait_idle(LOOK_EVERY).is_ok() {
             break;
         }
         stop.check()?;
-        let status = sync.status();
+        let status = status(sync)?;
         if let Some(failure) = hopeless(args, &status) {
             return Err(failure);
         }
@@ -100,7 +128,7 @@ fn until_idle(args: &SyncArgs, sync: &Sync, stop: &StopFlag, begun: Instant) -> 
         }
     }
     drop(progress);
-    let status = sync.status();
+    let status = status(sync)?;
     eprintln!(
         "in sync with {} at {} in {}: sent {}, received {}, {} merged",
         ui::printable(&args.space, 60),
@@ -113,6 +141,10 @@ fn until_idle(args: &SyncArgs, sync: &Sync, stop: &StopFlag, begun: Instant) -> 
     Ok(exit::DONE)
 }
 
+fn status(sync: &Sync) -> Result<SyncStatus, Failure> {
+    sync.status().map_err(|e| Failure::because("cannot read the outbox", &e, "run `blazedb verify` on the file"))
+}
+
 /// The numbers that move when something happens.
 fn mark(status: &SyncStatus) -> (u64, u64, u64, u64, u64) {
     (status.cursor, status.head, status.unsent_ops, status.unacked_ops, status.bytes_received)
@@ -120,7 +152,7 @@ fn mark(status: &SyncStatus) -> (u64, u64, u64, u64, u64) {
 
 /// Returns the failure if trying again cannot help.
 fn hopeless(args: &SyncArgs, status: &SyncStatus) -> Option<Failure> {
-    status.is_stopped().then(|| gave_up(args, status))
+    (status.state == SyncState::Stopped).then(|| gave_up(args, status))
 }
 
 fn gave_up(args: &SyncArgs, status: &SyncStatus) -> Failure {
@@ -146,12 +178,12 @@ fn watch(args: &SyncArgs, db: &Database, sync: &Sync, changes: Changes, stop: &S
     let mut connected = false;
     let mut shown_error = None;
     while !stop.is_raised() {
-        let status = sync.status();
+        let status = status(sync)?;
         if let Some(failure) = hopeless(args, &status) {
             return Err(failure);
         }
-        if status.is_online() != connected {
-            connected = status.is_online();
+        if (status.state == SyncState::Online) != connected {
+            connected = !connected;
             shown_error = None;
             eprintln!("{}", if connected { "connected" } else { "disconnected; trying again" });
         }
@@ -164,8 +196,9 @@ fn watch(args: &SyncArgs, db: &Database, sync: &Sync, changes: Changes, stop: &S
             Some(ChangeEvent::Lagged) => eprintln!("some changes were too fast to print; they are in the file"),
             Some(ChangeEvent::Commit(commit)) => {
                 for change in commit.changes.iter() {
-                    let line = describe(db, change)
-                        .map_err(|e| Failure::because("cannot read a change", &e, "run `blazedb verify` on the file"))?;
+                    let line = describe(db, change).map_err(|e| {
+                        Failure::because("cannot read a change", &e, "run `blazedb verify` on the file")
+                    })?;
                     if !ui::line(&line) {
                         return Ok(exit::DONE);
                     }
@@ -173,7 +206,7 @@ fn watch(args: &SyncArgs, db: &Database, sync: &Sync, changes: Changes, stop: &S
             }
         }
     }
-    let status = sync.status();
+    let status = status(sync)?;
     eprintln!("stopped at {} of {}", ui::thousands(status.cursor), ui::thousands(status.head));
     Ok(exit::DONE)
 }

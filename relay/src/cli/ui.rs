@@ -175,8 +175,14 @@ mod tests {
 
     #[test]
     fn numbers_read_well() {
-        assert_eq!([thousands(0), thousands(999), thousands(1_000), thousands(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!([bytes(1023), bytes(1024), bytes(1536), bytes(3 << 20)], ["1023 B", "1.0 KiB", "1.5 KiB", "3.0 MiB"]);
+        assert_eq!(
+            [thousands(0), thousands(999), thousands(1_000), thousands(1_234_567)],
+            ["0", "999", "1,000", "1,234,567"]
+        );
+        assert_eq!(
+            [bytes(1023), bytes(1024), bytes(1536), bytes(3 << 20)],
+            ["1023 B", "1.0 KiB", "1.5 KiB", "3.0 MiB"]
+        );
         assert_eq!(span(Duration::from_micros(420)), "0.42 ms");
         assert_eq!(span(Duration::from_millis(2_310)), "2.31 s");
         assert_eq!([plural(1, "record"), plural(2_000, "record")], ["1 record", "2,000 records"]);

@@ -43,7 +43,10 @@ fn from_file(path: &Path) -> Result<Data, Failure> {
     let mut documents = Vec::new();
     for parsed in Documents::new(file, Limits::default()) {
         let parsed = parsed.map_err(|e| {
-            Failure::new(format!("{shown}: {e}"), "correct the file; it holds an array of objects, NDJSON or one object")
+            Failure::new(
+                format!("{shown}: {e}"),
+                "correct the file; it holds an array of objects, NDJSON or one object",
+            )
         })?;
         documents.push(parsed.document);
         if documents.len() > RECORDS_MAX {
@@ -71,9 +74,10 @@ fn build(origin: String, collection: &'static str, documents: Vec<Document>) -> 
     let mut items = Vec::with_capacity(documents.len());
     for (index, document) in documents.into_iter().enumerate() {
         json_bytes += crate::cli::json_text(&document)?.len() as u64;
-        items.push(Item::new(document, named.then_some("id")).map_err(|e| {
-            Failure::new(format!("{origin}, record {}: {e}", index + 1), "leave this record out")
-        })?);
+        items.push(
+            Item::new(document, named.then_some("id"))
+                .map_err(|e| Failure::new(format!("{origin}, record {}: {e}", index + 1), "leave this record out"))?,
+        );
     }
     Ok(Data { origin, collection, items, json_bytes })
 }
@@ -89,7 +93,8 @@ fn packages_of_workspace() -> Option<Vec<Document>> {
         let output = quiet("cargo").args(arguments).output().ok().filter(|output| output.status.success())?;
         // Cargo prints the packages first; an array of records is what the reader wants, and it stops behind it.
         let packages = output.stdout.strip_prefix(b"{\"packages\":")?;
-        let documents: Vec<Document> = Documents::new(packages, Limits::default()).map_while(Result::ok).map(|parsed| parsed.document).collect();
+        let documents: Vec<Document> =
+            Documents::new(packages, Limits::default()).map_while(Result::ok).map(|parsed| parsed.document).collect();
         (documents.len() > 1).then_some(documents)
     })
 }
@@ -109,7 +114,8 @@ fn quiet(program: &str) -> Command {
 /// A bug tracker that is the same every time.
 fn bugs() -> Vec<Document> {
     const PARTS: [&str; 6] = ["editor", "sync", "search", "settings", "import", "login"];
-    const FAULTS: [&str; 6] = ["freezes", "forgets its place", "shows yesterday's data", "is slow", "flickers", "crashes"];
+    const FAULTS: [&str; 6] =
+        ["freezes", "forgets its place", "shows yesterday's data", "is slow", "flickers", "crashes"];
     const WHEN: [&str; 5] = ["on start", "after an update", "with large files", "when offline", "in dark mode"];
     const PEOPLE: [&str; 7] = ["Ada", "Bela", "Chidi", "Dalia", "Emre", "Fumiko", "Gita"];
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
@@ -145,7 +151,13 @@ fn bugs() -> Vec<Document> {
                 ("estimate_hours", Value::F64(pick(64) as f64 / 4.0)),
                 ("labels", Value::Array(vec![text(part), text(WHEN[pick(WHEN.len())])])),
                 ("assignee", if pick(4) == 0 { Value::Null } else { text(PEOPLE[pick(PEOPLE.len())]) }),
-                ("reporter", Value::Map(map(vec![("name", text(PEOPLE[pick(PEOPLE.len())])), ("team", Value::I64(pick(9) as i64))]))),
+                (
+                    "reporter",
+                    Value::Map(map(vec![
+                        ("name", text(PEOPLE[pick(PEOPLE.len())])),
+                        ("team", Value::I64(pick(9) as i64)),
+                    ])),
+                ),
                 ("comments", Value::Array(comments)),
             ])
         })

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use blazedb::{Database, DocumentId, Options, Relay, Sync};
+use blazedb::{Database, DocumentId, Options, Relay, Sync, SyncStatus};
 
 use super::relay::RelayProcess;
 use crate::cli::failure::Failure;
@@ -44,24 +44,32 @@ impl Device {
         let mut key = [0; 32];
         getrandom::fill(&mut key)
             .map_err(|e| Failure::new(format!("the system gives no random bytes: {e}"), "restart the machine"))?;
-        let db = Database::open(&path, Options::raw_key(key).create(true))
-            .map_err(|e| Failure::because(format!("cannot create {}", path.display()), &e, "check the temporary folder"))?;
+        let db = Database::open(&path, Options::raw_key(key).create(true)).map_err(|e| {
+            Failure::because(format!("cannot create {}", path.display()), &e, "check the temporary folder")
+        })?;
         Ok(Self { name, path, db, sync: None, earlier: Traffic::default() })
     }
 
     /// Connects to the relay.
     pub(crate) fn go_online(&mut self, relay: &RelayProcess, token: &str) -> Result<(), Failure> {
         let relay = Relay::new(relay.url()).space(SPACE).token(token).fingerprint(relay.fingerprint());
-        self.sync = Some(self.db.enable_sync(relay).map_err(|e| defect(&format!("{} cannot go online", self.name), &e))?);
+        self.sync =
+            Some(self.db.enable_sync(relay).map_err(|e| defect(&format!("{} cannot go online", self.name), &e))?);
         Ok(())
     }
 
     /// Cuts the device off; it can be used as before.
-    pub(crate) fn go_offline(&mut self) {
-        self.earlier = self.traffic();
+    pub(crate) fn go_offline(&mut self) -> Result<(), Failure> {
+        self.earlier = self.traffic()?;
         if let Some(sync) = self.sync.take() {
             sync.stop();
         }
+        Ok(())
+    }
+
+    /// Returns how the connection is doing.
+    pub(crate) fn status(&self) -> Result<SyncStatus, Failure> {
+        self.sync()?.status().map_err(|e| defect(&format!("cannot read the outbox of {}", self.name), &e))
     }
 
     /// Returns the connection.
@@ -70,13 +78,16 @@ impl Device {
     }
 
     /// Returns what was counted over all connections.
-    pub(crate) fn traffic(&self) -> Traffic {
-        let now = self.sync.as_ref().map(Sync::status);
-        Traffic {
-            sent: self.earlier.sent + now.as_ref().map_or(0, |s| s.bytes_sent),
-            received: self.earlier.received + now.as_ref().map_or(0, |s| s.bytes_received),
-            conflicts_merged: self.earlier.conflicts_merged + now.as_ref().map_or(0, |s| s.conflicts_merged),
+    pub(crate) fn traffic(&self) -> Result<Traffic, Failure> {
+        if self.sync.is_none() {
+            return Ok(self.earlier);
         }
+        let now = self.status()?;
+        Ok(Traffic {
+            sent: self.earlier.sent + now.bytes_sent,
+            received: self.earlier.received + now.bytes_received,
+            conflicts_merged: self.earlier.conflicts_merged + now.conflicts_merged,
+        })
     }
 
     /// Returns the bytes of the device's file and log.
@@ -89,7 +100,7 @@ impl Device {
         let read = || {
             let records = self.db.collection::<blazedb::Document>(collection)?;
             let mut ids = Vec::new();
-            for record in records.scan()? {
+            for record in records.rows() {
                 ids.push(record?.0);
             }
             Ok(ids)
@@ -141,8 +152,8 @@ fn try_agree(a: &Device, b: &Device) -> Result<Option<([u8; 32], u64, u64)>, Fai
         return Ok(None);
     }
     // B counts as idle before it has heard of what A has just sent; equal positions rule that out.
-    let head = sync_a.status().cursor;
-    if sync_b.status().cursor != head {
+    let head = a.status()?.cursor;
+    if b.status()?.cursor != head {
         std::thread::sleep(Duration::from_millis(2));
         return Ok(None);
     }
@@ -151,7 +162,9 @@ fn try_agree(a: &Device, b: &Device) -> Result<Option<([u8; 32], u64, u64)>, Fai
         return Ok(None);
     }
     match sync_a.relay_digest(ANSWER_WITHIN) {
-        Ok((seq, relay_digest, documents)) if seq == head && relay_digest == digest => Ok(Some((digest, documents, head))),
+        Ok((seq, relay_digest, documents)) if seq == head && relay_digest == digest => {
+            Ok(Some((digest, documents, head)))
+        }
         // The relay answers for another position or is away: ask again until time is up.
         _ => Ok(None),
     }
@@ -161,7 +174,7 @@ fn try_agree(a: &Device, b: &Device) -> Result<Option<([u8; 32], u64, u64)>, Fai
 fn disagreement(a: &Device, b: &Device) -> Result<String, Failure> {
     let mut text = format!("A, B and the relay do not agree after {} s", AGREE_WITHIN.as_secs());
     for device in [a, b] {
-        let status = device.sync()?.status();
+        let status = device.status()?;
         let digest = device.db.digest().map_err(|e| defect("cannot compute a digest", &e))?;
         text.push_str(&format!(
             "\n  {}: digest {}, at {} of {}, {} unsent, {} unconfirmed, last error {:?}",

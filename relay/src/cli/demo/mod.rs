@@ -54,7 +54,12 @@ pub(crate) fn run(args: &DemoArgs) -> Outcome {
 fn play(args: &DemoArgs, folder: &Folder, stop: &StopFlag) -> Result<(), Failure> {
     let begun = Instant::now();
     let data = data::find(args.input.as_deref())?;
-    tell(&format!("{} from {} ({} of JSON)", ui::plural(data.items.len() as u64, "record"), data.origin, ui::bytes(data.json_bytes)));
+    tell(&format!(
+        "{} from {} ({} of JSON)",
+        ui::plural(data.items.len() as u64, "record"),
+        data.origin,
+        ui::bytes(data.json_bytes)
+    ));
 
     let relay_data = folder.path.join("relay");
     let relay = RelayProcess::start(&relay_data, &folder.path.join("relay.log"))?;
@@ -77,10 +82,10 @@ fn play(args: &DemoArgs, folder: &Folder, stop: &StopFlag) -> Result<(), Failure
     steps::cut_off(&mut stage, collection, &mut report)?;
     steps::crash(&mut stage, collection, &mut report)?;
     let agreement = device::agree(&stage.a, &stage.b, stop)?;
-    report.measure(&stage);
+    report.measure(&stage)?;
     // The files are closed before the folder goes, and the relay before both.
-    stage.a.go_offline();
-    stage.b.go_offline();
+    stage.a.go_offline()?;
+    stage.b.go_offline()?;
     print!("{}", report.finish(&agreement, begun.elapsed()));
     if folder.keep {
         eprintln!("the files are in {}", folder.path.display());
@@ -122,7 +127,9 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if !self.keep && let Err(error) = std::fs::remove_dir_all(&self.path) {
+        if !self.keep
+            && let Err(error) = std::fs::remove_dir_all(&self.path)
+        {
             eprintln!("note: cannot remove {}: {error}", self.path.display());
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Stage;
 use super::data::Data;
 use super::device::Agreement;
+use crate::cli::failure::Failure;
 use crate::cli::open;
 use crate::cli::ui::{Table, bytes, hex, plural, span, thousands};
 
@@ -44,16 +45,15 @@ impl Report {
     }
 
     /// Takes the sizes at the end.
-    pub(super) fn measure(&mut self, stage: &Stage) {
+    pub(super) fn measure(&mut self, stage: &Stage) -> Result<(), Failure> {
         self.disk = [
             stage.a.bytes_on_disk(),
             stage.b.bytes_on_disk(),
             open::bytes_on_disk(std::slice::from_ref(&stage.relay_data)),
         ];
-        self.wire = [&stage.a, &stage.b].map(|device| {
-            let traffic = device.traffic();
-            (traffic.sent, traffic.received)
-        });
+        let (a, b) = (stage.a.traffic()?, stage.b.traffic()?);
+        self.wire = [(a.sent, a.received), (b.sent, b.received)];
+        Ok(())
     }
 
     /// Writes the table and the line that says whether all are equal.
@@ -62,13 +62,33 @@ impl Report {
         let [(sent_a, received_a), (sent_b, received_b)] = self.wire;
         let per_edit = |total: u64| total as f64 / self.edits.max(1) as f64;
         let mut table = Table::default();
-        table.row("records", format!("{} from {}, {} documents at the end", thousands(self.records), self.origin, thousands(agreement.documents)));
+        table.row(
+            "records",
+            format!(
+                "{} from {}, {} documents at the end",
+                thousands(self.records),
+                self.origin,
+                thousands(agreement.documents)
+            ),
+        );
         table.row("operations", format!("{} in the relay's log", thousands(agreement.head)));
-        table.row("bytes as JSON", format!("{} imported; {:.0} B per edit", bytes(self.json_bytes), per_edit(self.edit_json_bytes)));
-        table.row("bytes on disk", format!("A {}, B {}, relay {} (encrypted)", bytes(disk_a), bytes(disk_b), bytes(disk_relay)));
+        table.row(
+            "bytes as JSON",
+            format!("{} imported; {:.0} B per edit", bytes(self.json_bytes), per_edit(self.edit_json_bytes)),
+        );
+        table.row(
+            "bytes on disk",
+            format!("A {}, B {}, relay {} (encrypted)", bytes(disk_a), bytes(disk_b), bytes(disk_relay)),
+        );
         table.row(
             "bytes on the wire",
-            format!("A sent {} and received {}, B sent {} and received {}", bytes(sent_a), bytes(received_a), bytes(sent_b), bytes(received_b)),
+            format!(
+                "A sent {} and received {}, B sent {} and received {}",
+                bytes(sent_a),
+                bytes(received_a),
+                bytes(sent_b),
+                bytes(received_b)
+            ),
         );
         table.row(
             "wire per edit",
@@ -78,17 +98,32 @@ impl Report {
         table.row("first sync", format!("{} for {} from A to B", span(self.first_sync), bytes(self.first_sync_bytes)));
         table.row(
             "live edits",
-            format!("{} at {:.0}/s; durable commit on A {} on average", thousands(self.edits), self.edit_pace, span(self.edit_commit)),
+            format!(
+                "{} at {:.0}/s; durable commit on A {} on average",
+                thousands(self.edits),
+                self.edit_pace,
+                span(self.edit_commit)
+            ),
         );
         table.row("commit on A to visible on B", format!("p50 {}, p99 {}", span(self.latency.0), span(self.latency.1)));
-        table.row("time to converge", format!("{} after being cut off, {} after the crash", span(self.reconnect), span(self.recover)));
+        table.row(
+            "time to converge",
+            format!("{} after being cut off, {} after the crash", span(self.reconnect), span(self.recover)),
+        );
         table.row(
             "conflicts merged",
-            format!("A {}, B {}; kept in the inbox: A {}, B {}", self.conflicts.0, self.conflicts.1, self.inbox.0, self.inbox.1),
+            format!(
+                "A {}, B {}; kept in the inbox: A {}, B {}",
+                self.conflicts.0, self.conflicts.1, self.inbox.0, self.inbox.1
+            ),
         );
         table.row(
             "relay killed",
-            format!("away for {}; {}, none lost, none doubled", span(self.relay_away), plural(self.crash_acknowledged, "acknowledged transaction")),
+            format!(
+                "away for {}; {}, none lost, none doubled",
+                span(self.relay_away),
+                plural(self.crash_acknowledged, "acknowledged transaction")
+            ),
         );
         table.row("whole demo", span(took));
         format!("\n{table}\nA == B == relay: identical (digest {})\n", &hex(&agreement.digest)[..16])

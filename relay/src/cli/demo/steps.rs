@@ -77,7 +77,7 @@ pub(super) fn first_sync(stage: &mut Stage, collection: &'static str, report: &m
     report.first_sync = begun.elapsed();
     drop(progress);
     agree(&stage.a, &stage.b, &stage.stop)?;
-    report.first_sync_bytes = stage.a.traffic().sent;
+    report.first_sync_bytes = stage.a.traffic()?.sent;
     tell(&format!(
         "2 online: B received {} live in {} ({} on the wire)",
         ui::plural(wanted as u64, "record"),
@@ -92,10 +92,10 @@ pub(super) fn cut_off(stage: &mut Stage, collection: &'static str, report: &mut 
     let ids = stage.a.ids(collection)?;
     let note = insert_note(&stage.a)?;
     agree(&stage.a, &stage.b, &stage.stop)?;
-    let before = (stage.a.traffic().conflicts_merged, stage.b.traffic().conflicts_merged);
+    let before = (stage.a.traffic()?.conflicts_merged, stage.b.traffic()?.conflicts_merged);
     let inbox_before = (inbox(&stage.a)?, inbox(&stage.b)?);
-    stage.a.go_offline();
-    stage.b.go_offline();
+    stage.a.go_offline()?;
+    stage.b.go_offline()?;
 
     // With few records the two groups overlap, which does no harm: they use different fields.
     let apart: Vec<DocumentId> = ids.iter().copied().take(CONFLICTS).collect();
@@ -133,17 +133,17 @@ pub(super) fn cut_off(stage: &mut Stage, collection: &'static str, report: &mut 
     }
     let mut won = [0_u64; 2];
     for id in &together {
-        let winners = [&stage.a, &stage.b].map(|device| read(device, collection, *id).map(|d| d.get("demo_winner").cloned()));
+        let winners =
+            [&stage.a, &stage.b].map(|device| read(device, collection, *id).map(|d| d.get("demo_winner").cloned()));
         let [on_a, on_b] = winners;
         match (on_a?, on_b?) {
-            (Some(Value::Text(x)), Some(Value::Text(y))) if x == y && (x == "A" || x == "B") => won[usize::from(x == "B")] += 1,
+            (Some(Value::Text(x)), Some(Value::Text(y))) if x == y && (x == "A" || x == "B") => {
+                won[usize::from(x == "B")] += 1
+            }
             (x, y) => return Err(broken_promise(format!("{id} has winner {x:?} on A and {y:?} on B"))),
         }
     }
-    report.conflicts = (
-        stage.a.traffic().conflicts_merged - before.0,
-        stage.b.traffic().conflicts_merged - before.1,
-    );
+    report.conflicts = (stage.a.traffic()?.conflicts_merged - before.0, stage.b.traffic()?.conflicts_merged - before.1);
     report.inbox = (inbox(&stage.a)? - inbox_before.0, inbox(&stage.b)? - inbox_before.1);
     if report.inbox.0 == 0 || report.inbox.1 == 0 {
         return Err(broken_promise("B's edit of the deleted note is not in both inboxes"));
@@ -205,7 +205,8 @@ pub(super) fn crash(stage: &mut Stage, collection: &'static str, report: &mut Re
     let enough = &enough;
     let ids = &ids;
     let (acknowledged, story) = std::thread::scope(|scope| {
-        let writers = [a, b].map(|device| scope.spawn(move || write_journal(&device.db, device.name, collection, ids, enough)));
+        let writers =
+            [a, b].map(|device| scope.spawn(move || write_journal(&device.db, device.name, collection, ids, enough)));
         let story = (|| {
             let pause = |until: Duration| {
                 while begun.elapsed() < until {
@@ -284,7 +285,7 @@ fn write_journal(
 fn check_journal(device: &Device, author: &str, written: u64) -> Result<(), Failure> {
     let read = || {
         let mut numbers = Vec::new();
-        for entry in device.db.collection::<Document>(JOURNAL)?.scan()? {
+        for entry in device.db.collection::<Document>(JOURNAL)?.scan() {
             let (_, entry) = entry?;
             if entry.get("author") == Some(&Value::Text(author.to_owned()))
                 && let Some(Value::I64(number)) = entry.get("number")

@@ -40,8 +40,13 @@ struct Edits {
 }
 
 /// Streams `count` edits from A to B.
-pub(super) fn edits(stage: &mut Stage, collection: &'static str, count: u64, report: &mut Report) -> Result<(), Failure> {
-    let before = (stage.a.traffic(), stage.b.traffic());
+pub(super) fn edits(
+    stage: &mut Stage,
+    collection: &'static str,
+    count: u64,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let before = (stage.a.traffic()?, stage.b.traffic()?);
     let changes = stage.b.db.changes();
     let zeros = || (0..count).map(|_| AtomicU64::new(0)).collect();
     let edits = Edits {
@@ -56,7 +61,8 @@ pub(super) fn edits(stage: &mut Stage, collection: &'static str, count: u64, rep
     };
     let (edits, a, b, stop) = (&edits, &stage.a, &stage.b, &stage.stop);
     let outcome = std::thread::scope(|scope| {
-        let writers: Vec<_> = (0..WRITERS).map(|writer| scope.spawn(move || write(a, collection, edits, writer))).collect();
+        let writers: Vec<_> =
+            (0..WRITERS).map(|writer| scope.spawn(move || write(a, collection, edits, writer))).collect();
         let watcher = scope.spawn(move || watch(b, collection, edits, changes));
         let mut progress = Progress::start("A edits, B sees", count);
         let mut last_news = (0, Instant::now());
@@ -104,7 +110,7 @@ pub(super) fn edits(stage: &mut Stage, collection: &'static str, count: u64, rep
     report.edit_pace = count as f64 / took.as_secs_f64();
     report.edit_commit = Duration::from_nanos(edits.commit_nanos.load(Ordering::SeqCst) / count);
     report.latency = (percentile(50), percentile(99));
-    let (sent, received) = (stage.a.traffic().sent - before.0.sent, stage.b.traffic().received - before.1.received);
+    let (sent, received) = (stage.a.traffic()?.sent - before.0.sent, stage.b.traffic()?.received - before.1.received);
     report.edit_bytes = (sent, received);
     report.edit_json_bytes = edit_json_bytes(count);
     tell(&format!(

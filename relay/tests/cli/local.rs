@@ -1,0 +1,152 @@
+//! One device, no network: import, export, stats, verify.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::support::{Folder, finish, multiset, ndjson, parse_ndjson, records};
+
+#[test]
+fn every_layout_imports_the_same() {
+    let folder = Folder::new();
+    let records = records(50);
+    let files = [
+        ("lines.ndjson", ndjson(&records)),
+        ("array.json", serde_json::to_string(&records).expect("records are JSON")),
+        ("pretty.json", serde_json::to_string_pretty(&records).expect("records are JSON")),
+    ];
+    for (name, text) in &files {
+        let file = folder.write(name, text);
+        let db = format!("{name}.blaze");
+        folder.import(&file, &db, "things", &["--id-field", "id"]);
+        let exported = folder.export(&db, "things");
+        assert_eq!(multiset(&parse_ndjson(&exported)), multiset(&records), "{name}");
+    }
+    let first = folder.export("lines.ndjson.blaze", "things");
+    assert_eq!(first, folder.export("array.json.blaze", "things"), "named records are sorted by a name-made id");
+    assert_eq!(first, folder.export("pretty.json.blaze", "things"));
+}
+
+#[test]
+fn one_object_and_stdin() {
+    let folder = Folder::new();
+    let mut child = folder
+        .program()
+        .args(["import", "-", "--db", "one.blaze", "--collection", "c", "--kdf", "light"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    child.stdin.take().expect("a pipe").write_all(b"{\n  \"a\": {\n \"b\": 1.0}\n}").expect("the program reads");
+    let output = child.wait_with_output().expect("the program ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(folder.export("one.blaze", "c"), "{\"a\":{\"b\":1.0}}\n");
+}
+
+#[test]
+fn importing_again_changes_nothing_and_parts_are_merged() {
+    let folder = Folder::new();
+    let all = folder.write("all.ndjson", ndjson(&records(40)));
+    let first = folder.import(&all, "a.blaze", "things", &["--id-field", "id"]);
+    assert!(first.stderr.contains("40 new, 0 changed, 0 as they were"), "{}", first.stderr);
+    let before = folder.export("a.blaze", "things");
+    let again = folder.import(&all, "a.blaze", "things", &["--id-field", "id"]);
+    assert!(again.stderr.contains("0 new, 0 changed, 40 as they were"), "{}", again.stderr);
+    assert_eq!(folder.export("a.blaze", "things"), before);
+
+    let part = folder.write("part.ndjson", ndjson(&[json!({"id": "record-3", "number": -5, "extra": [1]})]));
+    let part = folder.import(&part, "a.blaze", "things", &["--id-field", "id"]);
+    assert!(part.stderr.contains("0 new, 1 changed, 0 as they were"), "{}", part.stderr);
+    let mut expected = records(40);
+    expected[3]["number"] = json!(-5);
+    expected[3]["extra"] = json!([1]);
+    assert_eq!(multiset(&parse_ndjson(&folder.export("a.blaze", "things"))), multiset(&expected));
+}
+
+#[test]
+fn exports_come_in_two_formats_with_and_without_ids() {
+    let folder = Folder::new();
+    let records = records(12);
+    let file = folder.write("r.ndjson", ndjson(&records));
+    folder.import(&file, "a.blaze", "things", &[]);
+    let array = folder.run(["export", "--db", "a.blaze", "--collection", "things", "--format", "json"]).ok();
+    let array: Vec<Value> = serde_json::from_str(&array.stdout).expect("an array");
+    assert_eq!(multiset(&array), multiset(&records));
+
+    let with_id = folder.run(["export", "--db", "a.blaze", "--collection", "things", "--with-id"]).ok();
+    let wrapped = parse_ndjson(&with_id.stdout);
+    let ids: Vec<&str> = wrapped.iter().map(|w| w["id"].as_str().expect("an id")).collect();
+    assert!(ids.is_sorted() && ids.iter().all(|id| id.len() == 36), "{ids:?}");
+    assert_eq!(multiset(wrapped.iter().map(|w| &w["record"])), multiset(&records));
+
+    folder.run(["export", "--db", "a.blaze", "--collection", "things", "-o", "out.ndjson"]).ok();
+    let written = fs::read_to_string(folder.path().join("out.ndjson")).expect("the export");
+    assert_eq!(written, folder.export("a.blaze", "things"));
+    assert!(!folder.path().join("out.ndjson.partial").exists());
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_not_an_error() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", ndjson(&records(3_000)));
+    folder.import(&file, "a.blaze", "things", &[]);
+    let mut child = folder
+        .program()
+        .args(["export", "--db", "a.blaze", "--collection", "things"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut line = String::new();
+    // The pipe is closed at the end of this statement, long before the program has written a megabyte.
+    BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
+    let output = child.wait_with_output().expect("the program ends");
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert!(line.starts_with('{'));
+}
+
+#[test]
+fn stats_verify_and_inbox_look_without_changing() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", ndjson(&records(30)));
+    folder.import(&file, "a.blaze", "things", &[]);
+    let before = fs::read(folder.path().join("a.blaze")).expect("the database");
+    let stats = folder.run(["stats", "--db", "a.blaze", "--json"]).ok();
+    let stats: Value = serde_json::from_str(&stats.stdout).expect("stats are JSON");
+    assert_eq!(stats["collections"]["things"]["documents"], 30);
+    assert_eq!(stats["space"], Value::Null);
+    assert!(stats["bytes_on_disk"].as_u64().expect("a number") > 0);
+    let table = folder.run(["stats", "--db", "a.blaze"]).ok();
+    assert!(table.stdout.contains("30 documents"), "{}", table.stdout);
+    let verify = folder.run(["verify", "--db", "a.blaze"]).ok();
+    assert!(verify.stdout.contains("is sound: 30 documents"), "{}", verify.stdout);
+    assert_eq!(folder.run(["inbox", "--db", "a.blaze"]).ok().stdout, "the inbox is empty\n");
+    assert_eq!(fs::read(folder.path().join("a.blaze")).expect("the database"), before);
+}
+
+#[test]
+fn a_file_can_have_no_encryption_when_asked_for() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", "{\"marker\":\"PLAIN-TEXT-MARKER\"}\n");
+    let args = ["import", file.to_str().expect("UTF-8"), "--db", "open.blaze", "--collection", "c", "--unencrypted"];
+    let imported = finish(folder.program().env_remove("BLAZEDB_PASSPHRASE").args(args)).ok();
+    assert!(imported.stderr.contains("no encryption"), "{}", imported.stderr);
+    let export = ["export", "--db", "open.blaze", "--collection", "c", "--unencrypted"];
+    let exported = finish(folder.program().env_remove("BLAZEDB_PASSPHRASE").args(export)).ok();
+    assert_eq!(exported.stdout, "{\"marker\":\"PLAIN-TEXT-MARKER\"}\n");
+}
+
+#[test]
+fn help_has_examples_and_exit_codes() {
+    let folder = Folder::new();
+    let root = folder.run(["--help"]).ok();
+    assert!(root.stdout.contains("Exit codes:") && root.stdout.contains("Examples:"));
+    for command in ["demo", "serve", "token", "import", "export", "sync", "stats", "verify", "inbox"] {
+        let help = folder.run([command, "--help"]).ok();
+        assert!(help.stdout.contains(&format!("blazedb {command}")), "{command}: {}", help.stdout);
+    }
+    assert_eq!(folder.run(["nonsense"]).code, 2);
+}
