@@ -1,3 +1,4 @@
 //! The integration tests.
 
+mod crashers;
 mod tidy;

@@ -1,0 +1,216 @@
+//! The front door: collections, transactions, the change stream, reopening.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use blazedb::{
+    ChangeEvent, ChangeKind, Database, Document, DocumentId, Env, ErrorKind, Options, Origin, Patch, Value,
+};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Todo {
+    title: String,
+    done: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    due: Option<i64>,
+}
+
+fn todo(title: &str) -> Todo {
+    Todo { title: title.into(), done: false, due: None }
+}
+
+fn memory() -> Database {
+    Database::open_in(Env::memory(1), Options::raw_key([1; 32])).unwrap()
+}
+
+#[test]
+fn documents_come_back_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("todo.blaze");
+    let ids: Vec<DocumentId> = {
+        let db = Database::open(&path, Options::raw_key([1; 32])).unwrap();
+        let todos = db.collection::<Todo>("todos").unwrap();
+        let ids = (0..100).map(|n| todos.insert(&todo(&format!("task {n}"))).unwrap()).collect();
+        db.close().unwrap();
+        ids
+    };
+    let db = Database::open(&path, Options::raw_key([1; 32])).unwrap();
+    let todos = db.collection::<Todo>("todos").unwrap();
+    for (n, id) in ids.iter().enumerate() {
+        assert_eq!(todos.get(*id).unwrap(), Some(todo(&format!("task {n}"))));
+    }
+    assert_eq!(todos.len().unwrap(), 100);
+    let scanned: Vec<DocumentId> = todos.scan().map(|item| item.unwrap().0).collect();
+    assert!(scanned.is_sorted());
+    assert_eq!(scanned.into_iter().collect::<BTreeSet<_>>(), ids.into_iter().collect());
+}
+
+#[test]
+fn a_patch_touches_only_the_fields_it_names() {
+    let db = memory();
+    let todos = db.collection::<Document>("todos").unwrap();
+    let id = todos
+        .insert(&Document::from_pairs([("title", Value::from("a")), ("n", 1i64.into()), ("gone", true.into())]).unwrap())
+        .unwrap();
+    assert!(todos.update(id, Patch::new().set("n", 2).set_null("note").unset("gone")).unwrap());
+    let document = todos.get(id).unwrap().unwrap();
+    let fields: Vec<_> = document.iter().map(|(name, value)| (name, value.clone())).collect();
+    assert_eq!(fields, [("n", Value::I64(2)), ("note", Value::Null), ("title", Value::from("a"))]);
+    assert!(!todos.update(DocumentId::from_bytes([9; 16]), Patch::new().set("n", 3)).unwrap());
+}
+
+#[test]
+fn replace_removes_what_is_gone() {
+    let db = memory();
+    let todos = db.collection::<Todo>("todos").unwrap();
+    let id = todos.insert(&Todo { due: Some(5), ..todo("a") }).unwrap();
+    assert!(todos.replace(id, &todo("b")).unwrap());
+    assert_eq!(todos.get(id).unwrap(), Some(todo("b")));
+    assert_eq!(todos.row(id).unwrap().unwrap().shape().len(), 2);
+}
+
+#[test]
+fn delete_leaves_nothing_to_see() {
+    let db = memory();
+    let todos = db.collection::<Todo>("todos").unwrap();
+    let id = todos.insert(&todo("a")).unwrap();
+    assert!(todos.delete(id).unwrap());
+    assert!(!todos.delete(id).unwrap());
+    assert_eq!(todos.get(id).unwrap(), None);
+    assert!(todos.is_empty().unwrap());
+    assert!(db.collections().unwrap().is_empty());
+}
+
+#[test]
+fn keys_name_one_document_each() {
+    let db = memory();
+    let todos = db.collection::<Todo>("todos").unwrap();
+    let id = todos.insert_with_key("a", &todo("first")).unwrap();
+    assert_eq!(todos.insert_with_key("a", &todo("second")).unwrap_err().kind(), ErrorKind::Key);
+    assert_eq!(todos.put_with_key("a", &todo("third")).unwrap(), id);
+    assert_eq!(todos.get_by_key("a").unwrap(), Some((id, todo("third"))));
+    assert_ne!(todos.insert_with_key(7i64, &todo("number")).unwrap(), id);
+    assert_eq!(todos.get_by_key("b").unwrap(), None);
+}
+
+#[test]
+fn a_transaction_happens_whole_or_not_at_all() {
+    let db = memory();
+    let todos = db.collection::<Todo>("todos").unwrap();
+    let failed = db.transaction(|tx| {
+        let todos = tx.collection::<Todo>("todos")?;
+        let id = todos.insert(&todo("lost"))?;
+        assert_eq!(todos.get(id)?, Some(todo("lost")), "a transaction reads its own writes");
+        todos.insert_with_key("k", &todo("a"))?;
+        todos.insert_with_key("k", &todo("b"))?;
+        Ok(())
+    });
+    assert_eq!(failed.unwrap_err().kind(), ErrorKind::Key);
+    assert!(todos.is_empty().unwrap());
+    let (a, b) = db
+        .transaction(|tx| {
+            let todos = tx.collection::<Todo>("todos")?;
+            Ok((todos.insert(&todo("a"))?, todos.insert(&todo("b"))?))
+        })
+        .unwrap();
+    assert!(todos.get(a).unwrap().is_some() && todos.get(b).unwrap().is_some());
+}
+
+#[test]
+fn concurrent_increments_are_all_counted() {
+    let db = memory();
+    let counters = db.collection::<Document>("counters").unwrap();
+    let zero = Document::from_pairs([("n", Value::I64(0))]).unwrap();
+    let id = counters.insert(&zero).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    db.transaction(|tx| {
+                        let counters = tx.collection::<Document>("counters")?;
+                        let document = counters.get(id)?.unwrap();
+                        let Some(Value::I64(n)) = document.get("n") else { panic!("not a number") };
+                        counters.update(id, Patch::new().set("n", n + 1))?;
+                        Ok(())
+                    })
+                    .unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(counters.get(id).unwrap().unwrap().get("n"), Some(&Value::I64(200)));
+}
+
+#[test]
+fn the_change_stream_tells_each_commit_once_in_order() {
+    let db = memory();
+    let todos = db.collection::<Todo>("todos").unwrap();
+    let changes = db.changes();
+    let id = todos.insert(&todo("a")).unwrap();
+    todos.update(id, Patch::new().set("done", true)).unwrap();
+    todos.delete(id).unwrap();
+    let mut last = 0;
+    for kind in [ChangeKind::Put, ChangeKind::Put, ChangeKind::Delete] {
+        let Some(ChangeEvent::Commit(commit)) = changes.recv_timeout(Duration::from_secs(5)) else {
+            panic!("a commit is missing")
+        };
+        assert!(commit.commit_no > last);
+        last = commit.commit_no;
+        assert_eq!(commit.origin, Origin::Local);
+        assert_eq!((commit.changes.len(), commit.changes[0].id, commit.changes[0].kind), (1, id, kind));
+    }
+    assert!(changes.try_recv().is_none());
+}
+
+#[test]
+fn insert_many_goes_in_chunks_and_keeps_the_order() {
+    let db = memory();
+    let todos = db.collection::<Todo>("todos").unwrap();
+    let documents: Vec<Todo> = (0..2500).map(|n| todo(&format!("{n}"))).collect();
+    let ids = todos.insert_many(&documents).unwrap();
+    assert_eq!(ids.len(), 2500);
+    assert_eq!(todos.get(ids[2499]).unwrap(), Some(todo("2499")));
+    assert_eq!(todos.len().unwrap(), 2500);
+}
+
+#[test]
+fn names_of_collections_have_a_limit() {
+    let db = memory();
+    assert_eq!(db.collection::<Todo>("").err().unwrap().kind(), ErrorKind::Limit);
+    assert!(db.collection::<Todo>(&"n".repeat(255)).is_ok());
+    assert_eq!(db.collection::<Todo>(&"n".repeat(256)).err().unwrap().kind(), ErrorKind::Limit);
+}
+
+#[test]
+fn a_document_that_does_not_fit_the_type_is_an_error_that_names_it() {
+    let db = memory();
+    let id = db.collection::<Document>("todos").unwrap().insert(&Document::new()).unwrap();
+    let error = db.collection::<Todo>("todos").unwrap().get(id).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Type);
+    assert!(format!("{error:?}").contains("title"), "{error:?}");
+}
+
+#[test]
+fn a_locked_file_says_who_holds_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.blaze");
+    let _db = Database::open(&path, Options::unencrypted()).unwrap();
+    let error = Database::open(&path, Options::unencrypted()).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Open);
+    assert!(format!("{error:?}").contains(&std::process::id().to_string()), "{error:?}");
+}
+
+#[test]
+fn equal_documents_have_equal_digests() {
+    let (a, b) = (memory(), memory());
+    let ids = [DocumentId::from_bytes([1; 16]), DocumentId::from_bytes([2; 16])];
+    let (ta, tb) = (a.collection::<Todo>("t").unwrap(), b.collection::<Todo>("t").unwrap());
+    ta.insert_with_id(ids[0], &todo("x")).unwrap();
+    ta.insert_with_id(ids[1], &todo("y")).unwrap();
+    tb.insert_with_id(ids[1], &todo("z")).unwrap();
+    tb.insert_with_id(ids[0], &todo("x")).unwrap();
+    assert_ne!(a.digest().unwrap(), b.digest().unwrap());
+    tb.replace(ids[1], &todo("y")).unwrap();
+    assert_eq!(a.digest().unwrap(), b.digest().unwrap());
+}
