@@ -1,0 +1,195 @@
+//! Allocations, counted: reading allocates nothing, and a length that lies allocates next to nothing.
+//!
+//! A binary of its own, because the counting allocator is global. Counts are per thread.
+
+use blazedb_wire::testing::Gen;
+use blazedb_wire::{
+    Batch, Document, Frame, FrameKind, HEADER_BYTES, Row, RowRef, Shape, Value, ValueRef, encode_value, push_frame,
+    validate_body, validate_value,
+};
+use bytes::Bytes;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+struct Counting;
+
+thread_local! {
+    static BYTES: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: every call goes to the system's allocator unchanged; counting touches a thread-local number alone, which
+// does not allocate and has no destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = BYTES.try_with(|bytes| bytes.set(bytes.get() + layout.size()));
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`, and every block came from `System`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Returns how many bytes `work` asks for, freed or not.
+fn count<T>(work: impl FnOnce() -> T) -> (usize, T) {
+    let before = BYTES.get();
+    let result = work();
+    (BYTES.get() - before, result)
+}
+
+#[test]
+fn the_counter_counts() {
+    assert!(count(|| vec![0u8; 1000]).0 >= 1000);
+}
+
+#[test]
+fn reading_a_flat_row_allocates_nothing() {
+    let document: Document = [
+        ("id", Value::I64(1 << 40)),
+        ("title", Value::Text("x".repeat(300))),
+        ("done", Value::Bool(true)),
+        ("weight", Value::F64(0.1)),
+    ]
+    .into_iter()
+    .collect();
+    let row = Row::encode(&document).expect("small");
+    let (shape, body) = (row.shape(), row.body());
+    assert_eq!(count(|| validate_body(shape.len(), body)), (0, Ok(())));
+    let (bytes, title) = count(|| RowRef::decode(shape, body).expect("valid").get("title"));
+    assert_eq!(bytes, 0);
+    assert!(matches!(title, Some(ValueRef::Text(text)) if text.len() == 300));
+}
+
+#[test]
+fn reading_one_field_of_a_map_allocates_nothing() {
+    let map: Document = (0..40).map(|n| (format!("key{n:02}"), n)).collect();
+    let mut payload = Vec::new();
+    let tag = encode_value(&Value::Array(vec![map.into()]), &mut payload).expect("small");
+    let row = Row::trusted(one_name(), one_field(tag, &payload));
+    let (bytes, value) = count(|| match row.as_ref().get_index(0) {
+        ValueRef::Array(array) => match array.get(0) {
+            Some(ValueRef::Map(map)) => map.get("key17").and_then(|value| match value {
+                ValueRef::I64(n) => Some(n),
+                _ => None,
+            }),
+            _ => None,
+        },
+        _ => None,
+    });
+    assert_eq!((bytes, value), (0, Some(17)));
+}
+
+fn one_name() -> Shape {
+    Shape::new(["a"]).expect("one name")
+}
+
+fn one_field(tag: u8, payload: &[u8]) -> Bytes {
+    let mut body = Vec::new();
+    blazedb_wire::encode_body(&[blazedb_wire::RawField { tag, payload }], &mut body);
+    Bytes::from(body)
+}
+
+/// A count of everything that has a count, each claiming far more than there is.
+#[test]
+fn lengths_that_lie_allocate_next_to_nothing() {
+    const HUGE: [u8; 10] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+    let limited = |n: usize| {
+        let mut out = Vec::new();
+        blazedb_wire::writer::put_uvarint(&mut out, n as u64);
+        out
+    };
+    let head = |counter: &[u8]| {
+        [&[0][..], &[1; 32], counter, &[0; 8], &[0], &[0]].concat()
+    };
+    let one = [1];
+    let (huge, max) = (HUGE.to_vec(), limited(4096));
+    for claim in [huge, max, limited(65_536), limited(1 << 20)] {
+        let values = [
+            // Keys, key length, shapes, fields of a shape, items.
+            (0xa0, claim.clone()),
+            (0xa0, [&[1][..], &claim].concat()),
+            (0xa0, [&[0][..], &claim].concat()),
+            (0xb0, [&[0, 1][..], &claim].concat()),
+            (0xa0, [&[0, 0][..], &claim].concat()),
+        ];
+        for (tag, payload) in &values {
+            let (bytes, result) = count(|| validate_value(*tag, payload));
+            assert!(result.is_err());
+            assert_eq!(bytes, 0, "{payload:x?}");
+        }
+        let batches = [
+            [&head(&one)[..], &claim].concat(),
+            [&head(&one)[..], &[0], &claim].concat(),
+            [&head(&one)[..], &[0, 0], &claim].concat(),
+            [&head(&one)[..], &[0, 0, 0], &claim].concat(),
+            [&head(&one)[..], &[0, 0, 0, 1], &claim].concat(),
+            [&head(&one)[..], &[0, 0, 0, 0], &claim].concat(),
+            [&head(&one)[..], &[0, 0, 0, 0, 1], &claim, &[0; 22]].concat(),
+        ];
+        for batch in batches {
+            let batch = Bytes::from(batch);
+            // A first `clone` of the bytes may allocate their count of owners.
+            drop(batch.clone());
+            let (bytes, result) = count(|| Batch::decode(batch.clone()));
+            assert!(result.is_err());
+            assert!(bytes <= 256, "{bytes} for {batch:x?}");
+        }
+    }
+}
+
+#[test]
+fn frames_that_lie_allocate_next_to_nothing() {
+    for kind in FrameKind::ALL {
+        for body in [&[0xff; 40][..], &[1; 40], &[0x80; 3]] {
+            let mut bytes = push_frame(body).to_vec();
+            bytes[3] = kind.number();
+            let mut crc = crc32(&bytes[..12]);
+            crc = crc32_go_on(crc, &bytes[HEADER_BYTES..]);
+            bytes[12..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+            let bytes = Bytes::from(bytes);
+            drop(bytes.clone());
+            let (allocated, _) = count(|| Frame::decode(bytes.clone()));
+            assert!(allocated <= 512, "{kind:?}: {allocated}");
+        }
+    }
+}
+
+/// CRC-32 bit by bit: an oracle simpler than the crate.
+fn crc32(bytes: &[u8]) -> u32 {
+    crc32_go_on(0, bytes)
+}
+
+fn crc32_go_on(crc: u32, bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!crc, |mut crc, &byte| {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            crc = crc >> 1 ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 };
+        }
+        crc
+    })
+}
+
+// spec: F-7
+#[test]
+fn the_checksum_is_that_of_the_specification() {
+    let frame = Gen::new(1).frame().to_bytes();
+    let crc = crc32_go_on(crc32(&frame[..12]), &frame[HEADER_BYTES..]);
+    assert_eq!(frame[12..HEADER_BYTES], crc.to_le_bytes());
+    assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+}
+
+#[test]
+fn decoding_a_batch_allocates_in_proportion_to_it() {
+    let mut source = Gen::new(5);
+    for _ in 0..50 {
+        let bytes = source.batch().bytes().clone();
+        let (allocated, batch) = count(|| Batch::decode(bytes.clone()));
+        assert!(batch.is_ok());
+        assert!(allocated <= 2048 + 16 * bytes.len(), "{allocated} for {}", bytes.len());
+    }
+}

@@ -1,0 +1,9 @@
+//! Tests of the formats from outside: vectors of spec/vectors, properties, limits at their edges, damage.
+
+mod batches;
+mod damage;
+mod known;
+mod limits;
+mod properties;
+mod rules;
+mod vectors;
