@@ -9,7 +9,7 @@ use blazedb_wire::{DocumentId, Key, Row};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::inner::Inner;
+use crate::inner::{Inner, no_entropy};
 use crate::layout::{self, COLLECTION_NAME_BYTES_MAX};
 use crate::transaction::{Draft, decode_state, from_row, live, to_row};
 use crate::{Error, ErrorKind, Patch};
@@ -50,10 +50,10 @@ pub(crate) fn checked_name(name: &str) -> Result<Arc<str>, Error> {
 }
 
 /// Makes a time-ordered id.
-pub(crate) fn fresh_id(inner: &Inner) -> DocumentId {
+pub(crate) fn fresh_id(inner: &Inner) -> Result<DocumentId, Error> {
     let mut random = [0; 10];
-    inner.store.entropy().public(&mut random);
-    DocumentId::v7(inner.store.clock().wall_ms(), random)
+    inner.env.entropy.public(&mut random).map_err(no_entropy)?;
+    Ok(DocumentId::v7(inner.env.clock.wall_ms(), random))
 }
 
 /// Runs `body` in a transaction and again when another one was faster.
@@ -99,10 +99,10 @@ impl<T> Collection<T> {
     pub fn rows(&self) -> impl Iterator<Item = Result<(DocumentId, Row), Error>> + use<T> {
         let view = self.inner.store.read();
         let inner = Arc::clone(&self.inner);
-        let cursor = view.tree(&layout::records_tree(&self.name)).map(|tree| view.range::<&[u8], _>(tree, ..));
+        let cursor = view.tree(&layout::records_tree(&self.name)).map(|tree| view.range(tree, ..));
         cursor.into_iter().flatten().filter_map(move |item| {
             let read = || -> Result<Option<(DocumentId, Row)>, Error> {
-                let (key, value) = item?;
+                let (key, value) = item;
                 let id = layout::document_id(&key)?;
                 Ok(live(decode_state(Some(&value), &inner)?).map(|record| (id, record.row)))
             };
@@ -145,7 +145,7 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
     /// # Errors
     /// A document that does not fit the format or its limits.
     pub fn insert(&self, document: &T) -> Result<DocumentId, Error> {
-        let id = fresh_id(&self.inner);
+        let id = fresh_id(&self.inner)?;
         self.insert_with_id(id, document).map(|()| id)
     }
 
@@ -180,7 +180,7 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
                 bytes = 0;
             }
             bytes += row_bytes;
-            chunk.push((fresh_id(&self.inner), row));
+            chunk.push((fresh_id(&self.inner)?, row));
         }
         self.insert_chunk(&mut chunk, &mut ids)?;
         Ok(ids)

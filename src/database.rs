@@ -57,7 +57,7 @@ impl Database {
     /// # Errors
     /// As [`Database::open`].
     pub fn open_in(env: Env, options: Options) -> Result<Self, Error> {
-        let store = Store::open(env, options.engine)?;
+        let store = Store::open(env.clone(), options.engine)?;
         let view = store.read();
         let shapes = Shapes::load(&view)?;
         let progress = Progress::from_stored(layout::read_meta(&view, meta::PROGRESS)?.as_deref())?;
@@ -70,7 +70,7 @@ impl Database {
         let replica = ReplicaState::load(&view, cursor)?;
         let identity = Identity::new(progress.incarnation, replica.unacknowledged(&view)?);
         drop(view);
-        Ok(Self { inner: Arc::new(Inner::new(store, shapes, clock, identity, binding, replica)) })
+        Ok(Self { inner: Arc::new(Inner::new(store, env, shapes, clock, identity, binding, replica)) })
     }
 
     /// Returns a collection; it exists as soon as a document is in it.
@@ -182,9 +182,9 @@ impl Database {
     pub fn inbox(&self) -> Result<Vec<InboxEntry>, Error> {
         let view = self.inner.store.read();
         let Some(tree) = view.tree(layout::INBOX) else { return Ok(Vec::new()) };
-        view.range::<&[u8], _>(tree, ..)
+        view.range(tree, ..)
             .map(|item| {
-                let (key, value) = item?;
+                let (key, value) = item;
                 InboxEntry::decode(&key, &value).map_err(|e| Error::corrupt("an inbox entry", e))
             })
             .collect()
@@ -195,7 +195,7 @@ impl Database {
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] or [`ErrorKind::Storage`], naming what does not hold.
-    pub fn verify(&self, progress: &mut dyn FnMut(blazedb_engine::Progress)) -> Result<VerifyReport, Error> {
+    pub fn verify(&self, progress: &mut dyn FnMut(blazedb_engine::VerifyProgress)) -> Result<VerifyReport, Error> {
         let inner = &self.inner;
         let store = inner
             .store
@@ -206,23 +206,23 @@ impl Database {
         for name in view.tree_names() {
             let Some(collection) = layout::collection_of(&name) else { continue };
             let Some(records) = view.tree(&name) else { continue };
-            for item in view.range::<&[u8], _>(records, ..) {
-                let (key, value) = item?;
+            for item in view.range(records, ..) {
+                let (key, value) = item;
                 layout::document_id(&key)?;
                 if matches!(decode_state(Some(&value), inner)?, blazedb_sync::DocState::Live(_)) {
                     report.documents += 1;
                 }
             }
             let Some(bases) = view.tree(&layout::bases_tree(collection)) else { continue };
-            for item in view.range::<&[u8], _>(bases, ..) {
-                let base = layout::Base::decode(&item?.1).map_err(|e| Error::corrupt("a base row", e))?;
+            for item in view.range(bases, ..) {
+                let base = layout::Base::decode(&item.1).map_err(|e| Error::corrupt("a base row", e))?;
                 decode_state(base.state.as_ref(), inner)?;
                 report.bases += 1;
             }
         }
         if let Some(tree) = view.tree(layout::OUTBOX) {
-            for item in view.range::<&[u8], _>(tree, ..) {
-                blazedb_wire::Batch::decode(item?.1).map_err(|e| Error::corrupt("a sealed batch", e))?;
+            for item in view.range(tree, ..) {
+                blazedb_wire::Batch::decode(item.1).map_err(|e| Error::corrupt("a sealed batch", e))?;
                 report.batches += 1;
             }
         }

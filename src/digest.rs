@@ -5,7 +5,8 @@
 
 use blazedb_engine::ReadView;
 use blazedb_sync::DocState;
-use blazedb_wire::{digest::Sha256, put_prefixed};
+use blazedb_wire::writer::put_prefixed;
+use sha2::{Digest, Sha256};
 
 use crate::inner::Inner;
 use crate::transaction::decode_state;
@@ -21,18 +22,18 @@ pub(crate) fn digest(inner: &Inner, view: &ReadView) -> Result<([u8; 32], u64), 
     let mut head = Vec::new();
     for collection in collections {
         let Some(tree) = view.tree(&layout::records_tree(&collection)) else { continue };
-        for item in view.range::<&[u8], _>(tree, ..) {
-            let (key, value) = item?;
+        for item in view.range(tree, ..) {
+            let (key, value) = item;
             let DocState::Live(record) = decode_state(Some(&value), inner)? else { continue };
             documents += 1;
             head.clear();
             put_prefixed(&mut head, collection.as_bytes());
             head.extend_from_slice(&key);
             record.row.shape().encode(&mut head);
-            blazedb_wire::put_uvarint(&mut head, record.row.body().len() as u64);
+            blazedb_wire::varint::put_uvarint(&mut head, record.row.body().len() as u64);
             hash.update(&head);
             hash.update(record.row.body());
         }
     }
-    Ok((hash.finish(), documents))
+    Ok((hash.finalize().into(), documents))
 }

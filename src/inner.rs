@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use blazedb_engine::{CommitError, Durability, Serial, Store, TreeId, WriteTransaction};
+use blazedb_engine::{CommitError, Durability, Env, Serial, Store, TreeId, WriteTransaction};
 use blazedb_sync::HlcClock;
 use blazedb_wire::{Hlc, OpId, ReplicaId};
 use parking_lot::{Mutex, RwLock};
@@ -18,6 +18,8 @@ use crate::{Error, ErrorKind};
 
 pub(crate) struct Inner {
     pub(crate) store: Store,
+    /// The world that the store lives in: time and chance for stamps and ids.
+    pub(crate) env: Env,
     pub(crate) shapes: Shapes,
     pub(crate) clock: Mutex<HlcClock>,
     pub(crate) identity: Mutex<Identity>,
@@ -49,20 +51,29 @@ impl Identity {
     }
 
     /// Returns the incarnation number and replica id of this open, minting them if this is the first write.
-    pub(crate) fn mint(&mut self, store: &Store) -> (u32, ReplicaId) {
-        let (number, incarnation) = self.current.get_or_insert_with(|| {
-            let mut secret = [0; 32];
-            store.entropy().secret(&mut secret);
-            let public = ed25519_dalek::SigningKey::from_bytes(&secret).verifying_key();
-            let replica = ReplicaId::for_public_key(public.as_bytes());
-            (self.previous + 1, Incarnation { replica, secret, acked: 0, deps: self.deps.clone() })
-        });
-        (*number, incarnation.replica)
+    ///
+    /// # Errors
+    /// [`ErrorKind::Storage`] if the system gives no random bytes.
+    pub(crate) fn mint(&mut self, env: &Env) -> Result<(u32, ReplicaId), Error> {
+        if let Some((number, incarnation)) = &self.current {
+            return Ok((*number, incarnation.replica));
+        }
+        let mut secret = [0; 32];
+        env.entropy.secret(&mut secret).map_err(no_entropy)?;
+        let public = ed25519_dalek::SigningKey::from_bytes(&secret).verifying_key();
+        let replica = ReplicaId::for_public_key(public.as_bytes());
+        let number = self.previous + 1;
+        self.current = Some((number, Incarnation { replica, secret, acked: 0, deps: self.deps.clone() }));
+        Ok((number, replica))
     }
 
     pub(crate) fn current(&self) -> Option<(u32, &Incarnation)> {
         self.current.as_ref().map(|(n, i)| (*n, i))
     }
+}
+
+pub(crate) fn no_entropy(e: std::io::Error) -> Error {
+    Error::with(ErrorKind::Storage, "the system gave no random bytes", e)
 }
 
 /// Commits that have ended, kept until every commit before them in the serial section has ended too.
@@ -85,7 +96,7 @@ impl Publisher {
 
 /// Maps an error of a commit to what the caller may do about it.
 pub(crate) fn commit_error(e: CommitError) -> Error {
-    if e.is_conflict() {
+    if matches!(e, CommitError::Conflict { .. }) {
         Error::with(ErrorKind::Conflict, "another transaction changed the same document first; run this one again", e)
     } else {
         Error::with(ErrorKind::Storage, "the transaction was not committed", e)
@@ -119,6 +130,7 @@ impl CoreTrees {
 impl Inner {
     pub(crate) fn new(
         store: Store,
+        env: Env,
         shapes: Shapes,
         clock: HlcClock,
         identity: Identity,
@@ -127,6 +139,7 @@ impl Inner {
     ) -> Self {
         Self {
             store,
+            env,
             shapes,
             clock: Mutex::new(clock),
             identity: Mutex::new(identity),
@@ -142,7 +155,7 @@ impl Inner {
 
     /// Issues the next stamp.
     pub(crate) fn tick(&self) -> Hlc {
-        self.clock.lock().tick(self.store.clock().wall_ms())
+        self.clock.lock().tick(self.env.clock.wall_ms())
     }
 
     /// Writes the catalogue entries that a record refers to and that may not be durable yet.
@@ -209,9 +222,9 @@ pub(crate) fn serial_progress(serial: &Serial<'_>, trees: &CoreTrees) -> Result<
     Progress::from_stored(serial.get(trees.meta, meta::PROGRESS)?.as_deref())
 }
 
-pub(crate) fn serial_put(serial: &mut Serial<'_>, tree: TreeId, key: &[u8], value: impl Into<bytes::Bytes>) -> Result<(), Error> {
+pub(crate) fn serial_put(serial: &mut Serial<'_>, tree: TreeId, key: &[u8], value: impl AsRef<[u8]>) -> Result<(), Error> {
     serial
-        .put(tree, key, value.into())
+        .put(tree, key, value.as_ref())
         .map_err(|e| Error::with(ErrorKind::Limit, "a record does not fit the store", e))
 }
 

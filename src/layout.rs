@@ -14,7 +14,8 @@
 //! Incarnations number the replica ids of one file, one for each open that wrote something.
 
 use blazedb_engine::ReadView;
-use blazedb_wire::{DecodeError, DocumentId, Hlc, OpId, Reader, ReplicaId, SpaceId, put_uvarint};
+use blazedb_wire::varint::put_uvarint;
+use blazedb_wire::{DecodeError, DocumentId, Hlc, OpId, Reader, ReplicaId, SpaceId};
 use bytes::Bytes;
 
 use crate::Error;

@@ -57,8 +57,8 @@ mod transaction;
 #[cfg(feature = "sync")]
 pub mod transport;
 
-pub use blazedb_engine::{Env, KdfCost, Secret, Store};
-pub use blazedb_sync::{InboxEntry, OutboxPosition, Reason};
+pub use blazedb_engine::{Env, KdfCost, Secret, Store, VerifyProgress};
+pub use blazedb_sync::{BoxReason, InboxEntry, OutboxPosition};
 pub use blazedb_wire::{Document, DocumentId, Key, ReplicaId, Row, SpaceId, Timestamp, Uuid, Value};
 pub use changes::{ChangeEvent, ChangeKind, Changes, Commit, DocumentChange, Origin};
 pub use collection::Collection;

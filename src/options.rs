@@ -22,7 +22,7 @@ impl Options {
 
     /// Encrypts with 32 random bytes that the caller keeps, in a key store for example. Opening costs no derivation.
     pub fn raw_key(key: [u8; 32]) -> Self {
-        Self::with(KeySource::Raw(key))
+        Self { engine: blazedb_engine::Options::raw_key(key) }
     }
 
     /// Writes plaintext. Whoever can read the file can read the data.
@@ -31,7 +31,7 @@ impl Options {
     }
 
     fn with(key: KeySource) -> Self {
-        Self { engine: blazedb_engine::Options::new(key) }
+        Self { engine: blazedb_engine::Options::with_key(key) }
     }
 
     /// Creates the file if it is not there. Default: true.

@@ -33,10 +33,9 @@ impl Shapes {
     pub(crate) fn load(view: &ReadView) -> Result<Self, Error> {
         let mut state = State::default();
         if let Some(tree) = view.tree(layout::SHAPES) {
-            for item in view.range::<&[u8], _>(tree, ..) {
-                let (key, value) = item?;
-                let number = <[u8; 4]>::try_from(&key[..]).map(u32::from_be_bytes);
-                if number != Ok(state.by_number.len() as u32) {
+            for item in view.range(tree, ..) {
+                let (key, value) = item;
+                if key[..] != (state.by_number.len() as u32).to_be_bytes() {
                     return Err(Error::new(ErrorKind::Corrupt, "the file's catalogue of shapes has a gap"));
                 }
                 let mut r = Reader::new(&value);

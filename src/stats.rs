@@ -55,8 +55,8 @@ pub(crate) fn stats(inner: &std::sync::Arc<Inner>) -> Result<Stats, Error> {
         let Some(collection) = layout::collection_of(&tree_name) else { continue };
         let mut counts = CollectionStats::default();
         if let Some(tree) = view.tree(&tree_name) {
-            for item in view.range::<&[u8], _>(tree, ..) {
-                let (_, value) = item?;
+            for item in view.range(tree, ..) {
+                let (_, value) = item;
                 match decode_state(Some(&value), inner)? {
                     DocState::Live(_) => {
                         counts.documents += 1;
@@ -68,13 +68,13 @@ pub(crate) fn stats(inner: &std::sync::Arc<Inner>) -> Result<Stats, Error> {
             }
         }
         if let Some(tree) = view.tree(&layout::bases_tree(collection)) {
-            counts.unsynced = view.range::<&[u8], _>(tree, ..).count() as u64;
+            counts.unsynced = view.range(tree, ..).count() as u64;
         }
         if counts != CollectionStats::default() {
             collections.insert(collection.to_owned(), counts);
         }
     }
-    let inbox = view.tree(layout::INBOX).map_or(0, |tree| view.range::<&[u8], _>(tree, ..).count() as u64);
+    let inbox = view.tree(layout::INBOX).map_or(0, |tree| view.range(tree, ..).count() as u64);
     Ok(Stats {
         collections,
         space: binding.map(|b| b.space),

@@ -121,7 +121,7 @@ impl<'db> Draft<'db> {
     ) -> Result<(), Error> {
         let (_, replica) = match self.author {
             Some(author) => author,
-            None => *self.author.insert(self.inner.identity.lock().mint(&self.inner.store)),
+            None => *self.author.insert(self.inner.identity.lock().mint(&self.inner.env)?),
         };
         let hlc = self.inner.tick();
         let op = Op {
@@ -149,7 +149,7 @@ impl<'db> Draft<'db> {
         } else {
             let bytes = encode_state(&after, self.inner, &mut self.shapes_through)?;
             self.engine
-                .put(tree, id.as_bytes(), bytes)
+                .put(tree, id.as_bytes(), &bytes)
                 .map_err(|e| Error::with(ErrorKind::Limit, "the document does not fit the store", e))?;
         }
         let index = self.ops.len();
@@ -166,7 +166,6 @@ impl<'db> Draft<'db> {
     fn engine_delete(&mut self, tree: TreeId, id: DocumentId) -> Result<(), Error> {
         self.engine
             .delete(tree, id.as_bytes())
-            .map(drop)
             .map_err(|e| Error::with(ErrorKind::Storage, "the document could not be removed", e))
     }
 
@@ -366,7 +365,7 @@ impl<T: Serialize + DeserializeOwned> TransactionCollection<'_, '_, T> {
     pub fn insert(&self, document: &T) -> Result<DocumentId, Error> {
         let row = to_row(document)?;
         let mut draft = self.draft.borrow_mut();
-        let id = crate::collection::fresh_id(draft.inner);
+        let id = crate::collection::fresh_id(draft.inner)?;
         draft.create(&self.name, id, row)?;
         Ok(id)
     }

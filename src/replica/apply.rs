@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use blazedb_engine::Durability;
-use blazedb_sync::Fate;
 use blazedb_wire::{Batch, Envelope, OpId};
 
 use super::fold::{Fold, Pair, Step};
@@ -136,7 +135,7 @@ impl Replica {
                 };
                 let pair =
                     Pair { records: open(layout::records_tree(op.collection))?, bases: open(layout::bases_tree(op.collection))? };
-                pairs.insert(op.collection.into(), pair);
+                pairs.insert(Arc::clone(op.collection), pair);
             }
         }
         let mut done = Applied::default();
@@ -146,7 +145,7 @@ impl Replica {
         inner.commit(engine, Durability::Buffered, Origin::Remote, |serial| {
             let mut fold = Fold::new(inner, &core, state);
             let mut progress = serial_progress(serial, &core)?;
-            for index in 0..batch.len() {
+            for (index, fate) in envelope.outcomes().enumerate() {
                 let op = batch.op(index).to_op();
                 let counter = envelope.first_counter + index as u64;
                 progress.seen = progress.seen.max(op.hlc);
@@ -156,7 +155,7 @@ impl Replica {
                     id: OpId { replica: envelope.replica, counter },
                     seq: envelope.first_seq + index as u64,
                     deps: &batch.head().deps,
-                    fate: Fate::of(envelope, index),
+                    fate,
                     own: own.map(|incarnation| LocalName { incarnation, counter }),
                     op,
                 };

@@ -40,12 +40,14 @@ impl Replica {
                 |name: &str| engine.tree(name).map_err(|e| Error::with(ErrorKind::Storage, "a tree could not be opened", e));
             let records = open(&tree_name)?;
             let bases = open(&layout::bases_tree(&collection))?;
-            for item in view.range::<&[u8], _>(records, ..) {
-                let (key, value) = item?;
+            for item in view.range(records, ..) {
+                let (key, value) = item;
                 let id = layout::document_id(&key)?;
                 let DocState::Live(record) = decode_state(Some(&value), inner)? else { continue };
-                let (number, replica) =
-                    *author.get_or_insert_with(|| inner.identity.lock().mint(&inner.store));
+                let (number, replica) = match author {
+                    Some(author) => author,
+                    None => *author.insert(inner.identity.lock().mint(&inner.env)?),
+                };
                 // Fields by stamp; the create carries the oldest, so that it comes first.
                 let mut by_stamp: BTreeMap<Hlc, Vec<usize>> = BTreeMap::new();
                 let row = &record.row;

@@ -13,6 +13,7 @@ pub(crate) mod pending;
 mod seal;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use blazedb_engine::ReadView;
@@ -28,7 +29,7 @@ pub use apply::Applied;
 pub use outbox::OutboxCounts;
 
 /// The protocol that this version speaks.
-const PROTOCOL: u64 = 1;
+const PROTOCOL: u32 = blazedb_wire::PROTOCOL_VERSION;
 
 /// A database's side of replication, for a transport of one's own; [`crate::Database::enable_sync`] is the ready one.
 ///
@@ -67,8 +68,8 @@ impl ReplicaState {
             decoded: Vec::new(),
         };
         if let Some(tree) = view.tree(layout::REPLICAS) {
-            for item in view.range::<&[u8], _>(tree, ..) {
-                let (key, value) = item?;
+            for item in view.range(tree, ..) {
+                let (key, value) = item;
                 let number = <[u8; 4]>::try_from(&key[..])
                     .map(u32::from_be_bytes)
                     .map_err(|_| Error::new(ErrorKind::Corrupt, "a replica's key has the wrong length"))?;
@@ -77,8 +78,8 @@ impl ReplicaState {
             }
         }
         if let Some(tree) = view.tree(layout::OUTBOX) {
-            for item in view.range::<&[u8], _>(tree, ..) {
-                let (key, value) = item?;
+            for item in view.range(tree, ..) {
+                let (key, value) = item;
                 let name = LocalName::from_key(&key)?;
                 let batch = Batch::decode(value).map_err(|e| Error::corrupt("a sealed batch", e))?;
                 state.sealed.insert(name, name.counter + batch.len() as u64 - 1);
@@ -99,8 +100,8 @@ impl ReplicaState {
             last.insert(name.incarnation, *end);
         }
         if let Some(tree) = view.tree(layout::PENDING) {
-            for item in view.range::<&[u8], _>(tree, ..) {
-                let name = LocalName::from_key(&item?.0)?;
+            for item in view.range(tree, ..) {
+                let name = LocalName::from_key(&item.0)?;
                 last.insert(name.incarnation, name.counter);
             }
         }
@@ -239,8 +240,8 @@ impl Replica {
             let mut from = 0u32;
             loop {
                 let start = LocalName { incarnation: from, counter: 0 }.key();
-                let Some(item) = view.range(tree, start.as_slice()..).next() else { break };
-                let name = LocalName::from_key(&item?.0)?;
+                let Some(item) = view.range(tree, (Bound::Included(&start[..]), Bound::Unbounded)).next() else { break };
+                let name = LocalName::from_key(&item.0)?;
                 numbers.push(name.incarnation);
                 let Some(next) = name.incarnation.checked_add(1) else { break };
                 from = next;

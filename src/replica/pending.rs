@@ -6,13 +6,12 @@
 
 use std::sync::Arc;
 
-use blazedb_wire::{
-    DecodeError, DecodeErrorKind, DocumentId, Hlc, MergeKind, Op, OpKind, Reader, Row, Shape, limits, put_uvarint,
-};
+use blazedb_wire::varint::put_uvarint;
+use blazedb_wire::{DecodeError, DecodeErrorKind, DocumentId, Hlc, MergeKind, Op, OpKind, Reader, Row, Shape, limits};
 use bytes::Bytes;
 
 use crate::shapes::Shapes;
-use crate::{Error, ErrorKind, layout};
+use crate::{Error, layout};
 
 const MORE: u8 = 1 << 3;
 
@@ -94,9 +93,4 @@ impl PendingOp {
         let op = Op { kind, merge: MergeKind::Register, more: flags & MORE != 0, hlc, cursor, collection, id, attrs, set, unset };
         Ok(Self { op, epoch })
     }
-}
-
-/// Returns the error for a shape that the catalogue does not have.
-pub(crate) fn unknown_shape() -> Error {
-    Error::new(ErrorKind::Corrupt, "a record names a field list that the file does not hold; run `blazedb verify`")
 }

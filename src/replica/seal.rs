@@ -54,8 +54,8 @@ impl Replica {
         let Some(pending) = view.tree(layout::PENDING) else { return Ok(0) };
         let mut runs: Vec<Run> = Vec::new();
         let mut count = 0;
-        for item in view.range::<&[u8], _>(pending, ..) {
-            let (key, value) = item?;
+        for item in view.range(pending, ..) {
+            let (key, value) = item;
             let name = LocalName::from_key(&key)?;
             let PendingOp { op, epoch } = PendingOp::decode(&value, &inner.shapes)?;
             let goes_on = op.more;

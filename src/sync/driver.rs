@@ -103,7 +103,7 @@ impl Driver<'_> {
                     Event::Disconnect { reason } => {
                         link = None;
                         connecting = None;
-                        self.lost(&format!("the connection ended: {reason}"));
+                        self.lost(&format!("the connection ended: {reason:?}"));
                     }
                     event => {
                         if let Err(e) = self.handle(event) {
@@ -188,7 +188,7 @@ impl Driver<'_> {
     fn handle(&mut self, event: Event) -> Result<(), Error> {
         match event {
             Event::Welcome(welcome) => {
-                self.relay_clock = welcome.clock_trusted.then(|| (welcome.relay_now_ms, self.now()));
+                self.relay_clock = welcome.clock_trusted.then(|| (welcome.relay_ms, self.now()));
                 self.replica.welcome(&welcome)?;
                 self.shared.update(|link| {
                     link.space = Some(welcome.space);
@@ -209,10 +209,10 @@ impl Driver<'_> {
                 self.applied(&envelope, applied);
             }
             Event::Rejected(error) => {
-                self.stopped = Some(format!("the relay refused: {error}"));
+                self.stopped = Some(format!("the relay refused ({:?}): {}", error.code, error.text));
             }
-            Event::Unsupported(error) => self.lost(&format!("the relay does not do that: {error}")),
-            Event::Digest { seq, digest, live_documents } => self.shared.digest_arrived((seq, digest, live_documents)),
+            Event::Unsupported(error) => self.lost(&format!("the relay does not do that ({:?}): {}", error.code, error.text)),
+            Event::Digest { seq, digest, documents } => self.shared.digest_arrived((seq, digest, documents)),
             Event::StateChanged(state) => {
                 let state = match state {
                     SessionState::Live => SyncState::Online,
@@ -284,7 +284,7 @@ fn chain(e: &dyn std::error::Error) -> String {
     text
 }
 
-fn open_link(mut sender: FrameSender, receiver: FrameReceiver) -> Link {
+fn open_link(sender: FrameSender, receiver: FrameReceiver) -> Link {
     let (outgoing, mut queue) = mpsc::unbounded_channel::<Bytes>();
     let (report, failed) = mpsc::unbounded_channel();
     tokio::task::spawn_local(async move {

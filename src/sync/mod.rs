@@ -140,8 +140,8 @@ impl Database {
             }));
         }
         let replica = self.replica();
-        let (mut seed, clock) = ([0; 8], Arc::clone(self.inner.store.clock()));
-        self.inner.store.entropy().public(&mut seed);
+        let (mut seed, clock) = ([0; 8], Arc::clone(&self.inner.env.clock));
+        self.inner.env.entropy.public(&mut seed).map_err(crate::inner::no_entropy)?;
         let thread = {
             let (shared, target) = (Arc::clone(&shared), target.clone());
             std::thread::Builder::new()

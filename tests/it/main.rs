@@ -1,4 +1,5 @@
 //! The integration tests.
 
+mod api;
 mod crashers;
 mod tidy;

@@ -1,1 +1,22 @@
-//! The harness.
+//! The harness: simulated worlds in which the real code must keep its promises.
+//!
+//! A [`World`] is a few devices and a relay in one thread: the real database on a simulated disk, the real session, the
+//! real hub and log, and links that the world breaks. Everything follows from one seed: the same seed gives the same
+//! trace, and a failure prints the one command that repeats it.
+//!
+//! Planted bugs ([`Bug`]) prove that the checks can fail.
+
+#![forbid(unsafe_code)]
+
+mod bugs;
+mod check;
+mod device;
+mod disk;
+mod link;
+mod relay;
+mod rng;
+mod world;
+
+pub use bugs::Bug;
+pub use rng::Rng;
+pub use world::{Config, Report, World};
