@@ -15,6 +15,8 @@
 
 mod file;
 mod mem;
+#[cfg(any(test, feature = "testing"))]
+mod sim;
 
 use std::io;
 use std::path::Path;
@@ -22,6 +24,8 @@ use std::sync::Arc;
 
 pub use file::{FileStorage, OsEntropy, SystemClock};
 pub use mem::{MemoryStorage, SeededEntropy, StepClock};
+#[cfg(any(test, feature = "testing"))]
+pub use sim::{CallKind, Fault, SimDisk, Survivors};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,10 @@
 //! The serial section and the group commit.
 //!
-//!     lock head: check for conflicts -> hook -> ceiling -> number -> append effects to the open group -> apply
-//!     unlock;    whoever finds the log writer at home takes it and leads: seal, write, one sync, publish, wake
-//!     the others wait for their group; the next group forms while the disk works
+//! ```text
+//! lock head: check for conflicts -> hook -> ceiling -> number -> append effects to the open group -> apply
+//! unlock:    whoever finds the log writer at home takes it and leads: seal, write, one sync, publish, wake;
+//!            the others wait for their group; the next group forms while the disk works
+//! ```
 //!
 //! With one thread the caller is always the leader, so no thread of our own is needed. The newest table (`head`)
 //! runs ahead of the published one: a hook and the conflict check see commits that are not durable yet, readers
