@@ -244,16 +244,17 @@ pub fn admit(
     }
 
     let relay_ms = state.relay_ms(time);
+    let length = u32::try_from(n).expect("a batch holds at most 65536 operations");
     let mut envelope = Envelope {
         epoch: state.epoch,
         first_seq: if repeats == n { 0 } else { state.head + 1 },
         relay_ms,
         replica,
         first_counter: head.first_counter,
-        n: u32::try_from(n).expect("a batch holds at most 65536 operations"),
+        n: length,
         verdicts: Vec::new(),
-        absorbed: Bitmap::new(n),
-        repeated: Bitmap::new(n),
+        absorbed: Bitmap::new(length),
+        repeated: Bitmap::new(length),
     };
     for i in 0..repeats {
         envelope.repeated.set(i);
@@ -313,8 +314,8 @@ impl<'a> Lives<'a> {
         }
     }
 
-    fn change(&mut self, collection: &'a str, id: DocumentId, died_at: Option<u64>) {
+    fn change(&mut self, collection: &'a Arc<str>, id: DocumentId, died_at: Option<u64>) {
         self.here.insert((id, collection), died_at);
-        self.changes.push(LifeChange { collection: Arc::from(collection), id, died_at });
+        self.changes.push(LifeChange { collection: collection.clone(), id, died_at });
     }
 }

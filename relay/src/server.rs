@@ -342,8 +342,10 @@ fn append_all(log: &dyn RelayLog, appends: &blocking::Receiver<Append>, answers:
     }
 }
 
+/// What an append puts into the log's transaction, about: a batch of many deletes writes more than it holds.
 fn bytes_of(append: &Append) -> usize {
-    append.entries.iter().map(|entry| entry.frame.len()).sum()
+    let lives = append.entries.iter().flat_map(|entry| &entry.lives).map(|change| 128 + change.collection.len());
+    append.entries.iter().map(|entry| 512 + entry.frame.len()).chain(lives).sum()
 }
 
 /// A reader thread.
@@ -532,7 +534,7 @@ fn status_of(error: &ErrorFrame) -> Status {
         ErrorCode::Unauthenticated => Code::Unauthenticated,
         ErrorCode::PermissionDenied => Code::PermissionDenied,
         ErrorCode::SpaceMismatch | ErrorCode::EpochMismatch | ErrorCode::CursorAhead => Code::FailedPrecondition,
-        ErrorCode::NeedFrom => Code::OutOfRange,
+        ErrorCode::NeedFrom(_) => Code::OutOfRange,
         ErrorCode::NameClash => Code::AlreadyExists,
         ErrorCode::TooLarge | ErrorCode::Overloaded => Code::ResourceExhausted,
         ErrorCode::Unsupported => Code::Unimplemented,

@@ -1,11 +1,12 @@
 //! One connection: its place in the stream and the ledger of what is held for it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use blazedb_wire::{Batch, Hello, ReplicaId};
 use bytes::Bytes;
 
 use super::{Access, ConnId, Effect};
+use crate::log::PayloadDigest;
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,17 @@ pub(super) enum Wait {
     },
 }
 
+/// A batch that may have to wait for digests before it can be decided.
+#[derive(Debug)]
+pub(super) struct Deciding {
+    pub(super) batch: Batch,
+    /// Bytes of the frame it came in.
+    pub(super) length: usize,
+    /// Digests that the log has given so far, by counter. Kept from question to question: what was in flight at the first
+    /// may be in the log at the second.
+    pub(super) found: BTreeMap<u64, PayloadDigest>,
+}
+
 /// State of one connection.
 #[derive(Debug)]
 pub(super) struct Conn {
@@ -50,8 +62,8 @@ pub(super) struct Conn {
     pub(super) digest_wanted: bool,
     /// Frames that came while something was waited for.
     pub(super) waiting: VecDeque<Bytes>,
-    /// The batch about which a decision waits for digests, and the length of its frame.
-    pub(super) deciding: Option<(Batch, usize)>,
+    /// The batch at the front, while it is undecided.
+    pub(super) deciding: Option<Deciding>,
     /// First numbers of its pushes whose place in its stream has not come yet: acks, not entries.
     pub(super) unread_pushes: BTreeSet<u64>,
     /// Frames that must not overtake the stream: each with the number after which it may go.

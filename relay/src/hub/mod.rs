@@ -32,13 +32,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use blazedb_wire::{
-    DecodeError, DecodeErrorKind, ErrorCode, ErrorFrame, Frame, Hello, OpId, SpaceId, Welcome,
+    DecodeError, DecodeErrorKind, ErrorCode, ErrorFrame, Frame, Hello, PROTOCOL_VERSION, SpaceId, Welcome,
 };
 use bytes::Bytes;
 
 use crate::log::SpaceInfo;
 
-use conn::{Conn, Phase, Wait};
+use conn::{Conn, Deciding, Phase, Wait};
 use space::{Slot, Space};
 
 pub use io::{Access, ConnId, Effect, HubLimits, HubStats, Input, Now, SpaceDigest, Unavailable};
@@ -140,7 +140,7 @@ impl Hub {
             }
             if state.deciding.is_some() {
                 // Its space was read again before it could be decided.
-                self.decide(now, conn, &[], out);
+                self.decide(now, conn, out);
                 continue;
             }
             let Some(bytes) = state.waiting.pop_front() else { return };
@@ -149,8 +149,8 @@ impl Hub {
                 Ok(Frame::Push(batch)) => {
                     if state.phase == Phase::Streaming {
                         // Its bytes stay in the ledger until the batch is durable or refused.
-                        state.deciding = Some((batch, length));
-                        self.decide(now, conn, &[], out);
+                        state.deciding = Some(Deciding { batch, length, found: BTreeMap::new() });
+                        self.decide(now, conn, out);
                     } else {
                         self.close(now, conn, Some(fatal(ErrorCode::Malformed, "the first frame of a stream is Hello")), out);
                     }
@@ -205,6 +205,7 @@ impl Hub {
         let name = state.access.space.clone();
         state.wait = Wait::Space;
         state.hello = Some(hello);
+        let open = self.slots.len();
         match self.slots.get_mut(&name) {
             Some(Slot::Opening { conns }) => {
                 conns.insert(conn);
@@ -214,7 +215,7 @@ impl Hub {
                 self.welcome(now, conn, &name, out);
                 self.drain(now, conn, out);
             }
-            None if self.slots.len() >= self.limits.spaces_max => {
+            None if open >= self.limits.spaces_max => {
                 let error = error(ErrorCode::Overloaded, self.limits.retry_full_ms, "too many spaces are open");
                 self.close(now, conn, Some(error), out);
             }
@@ -258,10 +259,11 @@ impl Hub {
             // It was streaming before the space was read again: only its position matters, and that has not moved.
             return self.advance(conn, out);
         };
-        let refusal = if hello.bound && hello.space != space.state.id() {
-            let text = format!("the file belongs to space {}, this token to {}: use the token of its own space", hello.space, space.state.id());
+        let refusal = if hello.space.is_some_and(|given| given != space.state.id()) {
+            let here = space.state.id();
+            let text = format!("the file belongs to another space than this token ({here}): use the token of its own space");
             Some(fatal(ErrorCode::SpaceMismatch, &text))
-        } else if hello.bound && hello.epoch != space.state.epoch() {
+        } else if hello.space.is_some() && hello.epoch != space.state.epoch() {
             let text = format!("the file is in epoch {}, the space in {}: start this copy again", hello.epoch, space.state.epoch());
             Some(fatal(ErrorCode::EpochMismatch, &text))
         } else if hello.cursor > space.durable {
@@ -281,7 +283,7 @@ impl Hub {
         state.phase = Phase::Streaming;
         state.position = hello.cursor;
         let welcome = Welcome {
-            protocol: blazedb_wire::PROTOCOL,
+            protocol: PROTOCOL_VERSION,
             space: space.state.id(),
             epoch: space.state.epoch(),
             head: space.durable,
@@ -382,14 +384,10 @@ fn streaming<'a>(
 
 /// An error that ends the stream and that a retry does not cure.
 fn fatal(code: ErrorCode, text: &str) -> ErrorFrame {
-    ErrorFrame { code, fatal: true, retry_ms: 0, text: text.to_owned(), need_from: None }
+    ErrorFrame::fatal(code, text)
 }
 
 /// An error after which the client may come back, or go on where the stream stays open.
 fn error(code: ErrorCode, retry_ms: u64, text: &str) -> ErrorFrame {
-    ErrorFrame { code, fatal: false, retry_ms, text: text.to_owned(), need_from: None }
-}
-
-fn need_from(op: OpId, text: &str) -> ErrorFrame {
-    ErrorFrame { need_from: Some(op), ..error(ErrorCode::NeedFrom, 0, text) }
+    ErrorFrame { retry_ms, ..ErrorFrame::new(code, text) }
 }

@@ -5,26 +5,23 @@ use std::sync::Arc;
 
 use blazedb_wire::{ErrorCode, Frame, ReplicaId, SpaceId};
 
-use super::conn::Wait;
+use super::conn::{Deciding, Phase, Wait};
 use super::space::Slot;
-use super::{ConnId, Effect, Hub, Now, Unavailable, error, fatal, need_from, streaming};
+use super::{ConnId, Effect, Hub, Now, Unavailable, error, fatal, streaming};
 use crate::admit::{self, Decision, Refusal};
 use crate::log::{AppendError, AppendId, PayloadDigest};
 
 impl Hub {
     /// Decides about the batch at the front of a connection.
-    pub(super) fn decide(&mut self, now: Now, conn: ConnId, found: &[(u64, PayloadDigest)], out: &mut Vec<Effect>) {
+    pub(super) fn decide(&mut self, now: Now, conn: ConnId, out: &mut Vec<Effect>) {
         let limits = self.limits;
         if self.closing {
             return self.close(now, conn, Some(self.shutting_down()), out);
         }
         let Some((state, space)) = streaming(&mut self.conns, &mut self.slots, conn) else { return };
-        let Some((batch, length)) = state.deciding.take() else { return };
+        let Some(Deciding { batch, length, found }) = state.deciding.take() else { return };
         let replica = batch.head().replica;
-        let digest_of = |counter| {
-            let at = found.binary_search_by_key(&counter, |(known, _)| *known).ok();
-            at.map(|at| found[at].1).or_else(|| space.inflight_digest(replica, counter))
-        };
+        let digest_of = |counter| found.get(&counter).copied().or_else(|| space.inflight_digest(replica, counter));
         match admit::admit(&space.state, &batch, now.admit_time(), digest_of) {
             Ok(Decision::Append(admitted)) => {
                 let id = AppendId(self.next_append);
@@ -43,7 +40,7 @@ impl Hub {
                 self.advance(conn, out);
             }
             Ok(Decision::AskDigests { first, last }) => {
-                state.deciding = Some((batch, length));
+                state.deciding = Some(Deciding { batch, length, found });
                 state.wait = Wait::Digests { replica, first };
                 out.push(Effect::FindDigests { conn, space: space.state.id(), replica, first, last });
             }
@@ -52,7 +49,7 @@ impl Hub {
                 let text = refusal.to_string();
                 match refusal {
                     Refusal::NeedFrom(op) => {
-                        let frame = Frame::Error(need_from(op, &text));
+                        let frame = Frame::Error(error(ErrorCode::NeedFrom(op), 0, &text));
                         self.answer(now, conn, &frame, out);
                     }
                     Refusal::SpaceMismatch { .. } => self.close(now, conn, Some(fatal(ErrorCode::SpaceMismatch, &text)), out),
@@ -76,8 +73,10 @@ impl Hub {
         match result {
             Ok(digests) => {
                 state.wait = Wait::Nothing;
-                let found: Vec<_> = (asked.1..).zip(digests).collect();
-                self.decide(now, conn, &found, out);
+                if let Some(deciding) = &mut state.deciding {
+                    deciding.found.extend((asked.1..).zip(digests));
+                }
+                self.decide(now, conn, out);
                 self.drain(now, conn, out);
             }
             Err(Unavailable) => {

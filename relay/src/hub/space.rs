@@ -91,7 +91,7 @@ impl Space {
             first_seq,
             last_seq,
             entry: entry.clone(),
-            ack: Frame::Ack(admitted.envelope).to_bytes(),
+            ack: blazedb_wire::ack_frame(&envelope),
             batch: batch.clone(),
             counter_before,
         });
@@ -124,7 +124,7 @@ impl Space {
     pub(super) fn inflight_digest(&self, replica: ReplicaId, counter: u64) -> Option<PayloadDigest> {
         let holder = self.inflight.iter().find(|pending| {
             let head = pending.batch.head();
-            head.replica == replica && counter > pending.counter_before && (head.first_counter..).take(pending.batch.len()).contains(&counter)
+            head.replica == replica && counter > pending.counter_before && pending.batch.counter_range().contains(&counter)
         })?;
         let i = usize::try_from(counter - holder.batch.head().first_counter).ok()?;
         Some(holder.batch.op(i).payload_digest())

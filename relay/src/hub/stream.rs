@@ -2,7 +2,6 @@
 
 use blazedb_wire::{ErrorCode, Frame};
 
-use super::conn::Phase;
 use super::{ConnId, Effect, Hub, Now, SpaceDigest, Unavailable, error, fatal, space, streaming};
 use crate::log::StoredEntry;
 
@@ -42,14 +41,15 @@ impl Hub {
         };
         // While the space is being read again nothing is known to be durable; `advance` asks for these entries once more.
         let Some((state, space)) = streaming(&mut self.conns, &mut self.slots, conn) else { return };
+        // Asked only while there is something above the position, so nothing at all means the same as a wrong number.
+        if entries.first().is_none_or(|entry| entry.first_seq != state.position + 1) {
+            let text = format!("cursor {} lies within a batch: start this copy again", state.position);
+            return self.close(now, conn, Some(fatal(ErrorCode::CursorAhead, &text)), out);
+        }
         for entry in entries {
             // The log may be ahead of what its answers to appends have told us; those entries come with the answers.
             if entry.last_seq > space.durable {
                 break;
-            }
-            if entry.first_seq != state.position + 1 {
-                let text = format!("cursor {} lies within a batch or below the log: start this copy again", state.position);
-                return self.close(now, conn, Some(fatal(ErrorCode::CursorAhead, &text)), out);
             }
             state.position = entry.last_seq;
             let bytes = if state.unread_pushes.remove(&entry.first_seq) { space::ack_of(&entry.frame) } else { Some(entry.frame) };
@@ -100,7 +100,7 @@ impl Hub {
     /// Closes a connection that asks and never reads.
     pub(super) fn check_answers(&mut self, now: Now, conn: ConnId, out: &mut Vec<Effect>) {
         let Some(state) = self.conns.get(&conn) else { return };
-        let entry_max = blazedb_wire::FRAME_BODY_BYTES_MAX as usize;
+        let entry_max = blazedb_wire::limits::FRAME_BODY_BYTES_MAX;
         let ceiling = self.limits.queue_bytes_max + self.limits.answer_bytes_max + entry_max;
         if state.queued_bytes + state.owed_bytes > ceiling {
             let error = error(ErrorCode::Overloaded, self.limits.retry_ms, "answers pile up unread: read before asking again");

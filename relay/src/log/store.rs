@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;
 
-use blazedb_engine::{Durability, Env, KeySource, Options, ReadView, Store, TreeId, WriteTransaction};
+use blazedb_engine::{CommitError, Durability, Env, Options, ReadView, Store, TreeId, WriteTransaction};
 use blazedb_wire::{DocumentId, Frame, Hlc, ReplicaId, SpaceId};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -107,7 +107,7 @@ impl StoreLog {
 
     /// Opens the log over injected storage, clock and entropy.
     pub fn open_in(env: Env, key: [u8; 32], options: StoreLogOptions) -> Result<Self, LogError> {
-        let store_options = Options { table_bytes_max: options.table_bytes_max, ..Options::new(KeySource::Raw(key)) };
+        let store_options = Options::raw_key(key).table_bytes_max(options.table_bytes_max);
         let store = Store::open(env.clone(), store_options).map_err(|error| storage("opening the store", &error))?;
         let trees = Self::make_trees(&store)?;
         Ok(Self { store, trees, env, writer: Mutex::new(()) })
@@ -137,10 +137,8 @@ impl StoreLog {
     /// Returns the names and ids of all spaces, by name.
     pub fn spaces(&self) -> Result<Vec<(String, SpaceId)>, LogError> {
         let view = self.store.read();
-        let all = (Bound::<&[u8]>::Unbounded, Bound::Unbounded);
         let mut spaces = Vec::new();
-        for item in view.range(self.trees.names, all).map_err(|error| storage("reading names", &error))? {
-            let (name, id) = item.map_err(|error| storage("reading names", &error))?;
+        for (name, id) in view.prefix(self.trees.names, &[]) {
             let name = String::from_utf8(name.to_vec()).map_err(|_| damaged("names", "a name is not text"))?;
             spaces.push((name, space_id(&id)?));
         }
@@ -178,8 +176,7 @@ impl StoreLog {
 
     fn counters(&self, view: &ReadView, space: SpaceId) -> Result<BTreeMap<ReplicaId, Known>, LogError> {
         let mut counters = BTreeMap::new();
-        for item in view.range(self.trees.counters, prefix(space.as_bytes())).map_err(|error| storage("reading counters", &error))? {
-            let (key, value) = item.map_err(|error| storage("reading counters", &error))?;
+        for (key, value) in view.prefix(self.trees.counters, space.as_bytes()) {
             let replica = array(&key, 16).map(ReplicaId::from_bytes).ok_or_else(|| damaged("counters", "a short key"))?;
             let counter = array(&value, 0).map(u64::from_le_bytes);
             let (Some(counter), Some(digest)) = (counter, array(&value, 8)) else {
@@ -192,8 +189,7 @@ impl StoreLog {
 
     fn dead(&self, view: &ReadView, space: SpaceId) -> Result<DeadDocuments, LogError> {
         let mut dead = DeadDocuments::default();
-        for item in view.range(self.trees.dead, prefix(space.as_bytes())).map_err(|error| storage("reading the dead", &error))? {
-            let (key, value) = item.map_err(|error| storage("reading the dead", &error))?;
+        for (key, value) in view.prefix(self.trees.dead, space.as_bytes()) {
             let id = array(&key, 16).map(DocumentId::from_bytes).ok_or_else(|| damaged("dead", "a short key"))?;
             let collection = std::str::from_utf8(&key[32..]).map_err(|_| damaged("dead", "a collection is not text"))?;
             let seq = array(&value, 0).map(u64::from_le_bytes).ok_or_else(|| damaged("dead", "a short value"))?;
@@ -299,14 +295,11 @@ impl RelayLog for StoreLog {
     }
 
     fn read(&self, space: SpaceId, after_seq: u64, bytes_max: usize) -> Result<Vec<StoredEntry>, LogError> {
-        let doing = "reading entries";
         let view = self.store.read();
-        let (_, end) = prefix(space.as_bytes());
-        let start = Bound::Included(entry_key(space, after_seq.saturating_add(1)).to_vec());
+        let (start, end) = (entry_key(space, after_seq.saturating_add(1)), entry_key(space, u64::MAX));
         let mut entries = Vec::new();
         let mut bytes = 0;
-        for item in view.range(self.trees.entries, (start, end)).map_err(|error| storage(doing, &error))? {
-            let (key, frame) = item.map_err(|error| storage(doing, &error))?;
+        for (key, frame) in view.range(self.trees.entries, within(&start, &end)) {
             bytes += frame.len();
             if bytes > bytes_max && !entries.is_empty() {
                 break;
@@ -325,15 +318,13 @@ impl RelayLog for StoreLog {
     fn digests(&self, space: SpaceId, replica: ReplicaId, first: u64, last: u64) -> Result<Vec<PayloadDigest>, LogError> {
         let doing = "looking up digests";
         let view = self.store.read();
-        let (_, end) = prefix(&[*space.as_bytes(), *replica.as_bytes()].concat());
-        let start = Bound::Included(author_key(space, replica, first).to_vec());
+        let (start, end) = (author_key(space, replica, first), author_key(space, replica, u64::MAX));
         let mut digests = Vec::new();
         let mut next = first;
-        for item in view.range(self.trees.authors, (start, end)).map_err(|error| storage(doing, &error))? {
+        for (key, value) in view.range(self.trees.authors, within(&start, &end)) {
             if next > last {
                 break;
             }
-            let (key, value) = item.map_err(|error| storage(doing, &error))?;
             let newest = array(&key, 32).map(u64::from_be_bytes).ok_or_else(|| damaged("authors", "a short key"))?;
             let seq = array(&value, 0).map(u64::from_le_bytes).ok_or_else(|| damaged("authors", "a short value"))?;
             let frame = view.get(self.trees.entries, &entry_key(space, seq)).map_err(|error| storage(doing, &error))?;
@@ -406,20 +397,9 @@ fn author_key(space: SpaceId, replica: ReplicaId, counter: u64) -> [u8; 40] {
     key
 }
 
-/// All keys that begin with these bytes.
-fn prefix(bytes: &[u8]) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
-    let mut end = bytes.to_vec();
-    while end.last() == Some(&0xff) {
-        end.pop();
-    }
-    let end = match end.last_mut() {
-        Some(last) => {
-            *last += 1;
-            Bound::Excluded(end)
-        }
-        None => Bound::Unbounded,
-    };
-    (Bound::Included(bytes.to_vec()), end)
+/// Both keys and all between them.
+fn within<'a>(start: &'a [u8], end: &'a [u8]) -> (Bound<&'a [u8]>, Bound<&'a [u8]>) {
+    (Bound::Included(start), Bound::Included(end))
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
@@ -437,4 +417,9 @@ fn storage(doing: &'static str, error: &dyn std::fmt::Display) -> LogError {
 
 fn damaged(table: &'static str, detail: &str) -> LogError {
     LogError::Damaged { table, detail: detail.to_owned() }
+}
+
+/// Says whether a commit failed for want of room; the store goes on then.
+fn full(error: &CommitError) -> Option<String> {
+    matches!(error, CommitError::TableFull { .. } | CommitError::DiskFull { .. }).then(|| error.to_string())
 }
