@@ -92,23 +92,14 @@ impl<R: Read> Documents<BufReader<R>> {
 
     /// Returns the documents of `reader`, laid out as the caller knows.
     pub fn with_layout(reader: R, limits: Limits, layout: Layout) -> Self {
-        Documents::from_buffered(
-            BufReader::with_capacity(CHUNK_BYTES, reader),
-            limits,
-            layout,
-        )
+        Self::from_buffered(BufReader::with_capacity(CHUNK_BYTES, reader), limits, layout)
     }
 }
 
 impl<R: BufRead> Documents<R> {
     /// Returns the documents of a reader that has a buffer already.
     pub fn from_buffered(reader: R, limits: Limits, layout: Layout) -> Self {
-        Self {
-            parser: Parser::new(reader, limits.element_bytes_max),
-            layout,
-            state: State::Start,
-            index: 0,
-        }
+        Self { parser: Parser::new(reader, limits.element_bytes_max), layout, state: State::Start, index: 0 }
     }
 
     /// Returns how many bytes of the input were consumed so far; for progress.
@@ -163,18 +154,10 @@ impl<R: BufRead> Documents<R> {
         self.parser.one_line = false;
         let end_line = self.parser.input.position().line();
         if self.state == State::Values && self.layout == Layout::Auto {
-            self.layout = if line == end_line {
-                Layout::Lines
-            } else {
-                Layout::Concatenated
-            };
+            self.layout = if line == end_line { Layout::Lines } else { Layout::Concatenated };
         }
         match result {
-            Ok(document) => Ok(Parsed {
-                document,
-                line,
-                index,
-            }),
+            Ok(document) => Ok(Parsed { document, line, index }),
             Err(error) if self.state == State::Array => Err(error.prepend_index(index)),
             Err(error) => Err(error),
         }

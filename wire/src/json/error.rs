@@ -220,14 +220,12 @@ impl fmt::Display for JsonWriteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "at {}: ", self.path)?;
         match self.kind {
-            JsonWriteErrorKind::NotFinite(float) => write!(
-                f,
-                "JSON has no text for the float {float}; set the field to null or to text before the export"
-            ),
-            JsonWriteErrorKind::TooDeep { max } => write!(
-                f,
-                "nested deeper than {max} levels; flatten it, or store this part as text"
-            ),
+            JsonWriteErrorKind::NotFinite(float) => {
+                write!(f, "JSON has no text for the float {float}; set the field to null or to text before the export")
+            }
+            JsonWriteErrorKind::TooDeep { max } => {
+                write!(f, "nested deeper than {max} levels; flatten it, or store this part as text")
+            }
         }
     }
 }

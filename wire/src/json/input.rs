@@ -17,10 +17,7 @@ pub(super) struct Position {
 impl Position {
     /// The same line, `bytes` further on.
     pub(super) fn plus(self, bytes: usize) -> Self {
-        Self {
-            column: self.column + bytes as u64,
-            ..self
-        }
+        Self { column: self.column + bytes as u64, ..self }
     }
 
     pub(super) fn line(self) -> u64 {
@@ -29,13 +26,7 @@ impl Position {
 
     /// An error at this place; its path is still empty.
     pub(super) fn error(self, kind: JsonErrorKind) -> JsonError {
-        JsonError {
-            line: self.line,
-            column: self.column,
-            path: String::new(),
-            kind,
-            resumable: false,
-        }
+        JsonError { line: self.line, column: self.column, path: String::new(), kind, resumable: false }
     }
 }
 
@@ -53,12 +44,7 @@ pub(super) struct Input<R> {
 
 impl<R: BufRead> Input<R> {
     pub(super) fn new(reader: R) -> Self {
-        Self {
-            reader,
-            offset: 0,
-            line: 1,
-            line_start: 0,
-        }
+        Self { reader, offset: 0, line: 1, line_start: 0 }
     }
 
     pub(super) fn offset(&self) -> u64 {
@@ -66,10 +52,7 @@ impl<R: BufRead> Input<R> {
     }
 
     pub(super) fn position(&self) -> Position {
-        Position {
-            line: self.line,
-            column: self.offset - self.line_start + 1,
-        }
+        Position { line: self.line, column: self.offset - self.line_start + 1 }
     }
 
     pub(super) fn error(&self, kind: JsonErrorKind) -> JsonError {
@@ -88,19 +71,13 @@ impl<R: BufRead> Input<R> {
         let position = self.position();
         // Asked twice because a borrow cannot leave the loop above; the second time costs nothing, except at the
         // end of the input, where the reader is asked once more.
-        self.reader.fill_buf().map_err(|error| {
-            position.error(JsonErrorKind::Io {
-                kind: error.kind(),
-                message: error.to_string(),
-            })
-        })
+        self.reader
+            .fill_buf()
+            .map_err(|error| position.error(JsonErrorKind::Io { kind: error.kind(), message: error.to_string() }))
     }
 
     fn io_error(&self, error: &std::io::Error) -> JsonError {
-        self.error(JsonErrorKind::Io {
-            kind: error.kind(),
-            message: error.to_string(),
-        })
+        self.error(JsonErrorKind::Io { kind: error.kind(), message: error.to_string() })
     }
 
     /// Returns the next byte without consuming it, `None` at the end.
@@ -132,10 +109,7 @@ impl<R: BufRead> Input<R> {
     pub(super) fn skip_space(&mut self, cross_lines: bool) -> Result<bool, JsonError> {
         loop {
             let chunk = self.chunk()?;
-            let blank = chunk
-                .iter()
-                .take_while(|byte| matches!(byte, b' ' | b'\t' | b'\r'))
-                .count();
+            let blank = chunk.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\r')).count();
             let stopper = chunk.get(blank).copied();
             let at_end = chunk.is_empty();
             self.consume(blank);

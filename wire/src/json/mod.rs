@@ -25,7 +25,7 @@ pub(crate) mod path;
 mod rfc3339;
 mod write;
 
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 mod fuzz;
 
 pub(crate) use self::base64::write_base64;
@@ -53,9 +53,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            element_bytes_max: 8 << 20,
-        }
+        Self { element_bytes_max: 8 << 20 }
     }
 }
 

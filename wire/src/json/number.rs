@@ -5,6 +5,7 @@
 //! big integers: the shortest decimal of a float has at most seventeen digits, so a text with more significant
 //! digits than that cannot be equal and needs no arithmetic at all.
 
+use std::fmt;
 use std::io::Write;
 
 use super::error::JsonErrorKind;
@@ -29,26 +30,22 @@ pub(super) fn number_from_text(text: &str) -> Result<Value, JsonErrorKind> {
         return Err(JsonErrorKind::BadNumber("it does not read as a number"));
     };
     let exact = float.is_finite()
-        && Decimal::read(text.as_bytes()).is_some_and(|given| given == Decimal::shortest(float));
+        && Decimal::read(text.as_bytes())
+            .is_some_and(|given| given == Decimal::shortest(float) || given == Decimal::shortest_even(float));
     match (exact, integer) {
         (true, _) => Ok(Value::F64(float)),
-        (false, true) => Err(JsonErrorKind::IntegerOutOfRange {
-            text: shortened(text),
-        }),
-        (false, false) if float.is_finite() => Err(JsonErrorKind::NumberInexact {
-            text: shortened(text),
-            nearest: float,
-        }),
-        (false, false) => Err(JsonErrorKind::NumberOutOfRange {
-            text: shortened(text),
-        }),
+        (false, true) => Err(JsonErrorKind::IntegerOutOfRange { text: shortened(text) }),
+        (false, false) if float.is_finite() => {
+            Err(JsonErrorKind::NumberInexact { text: shortened(text), nearest: float })
+        }
+        (false, false) => Err(JsonErrorKind::NumberOutOfRange { text: shortened(text) }),
     }
 }
 
 /// Appends the one text of a finite float; it always holds a `.` or an `e`, so it never reads as an integer.
 /// spec: J-31
 pub(super) fn write_f64(float: f64, out: &mut Vec<u8>) {
-    let decimal = Decimal::shortest(float);
+    let decimal = Decimal::shortest_even(float);
     let digits = &decimal.digits[..decimal.len];
     if decimal.negative {
         out.push(b'-');
@@ -101,12 +98,7 @@ struct Decimal {
 impl Decimal {
     /// Reads a number's text; `None` when it has more significant digits than any float's shortest form.
     fn read(text: &[u8]) -> Option<Self> {
-        let mut decimal = Self {
-            negative: false,
-            digits: [0; DIGITS_MAX],
-            len: 0,
-            exponent: 0,
-        };
+        let mut decimal = Self { negative: false, digits: [0; DIGITS_MAX], len: 0, exponent: 0 };
         let mut zeros_held = 0;
         let mut behind_point = false;
         let mut bytes = text.iter();
@@ -139,20 +131,46 @@ impl Decimal {
         if decimal.len == 0 {
             decimal.exponent = 0;
         } else {
-            decimal.exponent =
-                (decimal.exponent + zeros_held as i64).saturating_add(written_exponent);
+            decimal.exponent = (decimal.exponent + zeros_held as i64).saturating_add(written_exponent);
         }
         Some(decimal)
     }
 
-    /// The shortest decimal that reads back as `float`, which must be finite.
+    /// The shortest decimal that reads back as `float`, which must be finite, and of those the nearest; where two are
+    /// equally near, the one that the standard library happens to choose.
     fn shortest(float: f64) -> Self {
-        let mut text = [0; 32];
-        let mut rest = &mut text[..];
-        write!(rest, "{float:e}").expect("sign, 17 digits, point and exponent fit in 32 bytes");
+        Self::print(format_args!("{float:e}"))
+    }
+
+    /// As [`shortest`](Self::shortest), but where two are equally near, the one with the even last digit. That is
+    /// what JavaScript, Python and serde_json write: for 1888570120608320.25 the text ends in .2, where the
+    /// standard library of Rust writes .3.
+    fn shortest_even(float: f64) -> Self {
+        let shortest = Self::shortest(float);
+        let digits_behind_first = shortest.len.saturating_sub(1);
+        let even = Self::print(format_args!("{float:.digits_behind_first$e}"));
+        // Next to a power of two the nearest decimal of that length can belong to the neighbouring float.
+        if even.to_f64() == float { even } else { shortest }
+    }
+
+    fn print(text: fmt::Arguments<'_>) -> Self {
+        let mut buffer = [0; 32];
+        let mut rest = &mut buffer[..];
+        rest.write_fmt(text).expect("sign, 17 digits, point and exponent fit in 32 bytes");
         let unused = rest.len();
-        let used = text.len() - unused;
-        Self::read(&text[..used]).expect("a float's shortest form has at most 17 digits")
+        let used = buffer.len() - unused;
+        Self::read(&buffer[..used]).expect("a float's shortest form has at most 17 digits")
+    }
+
+    fn to_f64(&self) -> f64 {
+        let mut buffer = [0; 48];
+        let mut rest = &mut buffer[..];
+        let sign = if self.negative { "-" } else { "" };
+        let digits = str::from_utf8(&self.digits[..self.len]).expect("digits are ASCII");
+        write!(rest, "{sign}0{digits}e{}", self.exponent).expect("sign, 18 digits and exponent fit in 48 bytes");
+        let unused = rest.len();
+        let used = buffer.len() - unused;
+        str::from_utf8(&buffer[..used]).ok().and_then(|text| text.parse().ok()).expect("the text of a number")
     }
 }
 
@@ -162,10 +180,7 @@ fn read_exponent(text: &[u8]) -> i64 {
     let exponent = text
         .iter()
         .filter(|byte| byte.is_ascii_digit())
-        .fold(0i64, |sum, digit| {
-            sum.saturating_mul(10)
-                .saturating_add(i64::from(digit - b'0'))
-        });
+        .fold(0i64, |sum, digit| sum.saturating_mul(10).saturating_add(i64::from(digit - b'0')));
     if negative { -exponent } else { exponent }
 }
 
@@ -220,25 +235,34 @@ mod tests {
         }
     }
 
+    // spec: J-10, J-31
+    #[test]
+    fn of_two_shortest_forms_both_are_read_and_the_even_one_is_written() {
+        let tie = 1_888_570_120_608_320.25;
+        assert_eq!(format!("{tie:?}"), "1888570120608320.3", "the reason for this test");
+        assert_eq!(written(tie), "1888570120608320.2");
+        for text in ["1888570120608320.2", "1888570120608320.3"] {
+            assert_eq!(number_from_text(text), Ok(Value::F64(tie)));
+        }
+        for text in ["1888570120608320.1", "1888570120608320.25", "1888570120608320.4"] {
+            assert!(number_from_text(text).is_err(), "{text}");
+        }
+        // 2^-44: the nearest decimal of its length reads as the float below.
+        assert_eq!(written(f64::from_bits(0x3d30_0000_0000_0000)), "5.684341886080802e-14");
+    }
+
     #[test]
     fn float_text_agrees_with_serde_json() {
         let mut bits = 1u64;
         for _ in 0..200_000 {
             // A full-period walk over 64 bits: every exponent and many digit counts turn up.
-            bits = bits
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let float = f64::from_bits(bits);
             let plain = f64::from((bits >> 40) as u32) / 1000.0;
             for float in [float, plain] {
                 if float.is_finite() {
                     let text = written(float);
-                    assert_eq!(
-                        text,
-                        serde_json::to_string(&float)
-                            .expect("finite")
-                            .replace("e+", "e")
-                    );
+                    assert_eq!(text, serde_json::to_string(&float).expect("finite").replace("e+", "e"));
                     assert_eq!(number_from_text(&text), Ok(Value::F64(float)), "{text}");
                 }
             }

@@ -45,11 +45,7 @@ impl Container {
     }
 
     fn wanted_after(self) -> &'static str {
-        if self == Self::Object {
-            "',' or '}'"
-        } else {
-            "',' or ']'"
-        }
+        if self == Self::Object { "',' or '}'" } else { "',' or ']'" }
     }
 }
 
@@ -62,13 +58,7 @@ enum Next {
 
 impl<R: BufRead> Parser<R> {
     pub(super) fn new(reader: R, element_bytes_max: u64) -> Self {
-        Self {
-            input: Input::new(reader),
-            one_line: false,
-            element_start: 0,
-            element_bytes_max,
-            scratch: Vec::new(),
-        }
+        Self { input: Input::new(reader), one_line: false, element_start: 0, element_bytes_max, scratch: Vec::new() }
     }
 
     /// Reads one document. White space before it is already consumed. spec: J-1
@@ -128,20 +118,14 @@ impl<R: BufRead> Parser<R> {
     /// Reads one value; were it a container, it would be the `depth`-th one around its items.
     fn value(&mut self, depth: usize) -> Result<Value, JsonError> {
         if self.input.offset() - self.element_start > self.element_bytes_max {
-            return self.refuse_value(JsonErrorKind::Limit {
-                what: "bytes in one element",
-                max: self.element_bytes_max,
-            });
+            return self
+                .refuse_value(JsonErrorKind::Limit { what: "bytes in one element", max: self.element_bytes_max });
         }
         match self.input.peek()? {
-            Some(b'{' | b'[') if depth > DEPTH_MAX => {
-                self.refuse_value(JsonErrorKind::TooDeep { max: DEPTH_MAX })
-            }
+            Some(b'{' | b'[') if depth > DEPTH_MAX => self.refuse_value(JsonErrorKind::TooDeep { max: DEPTH_MAX }),
             Some(b'{') => self.object(depth).map(Value::Map),
             Some(b'[') => self.array(depth).map(Value::Array),
-            Some(b'"') => self
-                .string("bytes in one text", FIELD_BYTES_MAX)
-                .map(Value::Text),
+            Some(b'"') => self.string("bytes in one text", FIELD_BYTES_MAX).map(Value::Text),
             Some(b'-' | b'0'..=b'9') => self.number(),
             Some(b't') => self.literal("true").map(|()| Value::Bool(true)),
             Some(b'f') => self.literal("false").map(|()| Value::Bool(false)),
@@ -162,9 +146,7 @@ impl<R: BufRead> Parser<R> {
             match self.value(depth + 1) {
                 Ok(item) => items.push(item),
                 Err(error) => {
-                    return Err(
-                        self.leave(Container::Array, error.prepend_index(items.len() as u64))
-                    );
+                    return Err(self.leave(Container::Array, error.prepend_index(items.len() as u64)));
                 }
             }
             if !self.after_item(Container::Array)? {
@@ -197,10 +179,8 @@ impl<R: BufRead> Parser<R> {
                         self.refuse_field(error)
                     }
                     Some(_) if fields.pairs.len() == FIELDS_MAX => {
-                        let error = key_at.error(JsonErrorKind::Limit {
-                            what: "fields in one object",
-                            max: FIELDS_MAX as u64,
-                        });
+                        let error =
+                            key_at.error(JsonErrorKind::Limit { what: "fields in one object", max: FIELDS_MAX as u64 });
                         self.refuse_field(error)
                     }
                     Some(place) => {
@@ -291,17 +271,12 @@ impl<R: BufRead> Parser<R> {
                 Next::Value => match self.input.peek()? {
                     Some(byte @ (b'{' | b'[')) => {
                         if open.len() == SKIP_DEPTH_MAX {
-                            return Err(self.input.error(JsonErrorKind::SkipTooDeep {
-                                max: SKIP_DEPTH_MAX,
-                            }));
+                            return Err(self.input.error(JsonErrorKind::SkipTooDeep { max: SKIP_DEPTH_MAX }));
                         }
                         self.input.consume(1);
                         self.space()?;
-                        let (container, first) = if byte == b'{' {
-                            (Container::Object, Next::Key)
-                        } else {
-                            (Container::Array, Next::Value)
-                        };
+                        let (container, first) =
+                            if byte == b'{' { (Container::Object, Next::Key) } else { (Container::Array, Next::Value) };
                         if self.input.peek()? == Some(container.close()) {
                             self.input.consume(1);
                             Next::After
@@ -354,10 +329,9 @@ impl<R: BufRead> Parser<R> {
     fn number(&mut self) -> Result<Value, JsonError> {
         let at = self.input.position();
         if !self.scan_number()? {
-            return Err(at.error(JsonErrorKind::Limit {
-                what: "bytes in one number",
-                max: NUMBER_TEXT_BYTES_MAX as u64,
-            }));
+            return Err(
+                at.error(JsonErrorKind::Limit { what: "bytes in one number", max: NUMBER_TEXT_BYTES_MAX as u64 })
+            );
         }
         let text = str::from_utf8(&self.scratch).expect("digits, signs and points are ASCII");
         number::number_from_text(text).map_err(|kind| at.error(kind))
@@ -374,9 +348,7 @@ impl<R: BufRead> Parser<R> {
             Some(b'0') => {
                 self.take_digit(b'0', &mut fits);
                 if self.input.peek()?.is_some_and(|byte| byte.is_ascii_digit()) {
-                    return Err(self
-                        .input
-                        .error(JsonErrorKind::BadNumber("a zero in front of other digits")));
+                    return Err(self.input.error(JsonErrorKind::BadNumber("a zero in front of other digits")));
                 }
             }
             _ => self.scan_digits("no digit", &mut fits)?,
@@ -419,10 +391,7 @@ impl<R: BufRead> Parser<R> {
     fn string(&mut self, what: &'static str, max: usize) -> Result<String, JsonError> {
         let at = self.input.position();
         match self.scan_string(max)? {
-            Some(Refused::TooLong) => Err(at.error(JsonErrorKind::Limit {
-                what,
-                max: max as u64,
-            })),
+            Some(Refused::TooLong) => Err(at.error(JsonErrorKind::Limit { what, max: max as u64 })),
             Some(Refused::At(at, kind)) => Err(at.error(kind)),
             None => Ok(str::from_utf8(&self.scratch)
                 .expect("every run was checked, every escape is a character")
@@ -454,9 +423,7 @@ impl<R: BufRead> Parser<R> {
                     let unit = self.escape()?;
                     let low = (0xdc00..0xe000).contains(&unit);
                     let scalar = match high {
-                        Some((first, _)) if low => {
-                            0x10000 + ((first - 0xd800) << 10) + (unit - 0xdc00)
-                        }
+                        Some((first, _)) if low => 0x10000 + ((first - 0xd800) << 10) + (unit - 0xdc00),
                         _ => unit,
                     };
                     if let Some(character) = char::from_u32(scalar) {
@@ -488,19 +455,13 @@ impl<R: BufRead> Parser<R> {
     /// Consumes bytes of a string up to a quote, a backslash or a control character, and returns that unconsumed.
     ///
     /// An escape cannot stand inside a character of UTF-8, so each run must be UTF-8 by itself.
-    fn scan_run(
-        &mut self,
-        max: usize,
-        refused: &mut Option<Refused>,
-    ) -> Result<Option<u8>, JsonError> {
+    fn scan_run(&mut self, max: usize, refused: &mut Option<Refused>) -> Result<Option<u8>, JsonError> {
         let run_at = self.input.position();
         let run_start = self.scratch.len();
         let stopper = loop {
             let chunk = self.input.chunk()?;
-            let len = chunk
-                .iter()
-                .position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\')
-                .unwrap_or(chunk.len());
+            let len =
+                chunk.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\').unwrap_or(chunk.len());
             let stopper = chunk.get(len).copied();
             let at_end = chunk.is_empty();
             let room = max.saturating_sub(self.scratch.len());
@@ -516,10 +477,7 @@ impl<R: BufRead> Parser<R> {
         if refused.is_none()
             && let Err(error) = str::from_utf8(&self.scratch[run_start..])
         {
-            *refused = Some(Refused::At(
-                run_at.plus(error.valid_up_to()),
-                JsonErrorKind::InvalidUtf8,
-            ));
+            *refused = Some(Refused::At(run_at.plus(error.valid_up_to()), JsonErrorKind::InvalidUtf8));
         }
         Ok(stopper)
     }
@@ -564,8 +522,7 @@ impl<R: BufRead> Parser<R> {
 
     fn push_character(&mut self, character: char, max: usize, refused: &mut Option<Refused>) {
         if self.scratch.len() + character.len_utf8() <= max {
-            self.scratch
-                .extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+            self.scratch.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
         } else {
             refused.get_or_insert(Refused::TooLong);
         }
@@ -618,13 +575,8 @@ impl Fields {
         // Most objects are written with their names in one order; the first question is whether this is the last.
         match self.by_name.last() {
             None => Some(0),
-            Some(&last) if self.pairs[usize::from(last)].0.as_str() < key => {
-                Some(self.by_name.len())
-            }
-            Some(_) => self
-                .by_name
-                .binary_search_by(|&index| self.pairs[usize::from(index)].0.as_str().cmp(key))
-                .err(),
+            Some(&last) if self.pairs[usize::from(last)].0.as_str() < key => Some(self.by_name.len()),
+            Some(_) => self.by_name.binary_search_by(|&index| self.pairs[usize::from(index)].0.as_str().cmp(key)).err(),
         }
     }
 
@@ -635,8 +587,7 @@ impl Fields {
 
     fn into_document(mut self) -> Document {
         if !self.by_name.is_sorted() {
-            self.pairs
-                .sort_unstable_by(|one, other| one.0.cmp(&other.0));
+            self.pairs.sort_unstable_by(|one, other| one.0.cmp(&other.0));
         }
         Document::from_sorted(self.pairs)
     }

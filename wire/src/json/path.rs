@@ -9,9 +9,7 @@ use super::write::write_text;
 pub(crate) fn prepend_key(path: &mut String, key: &str) {
     let plain = !key.is_empty()
         && !key.as_bytes()[0].is_ascii_digit()
-        && key
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let mut longer = String::with_capacity(key.len() + path.len() + 4);
     if plain {
         longer.push('.');

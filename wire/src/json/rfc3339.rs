@@ -15,15 +15,9 @@ pub(crate) fn write_rfc3339(micros: i64, out: &mut Vec<u8>) {
     let fraction = micros.rem_euclid(SECOND);
     let (year, month, day) = civil_from_days(seconds.div_euclid(DAY_SECONDS));
     let second = seconds.rem_euclid(DAY_SECONDS);
-    let year = if (0..=9999).contains(&year) {
-        format!("{year:04}")
-    } else {
-        format!("{year:+07}")
-    };
+    let year = if (0..=9999).contains(&year) { format!("{year:04}") } else { format!("{year:+07}") };
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    out.extend_from_slice(
-        format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}").as_bytes(),
-    );
+    out.extend_from_slice(format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}").as_bytes());
     if fraction != 0 {
         out.extend_from_slice(format!(".{fraction:06}").as_bytes());
     }
@@ -73,14 +67,11 @@ pub(crate) fn parse_rfc3339(text: &str) -> Option<i64> {
         }
         _ => 0,
     };
-    let sound =
-        text.is_empty() && (1..=12).contains(&month) && hour < 24 && minute < 60 && second < 60;
+    let sound = text.is_empty() && (1..=12).contains(&month) && hour < 24 && minute < 60 && second < 60;
     if !sound || !(1..=days_in_month(year, month)).contains(&day) {
         return None;
     }
-    let seconds =
-        days_from_civil(year, month, day) * DAY_SECONDS + hour * 3600 + minute * 60 + second
-            - offset;
+    let seconds = days_from_civil(year, month, day) * DAY_SECONDS + hour * 3600 + minute * 60 + second - offset;
     // The first instants of all lie before the first whole second of an i64, hence the wider sum.
     i64::try_from(i128::from(seconds) * i128::from(SECOND) + i128::from(fraction)).ok()
 }
@@ -88,10 +79,7 @@ pub(crate) fn parse_rfc3339(text: &str) -> Option<i64> {
 fn digits(text: &mut &[u8], count: usize) -> Option<i64> {
     let (head, rest) = text.split_at_checked(count)?;
     *text = rest;
-    head.iter().try_fold(0, |sum, byte| {
-        byte.is_ascii_digit()
-            .then(|| sum * 10 + i64::from(byte - b'0'))
-    })
+    head.iter().try_fold(0, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + i64::from(byte - b'0')))
 }
 
 fn literal(text: &mut &[u8], any_of: &[u8]) -> Option<u8> {
@@ -124,16 +112,11 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     (year, month, day)
 }

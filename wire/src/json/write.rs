@@ -24,9 +24,7 @@ pub fn write_value_ref(value: ValueRef<'_>, out: &mut Vec<u8>) -> Result<(), Jso
 
 /// Appends the canonical JSON of a document; on an error `out` is as it was. spec: J-30
 pub fn write_document(document: &Document, out: &mut Vec<u8>) -> Result<(), JsonWriteError> {
-    whole(out, |out| {
-        map_text(document.iter(), out, |value, out| value_text(value, 1, out))
-    })
+    whole(out, |out| map_text(document.iter(), out, |value, out| value_text(value, 1, out)))
 }
 
 /// Appends the canonical JSON of a row, which is that of its document. spec: J-30
@@ -62,12 +60,8 @@ fn value_text(value: &Value, depth: usize, out: &mut Vec<u8>) -> Result<(), Json
         Value::Array(_) | Value::Map(_) if depth > DEPTH_MAX => {
             return Err(refused(JsonWriteErrorKind::TooDeep { max: DEPTH_MAX }));
         }
-        Value::Array(items) => array_text(items.iter(), out, |item, out| {
-            value_text(item, depth + 1, out)
-        })?,
-        Value::Map(document) => map_text(document.iter(), out, |value, out| {
-            value_text(value, depth + 1, out)
-        })?,
+        Value::Array(items) => array_text(items.iter(), out, |item, out| value_text(item, depth + 1, out))?,
+        Value::Map(document) => map_text(document.iter(), out, |value, out| value_text(value, depth + 1, out))?,
     }
     Ok(())
 }
@@ -161,10 +155,7 @@ fn write_uuid(value: Uuid, out: &mut Vec<u8>) {
 }
 
 fn refused(kind: JsonWriteErrorKind) -> JsonWriteError {
-    JsonWriteError {
-        path: String::new(),
-        kind,
-    }
+    JsonWriteError { path: String::new(), kind }
 }
 
 /// Appends a string with its quotes. spec: J-33
@@ -190,12 +181,7 @@ pub(super) fn write_text(text: &str, out: &mut Vec<u8>) {
         plain_from = at + 1;
         out.extend_from_slice(&[b'\\', escape]);
         if escape == b'u' {
-            out.extend_from_slice(&[
-                b'0',
-                b'0',
-                HEX[usize::from(byte >> 4)],
-                HEX[usize::from(byte & 15)],
-            ]);
+            out.extend_from_slice(&[b'0', b'0', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
         }
     }
     out.extend_from_slice(&bytes[plain_from..]);
