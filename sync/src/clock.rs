@@ -39,11 +39,7 @@ impl HlcClock {
     /// When the 16-bit counter is used up the millisecond advances, ahead of the wall.
     pub fn tick(&mut self, now_ms: u64) -> Hlc {
         let wall = Hlc::from_parts(now_ms, 0);
-        self.last = if wall > self.last {
-            wall
-        } else {
-            self.last.next()
-        };
+        self.last = if wall > self.last { wall } else { self.last.next() };
         self.last
     }
 

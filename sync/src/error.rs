@@ -93,9 +93,7 @@ impl PeerMisbehaved {
     /// Returns the id of the broken rule in spec/session.md.
     pub const fn rule(&self) -> &'static str {
         match self {
-            Self::Protocol { .. } | Self::WelcomeReplicas { .. } | Self::WelcomeFloor { .. } => {
-                "S-3"
-            }
+            Self::Protocol { .. } | Self::WelcomeReplicas { .. } | Self::WelcomeFloor { .. } => "S-3",
             Self::SequenceGap { .. } => "S-4",
             Self::SequenceOverlap { .. } => "S-6",
             Self::EntryEpoch { .. } | Self::EntrySpace { .. } => "S-7",
@@ -114,36 +112,24 @@ impl fmt::Display for PeerMisbehaved {
             Self::Undecodable(_) => f.write_str("bytes that are not a frame")?,
             Self::UnexpectedFrame { kind, state } => write!(f, "{kind:?} while {state:?}")?,
             Self::Protocol { given } => write!(f, "protocol version {given}")?,
-            Self::WelcomeReplicas { position } => write!(
-                f,
-                "replica {position} of the welcome is not that of the hello"
-            )?,
-            Self::WelcomeFloor { floor, head } => write!(f, "floor {floor} above head {head}")?,
-            Self::SequenceGap { wanted, given } => {
-                write!(f, "sequence {given} where {wanted} had to come")?
+            Self::WelcomeReplicas { position } => {
+                write!(f, "replica {position} of the welcome is not that of the hello")?
             }
-            Self::SequenceOverlap {
-                cursor,
-                first,
-                last,
-            } => write!(f, "entry {first}..={last} across cursor {cursor}")?,
+            Self::WelcomeFloor { floor, head } => write!(f, "floor {floor} above head {head}")?,
+            Self::SequenceGap { wanted, given } => write!(f, "sequence {given} where {wanted} had to come")?,
+            Self::SequenceOverlap { cursor, first, last } => {
+                write!(f, "entry {first}..={last} across cursor {cursor}")?
+            }
             Self::EntryEpoch { wanted, given } => write!(f, "epoch {given} instead of {wanted}")?,
             Self::EntrySpace { given } => write!(f, "an entry of space {given}")?,
-            Self::EnvelopeMismatch { first } => {
-                write!(f, "the envelope at {first} does not describe its batch")?
-            }
+            Self::EnvelopeMismatch { first } => write!(f, "the envelope at {first} does not describe its batch")?,
             Self::EntryUnnumbered => f.write_str("an entry without a sequence")?,
-            Self::AckUnasked {
-                replica,
-                first_counter,
-            } => write!(
-                f,
-                "an acknowledgement of {replica}:{first_counter}, not pushed here"
-            )?,
-            Self::NeedFromUnasked { replica, counter } => write!(
-                f,
-                "a request for {replica}:{counter}, which nothing pushed needs"
-            )?,
+            Self::AckUnasked { replica, first_counter } => {
+                write!(f, "an acknowledgement of {replica}:{first_counter}, not pushed here")?
+            }
+            Self::NeedFromUnasked { replica, counter } => {
+                write!(f, "a request for {replica}:{counter}, which nothing pushed needs")?
+            }
         }
         f.write_str("); the connection is made anew, update the relay if this repeats")
     }
@@ -184,24 +170,15 @@ pub enum SessionError {
 impl fmt::Display for SessionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OutboxDamaged(_) => f.write_str(
-                "a batch in the outbox is damaged; verify the file and restore it from a backup",
-            ),
-            Self::OutboxOutOfOrder => {
-                f.write_str("the outbox does not move forwards; this is a bug of the driver")
+            Self::OutboxDamaged(_) => {
+                f.write_str("a batch in the outbox is damaged; verify the file and restore it from a backup")
             }
-            Self::OutboxGap {
-                replica,
-                wanted,
-                have,
-            } => write!(
+            Self::OutboxOutOfOrder => f.write_str("the outbox does not move forwards; this is a bug of the driver"),
+            Self::OutboxGap { replica, wanted, have } => write!(
                 f,
                 "the relay lost operation {replica}:{wanted}, which it had acknowledged (the outbox begins at {have}); restore the relay's log"
             ),
-            Self::EventsUnread { count } => write!(
-                f,
-                "{count} events are unread; drain poll_event after every call"
-            ),
+            Self::EventsUnread { count } => write!(f, "{count} events are unread; drain poll_event after every call"),
         }
     }
 }

@@ -94,9 +94,5 @@ pub use clock::HlcClock;
 pub use error::{PeerMisbehaved, SessionError};
 pub use merge::{BoxReason, Fate, InboxEntry, OpContext, Outcome, apply, diff, fold, settle};
 pub use record::{DocState, Record, RecordError, RecordMeta, ShapeCatalogue, StoredRow, Tombstone};
-pub use seal::{
-    SealContext, SealError, Sealed, SealedBatch, TransactionSize, TransactionTooLarge, seal,
-};
-pub use session::{
-    DisconnectReason, Event, Millis, OpSource, OutboxPosition, Session, SessionConfig, SessionState,
-};
+pub use seal::{SealContext, SealError, Sealed, SealedBatch, TransactionSize, TransactionTooLarge, seal};
+pub use session::{DisconnectReason, Event, Millis, OpSource, OutboxPosition, Session, SessionConfig, SessionState};

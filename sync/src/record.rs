@@ -150,12 +150,20 @@ pub enum RecordError {
 impl fmt::Display for RecordError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bytes(_) => f.write_str("a stored record is damaged; verify the file and restore it from a peer or a backup"),
+            Self::Bytes(_) => {
+                f.write_str("a stored record is damaged; verify the file and restore it from a peer or a backup")
+            }
             Self::UnknownShape(number) => {
-                write!(f, "a stored record names shape {number}, which the file's catalogue does not have; verify the file")
+                write!(
+                    f,
+                    "a stored record names shape {number}, which the file's catalogue does not have; verify the file"
+                )
             }
             Self::Field { position, fields } => {
-                write!(f, "entry {position} of a stored record's stamps does not fit its {fields} fields; verify the file")
+                write!(
+                    f,
+                    "entry {position} of a stored record's stamps does not fit its {fields} fields; verify the file"
+                )
             }
         }
     }
@@ -180,19 +188,14 @@ impl DocState {
     /// Reads what a store holds under a document's key; `None` (no such key) is [`DocState::Absent`].
     ///
     /// The row is verified and shares memory with `stored`.
-    pub fn decode(
-        stored: Option<&Bytes>,
-        shapes: &dyn ShapeCatalogue,
-    ) -> Result<Self, RecordError> {
+    pub fn decode(stored: Option<&Bytes>, shapes: &dyn ShapeCatalogue) -> Result<Self, RecordError> {
         let Some(stored) = stored else {
             return Ok(Self::Absent);
         };
         let mut reader = Reader::new(stored);
         let flags = reader.u8()?;
         match flags & KIND_MASK {
-            KIND_RECORD => Ok(Self::Live(Record::decode_after_flags(
-                flags, reader, stored, shapes,
-            )?)),
+            KIND_RECORD => Ok(Self::Live(Record::decode_after_flags(flags, reader, stored, shapes)?)),
             KIND_TOMBSTONE => Ok(Self::Dead(Tombstone::decode_after_flags(flags, reader)?)),
             _ => Err(reader.fail(DecodeErrorKind::BadTag(flags)).into()),
         }
@@ -299,9 +302,7 @@ impl Record {
         shapes: &dyn ShapeCatalogue,
     ) -> Result<Self, RecordError> {
         let (meta, number) = read_meta(flags, &mut reader)?;
-        let shape = shapes
-            .shape(number)
-            .ok_or(RecordError::UnknownShape(number))?;
+        let shape = shapes.shape(number).ok_or(RecordError::UnknownShape(number))?;
         let body = stored.slice(reader.offset()..);
         let row = Row::decode(shape, body)?;
         let shape = row.shape();
@@ -309,10 +310,7 @@ impl Record {
         if let Some((index, _)) = meta.exceptions.last()
             && *index as usize >= fields
         {
-            return Err(RecordError::Field {
-                position: meta.exceptions.len() - 1,
-                fields,
-            });
+            return Err(RecordError::Field { position: meta.exceptions.len() - 1, fields });
         }
         for (position, (name, _)) in meta.unset.iter().enumerate() {
             if shape.index_of(name).is_some() {
@@ -350,11 +348,7 @@ impl<'a> StoredRow<'a> {
         match flags & KIND_MASK {
             KIND_RECORD => {
                 let (meta, shape) = read_meta(flags, &mut reader)?;
-                Ok(Self::Live {
-                    shape,
-                    body: reader.rest(),
-                    last_seq: meta.last_seq,
-                })
+                Ok(Self::Live { shape, body: reader.rest(), last_seq: meta.last_seq })
             }
             KIND_TOMBSTONE => Ok(Self::Dead(Tombstone::decode_after_flags(flags, reader)?)),
             _ => Err(reader.fail(DecodeErrorKind::BadTag(flags)).into()),
@@ -457,9 +451,6 @@ fn read_near_stamp(reader: &mut Reader<'_>, row: Stamp) -> Result<Stamp, DecodeE
     let zigzag = reader.uvarint()?;
     let distance = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
     let tag = read_tag(reader, other_tag, row.tag)?;
-    let stamp = Stamp {
-        hlc: Hlc(row.hlc.0.wrapping_add(distance as u64)),
-        tag,
-    };
+    let stamp = Stamp { hlc: Hlc(row.hlc.0.wrapping_add(distance as u64)), tag };
     Ok(stamp)
 }

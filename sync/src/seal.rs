@@ -17,9 +17,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use blazedb_wire::{
-    BatchBuilder, BatchHead, EncodeError, Hlc, Op, OpId, ReplicaId, Shape, SpaceId, limits,
-};
+use blazedb_wire::{BatchBuilder, BatchHead, EncodeError, Hlc, Op, OpId, ReplicaId, Shape, SpaceId, limits};
 use bytes::Bytes;
 
 use crate::limits::{BATCH_HEAD_RESERVE_BYTES, BATCH_TARGET_BYTES, DEPS_MAX};
@@ -99,8 +97,12 @@ impl fmt::Display for SealError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TransactionOpen => f.write_str("the last transaction is incomplete; hand over whole transactions"),
-            Self::TooLarge(_) => f.write_str("a committed transaction does not fit a batch; measure transactions before they commit"),
-            Self::Encode(_) => f.write_str("an operation cannot be encoded; check documents against the limits before they commit"),
+            Self::TooLarge(_) => {
+                f.write_str("a committed transaction does not fit a batch; measure transactions before they commit")
+            }
+            Self::Encode(_) => {
+                f.write_str("an operation cannot be encoded; check documents against the limits before they commit")
+            }
         }
     }
 }
@@ -137,56 +139,29 @@ impl From<EncodeError> for SealError {
 /// transactions.
 ///
 /// The same arguments give the same bytes.
-pub fn seal(
-    first_counter: u64,
-    ops: &[Op],
-    context: &SealContext<'_>,
-) -> Result<Sealed, SealError> {
+pub fn seal(first_counter: u64, ops: &[Op], context: &SealContext<'_>) -> Result<Sealed, SealError> {
     if ops.last().is_some_and(|op| op.more) {
         return Err(SealError::TransactionOpen);
     }
     let stamps = final_stamps(ops, context);
     let restamped = stamps.iter().zip(ops).any(|(stamp, op)| *stamp != op.hlc);
-    let ops: Vec<Op> = ops
-        .iter()
-        .zip(&stamps)
-        .map(|(op, hlc)| Op {
-            hlc: *hlc,
-            ..op.clone()
-        })
-        .collect();
+    let ops: Vec<Op> = ops.iter().zip(&stamps).map(|(op, hlc)| Op { hlc: *hlc, ..op.clone() }).collect();
 
-    let mut cutter = Cutter {
-        context,
-        batches: Vec::new(),
-        first_counter,
-        open: None,
-    };
+    let mut cutter = Cutter { context, batches: Vec::new(), first_counter, open: None };
     for transaction in ops.split_inclusive(|op| !op.more) {
         cutter.add(transaction)?;
     }
     cutter.cut()?;
-    Ok(Sealed {
-        batches: cutter.batches,
-        stamps,
-        restamped,
-    })
+    Ok(Sealed { batches: cutter.batches, stamps, restamped })
 }
 
 /// spec: M-23: a stamp from the future of a trusted relay is replaced, the others stay.
 fn final_stamps(ops: &[Op], context: &SealContext<'_>) -> Vec<Hlc> {
     let latest = context.relay_now.map(|ms| Hlc::from_parts(ms, u16::MAX));
-    let instead = context
-        .relay_now
-        .map_or(Hlc::ZERO, |ms| Hlc::from_parts(ms, 0))
-        .max(context.max_seen.next());
+    let instead = context.relay_now.map_or(Hlc::ZERO, |ms| Hlc::from_parts(ms, 0)).max(context.max_seen.next());
     let mut previous = context.previous;
     let stamp = |op: &Op| {
-        let wanted = if latest.is_none_or(|latest| op.hlc <= latest) {
-            op.hlc
-        } else {
-            instead
-        };
+        let wanted = if latest.is_none_or(|latest| op.hlc <= latest) { op.hlc } else { instead };
         // spec: M-20: program order of one replica, whatever its clock did.
         previous = wanted.max(previous.next());
         previous
@@ -301,47 +276,21 @@ impl TransactionSize {
             self.bytes += op.collection.len() + 2;
             self.collections.insert(op.collection.clone());
         }
-        for shape in op
-            .set
-            .as_ref()
-            .map(|row| row.shape())
-            .into_iter()
-            .chain([&op.unset])
-        {
+        for shape in op.set.as_ref().map(|row| row.shape()).into_iter().chain([&op.unset]) {
             if !self.shapes.contains(shape) {
                 self.bytes += shape.encoded_len();
                 self.shapes.insert(shape.clone());
             }
         }
-        let batch_bytes_max = if self.ops == 1 {
-            limits::BATCH_SINGLE_BYTES_MAX
-        } else {
-            limits::BATCH_BYTES_MAX
-        };
+        let batch_bytes_max = if self.ops == 1 { limits::BATCH_SINGLE_BYTES_MAX } else { limits::BATCH_BYTES_MAX };
         for (what, given, max) in [
             ("operations", self.ops, limits::BATCH_OPS_MAX),
-            (
-                "collections",
-                self.collections.len(),
-                limits::BATCH_COLLECTIONS_MAX,
-            ),
-            (
-                "lists of field names",
-                self.shapes.len(),
-                limits::BATCH_SHAPES_MAX,
-            ),
-            (
-                "bytes",
-                self.bytes,
-                batch_bytes_max - BATCH_HEAD_RESERVE_BYTES,
-            ),
+            ("collections", self.collections.len(), limits::BATCH_COLLECTIONS_MAX),
+            ("lists of field names", self.shapes.len(), limits::BATCH_SHAPES_MAX),
+            ("bytes", self.bytes, batch_bytes_max - BATCH_HEAD_RESERVE_BYTES),
         ] {
             if given > max {
-                return Err(TransactionTooLarge {
-                    what,
-                    given: given as u64,
-                    max: max as u64,
-                });
+                return Err(TransactionTooLarge { what, given: given as u64, max: max as u64 });
             }
         }
         Ok(())

@@ -48,8 +48,7 @@ pub fn diff(old: Option<RowRef<'_>>, new: &Row) -> Option<(Row, Shape)> {
     if set.is_empty() && unset.is_empty() {
         return None;
     }
-    let shape =
-        Shape::new(set.iter().map(|(name, _)| *name)).expect("some names of a shape are a shape");
+    let shape = Shape::new(set.iter().map(|(name, _)| *name)).expect("some names of a shape are a shape");
     let fields: Vec<RawField<'_>> = set.into_iter().map(|(_, field)| field).collect();
     let set = Row::from_fields(shape, &fields).expect("one field for each name");
     let unset = Shape::new(unset).expect("some names of a shape are a shape");

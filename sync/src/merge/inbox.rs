@@ -15,9 +15,7 @@ use std::sync::Arc;
 
 use blazedb_wire::limits::NAME_BYTES_MAX;
 use blazedb_wire::varint::put_uvarint;
-use blazedb_wire::{
-    DecodeError, DecodeErrorKind, DocumentId, OpId, Reader, ReplicaId, Row, Shape, Stamp,
-};
+use blazedb_wire::{DecodeError, DecodeErrorKind, DocumentId, OpId, Reader, ReplicaId, Row, Shape, Stamp};
 use bytes::Bytes;
 
 use super::OpContext;
@@ -106,10 +104,7 @@ impl BoxReason {
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .find(|(_, known)| *known == code)
-            .map(|(reason, _)| *reason)
+        Self::ALL.iter().find(|(_, known)| *known == code).map(|(reason, _)| *reason)
     }
 }
 
@@ -120,9 +115,7 @@ impl fmt::Display for BoxReason {
             Self::Refused => "the relay refused the transaction",
             Self::Unknown => "the document does not exist",
             Self::EarlierLife => "the document was deleted and created anew after this was written",
-            Self::DeletedWhileEdited => {
-                "the document was deleted by somebody who had not seen its newest edit"
-            }
+            Self::DeletedWhileEdited => "the document was deleted by somebody who had not seen its newest edit",
             Self::TooLarge => "the document would have become too large",
         })
     }
@@ -176,14 +169,11 @@ impl InboxEntry {
         reader.finish()?;
         let mut reader = Reader::new(value);
         let code = reader.u8()?;
-        let reason =
-            BoxReason::from_code(code).ok_or_else(|| reader.fail(DecodeErrorKind::BadTag(code)))?;
+        let reason = BoxReason::from_code(code).ok_or_else(|| reader.fail(DecodeErrorKind::BadTag(code)))?;
         let seq = reader.uvarint()?;
         let stamp = Stamp::decode(&mut reader)?;
         let document = DocumentId::from_bytes(reader.array()?);
-        let collection = reader
-            .str_prefixed(NAME_BYTES_MAX, "collection name bytes")?
-            .into();
+        let collection = reader.str_prefixed(NAME_BYTES_MAX, "collection name bytes")?.into();
         let has_row = match reader.u8()? {
             0 => false,
             1 => true,
@@ -197,15 +187,6 @@ impl InboxEntry {
             reader.finish()?;
             None
         };
-        Ok(Self {
-            id: OpId { replica, counter },
-            reason,
-            seq,
-            stamp,
-            collection,
-            document,
-            row,
-            unset,
-        })
+        Ok(Self { id: OpId { replica, counter }, reason, seq, stamp, collection, document, row, unset })
     }
 }

@@ -73,24 +73,14 @@ impl<'a> OpContext<'a> {
     /// If `index` is not below the batch's length, as a slice does.
     pub fn in_batch(batch: &'a Batch, index: usize, first_seq: u64) -> Self {
         let seq = first_seq.saturating_add(index as u64);
-        Self {
-            op: batch.op(index),
-            id: batch.op_id(index),
-            seq,
-            deps: &batch.head().deps,
-        }
+        Self { op: batch.op(index), id: batch.op_id(index), seq, deps: &batch.head().deps }
     }
 
     /// Returns the context of an own operation that has no number yet.
     ///
     /// `deps` names the earlier incarnations of the same file; naming one too many does no harm here.
     pub fn own(op: &'a Op, id: OpId, deps: &'a [OpId]) -> Self {
-        Self {
-            op: op.as_ref(),
-            id,
-            seq: 0,
-            deps,
-        }
+        Self { op: op.as_ref(), id, seq: 0, deps }
     }
 
     /// Returns the operation's stamp.
@@ -107,11 +97,7 @@ impl<'a> OpContext<'a> {
     ///
     /// An own operation without a number has seen what this replica shows, however late the relay hears of it.
     fn is_concurrent(&self, meta: &RecordMeta) -> bool {
-        let foreign_seq = if self.same_hand(meta.last_author) {
-            meta.other_seq
-        } else {
-            meta.last_seq
-        };
+        let foreign_seq = if self.same_hand(meta.last_author) { meta.other_seq } else { meta.last_seq };
         self.seq != 0 && self.op.cursor < foreign_seq
     }
 }
@@ -127,11 +113,7 @@ pub fn settle(state: &DocState, op: &OpContext<'_>, fate: Fate, own: bool) -> Ou
         Fate::Repeated => return Outcome::default(),
     };
     let boxed = here.then(|| InboxEntry::of_op(op, reason));
-    Outcome {
-        boxed,
-        lost: Some(reason),
-        ..Outcome::default()
-    }
+    Outcome { boxed, lost: Some(reason), ..Outcome::default() }
 }
 
 /// Applies one operation to a document.
@@ -175,22 +157,12 @@ fn of_earlier_life(meta: &RecordMeta, op: &OpContext<'_>) -> bool {
 fn lost(op: &OpContext<'_>, reason: BoxReason) -> Outcome {
     // spec: M-14
     let boxed = (op.seq != 0).then(|| InboxEntry::of_op(op, reason));
-    Outcome {
-        boxed,
-        lost: Some(reason),
-        ..Outcome::default()
-    }
+    Outcome { boxed, lost: Some(reason), ..Outcome::default() }
 }
 
 fn died(op: &OpContext<'_>) -> Outcome {
-    let state = DocState::Dead(Tombstone {
-        stamp: op.stamp(),
-        seq: op.seq,
-    });
-    Outcome {
-        state: Some(state),
-        ..Outcome::default()
-    }
+    let state = DocState::Dead(Tombstone { stamp: op.stamp(), seq: op.seq });
+    Outcome { state: Some(state), ..Outcome::default() }
 }
 
 fn born(op: &OpContext<'_>, reborn: bool) -> Outcome {
@@ -206,14 +178,8 @@ fn born(op: &OpContext<'_>, reborn: bool) -> Outcome {
         reborn,
         creator: author,
     };
-    let row = op.op.set.map_or_else(
-        || Row::trusted(Shape::empty(), Bytes::new()),
-        |set| set.to_row(),
-    );
-    Outcome {
-        state: Some(DocState::Live(Record { meta, row })),
-        ..Outcome::default()
-    }
+    let row = op.op.set.map_or_else(|| Row::trusted(Shape::empty(), Bytes::new()), |set| set.to_row());
+    Outcome { state: Some(DocState::Live(Record { meta, row })), ..Outcome::default() }
 }
 
 /// A create or an update of a live document: the winner of each field.
@@ -223,17 +189,11 @@ fn edited(record: &Record, op: &OpContext<'_>) -> Outcome {
         Ok(merged) => merged,
         // spec: M-13
         Err(register::TooLarge) => {
-            return Outcome {
-                concurrent,
-                ..lost(op, BoxReason::TooLarge)
-            };
+            return Outcome { concurrent, ..lost(op, BoxReason::TooLarge) };
         }
     };
     if op.seq == 0 {
-        return Outcome {
-            state: merged.map(DocState::Live),
-            ..Outcome::default()
-        };
+        return Outcome { state: merged.map(DocState::Live), ..Outcome::default() };
     }
     let mut next = merged.unwrap_or_else(|| record.clone());
     // spec: M-15: a user's own edit in an earlier opening must not be taken for somebody else's.
@@ -242,9 +202,5 @@ fn edited(record: &Record, op: &OpContext<'_>) -> Outcome {
     }
     next.meta.last_author = op.id.replica.tag();
     next.meta.last_seq = op.seq;
-    Outcome {
-        state: Some(DocState::Live(next)),
-        concurrent,
-        ..Outcome::default()
-    }
+    Outcome { state: Some(DocState::Live(next)), concurrent, ..Outcome::default() }
 }

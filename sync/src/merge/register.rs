@@ -75,21 +75,15 @@ fn beats(challenger: &Cell<'_>, holder: &Cell<'_>) -> bool {
 
 /// Builds the record that holds exactly `cells` (ascending by name); the numbers of the document are kept.
 fn from_cells(record: &Record, cells: &[Cell<'_>]) -> Result<Record, TooLarge> {
-    let present = || {
-        cells
-            .iter()
-            .filter_map(|cell| cell.field.map(|field| (cell, field)))
-    };
+    let present = || cells.iter().filter_map(|cell| cell.field.map(|field| (cell, field)));
     let fields: Vec<RawField<'_>> = present().map(|(_, field)| field).collect();
     let body_bytes = body_bytes(&fields);
     if fields.len() > limits::FIELDS_MAX || body_bytes > limits::ROW_BYTES_MAX {
         return Err(TooLarge);
     }
     let old_shape = record.row.shape();
-    let same_names = old_shape.len() == fields.len()
-        && present()
-            .zip(old_shape.names())
-            .all(|((cell, _), name)| cell.name == name);
+    let same_names =
+        old_shape.len() == fields.len() && present().zip(old_shape.names()).all(|((cell, _), name)| cell.name == name);
     let shape = if same_names {
         old_shape.clone()
     } else {
@@ -101,20 +95,15 @@ fn from_cells(record: &Record, cells: &[Cell<'_>]) -> Result<Record, TooLarge> {
     }
     let row = Row::from_fields(shape, &fields).expect("one field for each name");
 
-    let row_stamp =
-        commonest(present().map(|(cell, _)| cell.stamp)).unwrap_or(record.meta.row_stamp);
+    let newest = || cells.iter().map(|cell| cell.stamp).max();
+    let row_stamp = commonest(present().map(|(cell, _)| cell.stamp)).or_else(newest).unwrap_or(record.meta.row_stamp);
     let exceptions = (0u32..)
         .zip(present())
         .filter(|(_, (cell, _))| cell.stamp != row_stamp)
         .map(|(index, (cell, _))| (index, cell.stamp))
         .collect();
     let unset = newest_unset(cells.iter().filter(|cell| cell.field.is_none()));
-    let meta = RecordMeta {
-        row_stamp,
-        exceptions,
-        unset,
-        ..record.meta.clone()
-    };
+    let meta = RecordMeta { row_stamp, exceptions, unset, ..record.meta.clone() };
     Ok(Record { meta, row })
 }
 
@@ -135,10 +124,7 @@ fn newest_unset<'a>(cells: impl Iterator<Item = &'a Cell<'a>>) -> Vec<(Arc<str>,
         cells.truncate(UNSET_NAMES_MAX);
         cells.sort_unstable_by_key(|cell| cell.name);
     }
-    cells
-        .into_iter()
-        .map(|cell| (Arc::from(cell.name), cell.stamp))
-        .collect()
+    cells.into_iter().map(|cell| (Arc::from(cell.name), cell.stamp)).collect()
 }
 
 /// Returns the length of the body that `encode_body` will write, computed before anything is allocated for it.
@@ -167,8 +153,7 @@ impl<'a> MergeRow<'a> {
     }
 
     pub(super) fn peek(&self) -> Option<(&'a str, RawField<'a>)> {
-        (self.at < self.row.len())
-            .then(|| (self.row.shape().name(self.at), self.row.field(self.at)))
+        (self.at < self.row.len()).then(|| (self.row.shape().name(self.at), self.row.field(self.at)))
     }
 
     pub(super) fn advance(&mut self) {
@@ -187,12 +172,7 @@ struct KnownCells<'a> {
 impl<'a> KnownCells<'a> {
     fn new(record: &'a Record, row: RowRef<'a>) -> Self {
         let meta = &record.meta;
-        Self {
-            fields: MergeRow::new(row),
-            row_stamp: meta.row_stamp,
-            exceptions: &meta.exceptions,
-            unset: &meta.unset,
-        }
+        Self { fields: MergeRow::new(row), row_stamp: meta.row_stamp, exceptions: &meta.exceptions, unset: &meta.unset }
     }
 
     fn peek(&self) -> Option<Cell<'a>> {
@@ -203,28 +183,16 @@ impl<'a> KnownCells<'a> {
                     Some((index, stamp)) if *index as usize == self.fields.at => *stamp,
                     _ => self.row_stamp,
                 };
-                Some(Cell {
-                    name,
-                    stamp,
-                    field: Some(field),
-                })
+                Some(Cell { name, stamp, field: Some(field) })
             }
-            _ => unset.map(|(name, stamp)| Cell {
-                name,
-                stamp: *stamp,
-                field: None,
-            }),
+            _ => unset.map(|(name, stamp)| Cell { name, stamp: *stamp, field: None }),
         }
     }
 
     fn advance(&mut self) {
         match self.peek() {
             Some(Cell { field: Some(_), .. }) => {
-                if self
-                    .exceptions
-                    .first()
-                    .is_some_and(|(index, _)| *index as usize == self.fields.at)
-                {
+                if self.exceptions.first().is_some_and(|(index, _)| *index as usize == self.fields.at) {
                     self.exceptions = &self.exceptions[1..];
                 }
                 self.fields.advance();
@@ -245,27 +213,16 @@ struct WrittenCells<'a> {
 
 impl<'a> WrittenCells<'a> {
     fn new(op: &OpContext<'a>) -> Self {
-        Self {
-            stamp: op.stamp(),
-            set: op.op.set.map(MergeRow::new),
-            unset: op.op.unset,
-            unset_at: 0,
-        }
+        Self { stamp: op.stamp(), set: op.op.set.map(MergeRow::new), unset: op.op.unset, unset_at: 0 }
     }
 
     fn peek(&self) -> Option<Cell<'a>> {
         let unset = (self.unset_at < self.unset.len()).then(|| self.unset.name(self.unset_at));
         match self.set.as_ref().and_then(MergeRow::peek) {
-            Some((name, field)) if unset.is_none_or(|gone| name < gone) => Some(Cell {
-                name,
-                stamp: self.stamp,
-                field: Some(field),
-            }),
-            _ => unset.map(|name| Cell {
-                name,
-                stamp: self.stamp,
-                field: None,
-            }),
+            Some((name, field)) if unset.is_none_or(|gone| name < gone) => {
+                Some(Cell { name, stamp: self.stamp, field: Some(field) })
+            }
+            _ => unset.map(|name| Cell { name, stamp: self.stamp, field: None }),
         }
     }
 

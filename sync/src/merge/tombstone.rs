@@ -25,13 +25,7 @@ pub fn absorbs(tombstone: &Tombstone, kind: OpKind, cursor: u64) -> bool {
 pub(super) fn delete_live(record: &Record, op: &OpContext<'_>) -> Outcome {
     // spec: M-10
     let concurrent = op.is_concurrent(&record.meta);
-    let boxed = concurrent.then(|| InboxEntry {
-        row: Some(record.row.clone()),
-        ..InboxEntry::of_op(op, BoxReason::DeletedWhileEdited)
-    });
-    Outcome {
-        boxed,
-        concurrent,
-        ..died(op)
-    }
+    let boxed = concurrent
+        .then(|| InboxEntry { row: Some(record.row.clone()), ..InboxEntry::of_op(op, BoxReason::DeletedWhileEdited) });
+    Outcome { boxed, concurrent, ..died(op) }
 }

@@ -22,10 +22,7 @@ impl BatchName {
         reader.bytes(1 + 16)?;
         let replica = ReplicaId::from_bytes(reader.array()?);
         let first_counter = reader.uvarint()?;
-        Ok(Self {
-            replica,
-            first_counter,
-        })
+        Ok(Self { replica, first_counter })
     }
 }
 
@@ -47,11 +44,7 @@ pub(super) struct Window {
 
 impl Window {
     pub(super) const fn new(bytes_max: usize) -> Self {
-        Self {
-            pushed: VecDeque::new(),
-            bytes: 0,
-            bytes_max,
-        }
+        Self { pushed: VecDeque::new(), bytes: 0, bytes_max }
     }
 
     pub(super) fn clear(&mut self) {
@@ -83,10 +76,7 @@ impl Window {
 
     /// Takes out the batch with this name and this last counter.
     pub(super) fn take(&mut self, name: BatchName, last_counter: u64) -> Option<InFlight> {
-        let found = self
-            .pushed
-            .iter()
-            .position(|pushed| pushed.name == name && pushed.last_counter == last_counter)?;
+        let found = self.pushed.iter().position(|pushed| pushed.name == name && pushed.last_counter == last_counter)?;
         let batch = self.pushed.remove(found)?;
         self.bytes -= batch.bytes;
         Some(batch)
@@ -95,9 +85,7 @@ impl Window {
     /// Takes out what a relay that wants `replica` from `counter` cannot have accepted; returns whether there was any.
     pub(super) fn take_above(&mut self, replica: ReplicaId, counter: u64) -> bool {
         let before = self.pushed.len();
-        self.pushed.retain(|pushed| {
-            pushed.name.replica != replica || pushed.name.first_counter <= counter
-        });
+        self.pushed.retain(|pushed| pushed.name.replica != replica || pushed.name.first_counter <= counter);
         self.bytes = self.pushed.iter().map(|pushed| pushed.bytes).sum();
         self.pushed.len() < before
     }
@@ -109,25 +97,15 @@ mod tests {
     use crate::limits::WINDOW_BYTES;
 
     fn batch(first: u64, last: u64, bytes: usize) -> InFlight {
-        let name = BatchName {
-            replica: ReplicaId::from_bytes([7; 16]),
-            first_counter: first,
-        };
-        InFlight {
-            name,
-            last_counter: last,
-            bytes,
-        }
+        let name = BatchName { replica: ReplicaId::from_bytes([7; 16]), first_counter: first };
+        InFlight { name, last_counter: last, bytes }
     }
 
     #[test]
     fn the_window_holds_at_the_edge() {
         // spec: S-11
         let mut window = Window::new(WINDOW_BYTES);
-        assert!(
-            window.has_room(WINDOW_BYTES + 1),
-            "an empty window takes any batch"
-        );
+        assert!(window.has_room(WINDOW_BYTES + 1), "an empty window takes any batch");
         window.push(batch(1, 1, 1));
         assert!(window.has_room(WINDOW_BYTES - 1));
         assert!(!window.has_room(WINDOW_BYTES));

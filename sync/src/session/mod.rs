@@ -8,10 +8,7 @@
 //! Read [`SessionState`] first (it has the picture), then [`Session`].
 
 mod flow;
-#[expect(
-    clippy::module_inception,
-    reason = "the machine itself; its parts stand beside it"
-)]
+#[expect(clippy::module_inception, reason = "the machine itself; its parts stand beside it")]
 mod session;
 mod state;
 mod timer;
@@ -57,9 +54,7 @@ pub struct SessionConfig {
 
 impl Default for SessionConfig {
     fn default() -> Self {
-        Self {
-            window_bytes: WINDOW_BYTES,
-        }
+        Self { window_bytes: WINDOW_BYTES }
     }
 }
 

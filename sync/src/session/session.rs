@@ -3,16 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use blazedb_wire::{
-    Batch, Envelope, ErrorCode, ErrorFrame, Frame, FrameKind, Hello, OpId, PROTOCOL_VERSION,
-    ReplicaId, SpaceId, Welcome, push_frame,
+    Batch, Envelope, ErrorCode, ErrorFrame, Frame, FrameKind, Hello, OpId, PROTOCOL_VERSION, ReplicaId, SpaceId,
+    Welcome, push_frame,
 };
 use bytes::Bytes;
 
 use super::flow::{BatchName, InFlight, Window};
 use super::timer::{Backoff, Silence, SilenceCall};
-use super::{
-    DisconnectReason, Event, Millis, OpSource, OutboxPosition, SessionConfig, SessionState,
-};
+use super::{DisconnectReason, Event, Millis, OpSource, OutboxPosition, SessionConfig, SessionState};
 use crate::error::{PeerMisbehaved, SessionError};
 use crate::limits::{EVENTS_MAX, PONGS_MAX, STABLE_AFTER_MS};
 
@@ -95,10 +93,7 @@ impl Session {
             peer: None,
             window: Window::new(config.window_bytes),
             known: BTreeMap::new(),
-            send_after: OutboxPosition {
-                incarnation: 0,
-                counter: 0,
-            },
+            send_after: OutboxPosition { incarnation: 0, counter: 0 },
             held: None,
             outbox_dry: false,
             rewinding: None,
@@ -106,12 +101,7 @@ impl Session {
             nonce: 0,
             digest: None,
             digests_due: 0,
-            out: Control {
-                hello: None,
-                pongs: VecDeque::new(),
-                ping: None,
-                bye: false,
-            },
+            out: Control { hello: None, pongs: VecDeque::new(), ping: None, bye: false },
         }
     }
 
@@ -159,9 +149,7 @@ impl Session {
         self.forget_connection();
         self.out.bye = connected;
         if connected {
-            self.emit(Event::Disconnect {
-                reason: DisconnectReason::Stopped,
-            });
+            self.emit(Event::Disconnect { reason: DisconnectReason::Stopped });
         }
         self.enter(SessionState::Stopped);
     }
@@ -174,17 +162,8 @@ impl Session {
             return;
         }
         // spec: S-1
-        self.out = Control {
-            hello: Some(Frame::Hello(hello.clone()).to_bytes()),
-            ..Control::default()
-        };
-        self.peer = Some(Peer {
-            space: SpaceId::default(),
-            epoch: hello.epoch,
-            cursor: hello.cursor,
-            head: 0,
-            hello,
-        });
+        self.out = Control { hello: Some(Frame::Hello(hello.clone()).to_bytes()), ..Control::default() };
+        self.peer = Some(Peer { space: SpaceId::default(), epoch: hello.epoch, cursor: hello.cursor, head: 0, hello });
         self.window.clear();
         self.known.clear();
         self.needed.clear();
@@ -228,19 +207,14 @@ impl Session {
     ///
     /// A later request replaces an earlier one that is unanswered.
     pub fn request_digest(&mut self, min_seq: u64) {
-        self.digest = Some(DigestWish {
-            min_seq,
-            sent: false,
-        });
+        self.digest = Some(DigestWish { min_seq, sent: false });
     }
 
     /// Takes in one received message.
     pub fn handle_bytes(&mut self, now: Millis, message: Bytes) {
         match Frame::decode(message) {
             Ok(frame) => self.handle_frame(now, frame),
-            Err(error) if self.state.is_connected() => {
-                self.misbehaved(now, PeerMisbehaved::Undecodable(error))
-            }
+            Err(error) if self.state.is_connected() => self.misbehaved(now, PeerMisbehaved::Undecodable(error)),
             Err(_) => {}
         }
     }
@@ -252,21 +226,12 @@ impl Session {
         }
         self.silence = Silence::since(now);
         if self.events.len() >= EVENTS_MAX {
-            return self.fault(
-                now,
-                SessionError::EventsUnread {
-                    count: self.events.len(),
-                },
-            );
+            return self.fault(now, SessionError::EventsUnread { count: self.events.len() });
         }
         let kind = frame.kind();
         match frame {
-            Frame::Welcome(welcome) if self.state == SessionState::Greeting => {
-                self.on_welcome(now, welcome)
-            }
-            Frame::Entry { envelope, batch } if self.state.is_welcomed() => {
-                self.on_entry(now, envelope, batch)
-            }
+            Frame::Welcome(welcome) if self.state == SessionState::Greeting => self.on_welcome(now, welcome),
+            Frame::Entry { envelope, batch } if self.state.is_welcomed() => self.on_entry(now, envelope, batch),
             Frame::Ack(envelope) if self.state.is_welcomed() => self.on_ack(now, envelope),
             Frame::Error(error) => self.on_error(now, error),
             Frame::Ping(nonce) => {
@@ -281,20 +246,12 @@ impl Session {
                 }
             }
             Frame::Bye => self.hang_up(now, DisconnectReason::Bye, 0),
-            Frame::Digest {
-                seq,
-                digest,
-                documents,
-            } if self.digests_due > 0 => {
+            Frame::Digest { seq, digest, documents } if self.digests_due > 0 => {
                 self.digests_due -= 1;
                 if self.digest.is_some_and(|wish| wish.min_seq <= seq) {
                     self.digest = None;
                 }
-                self.emit(Event::Digest {
-                    seq,
-                    digest,
-                    documents,
-                });
+                self.emit(Event::Digest { seq, digest, documents });
             }
             // spec: S-14
             _ => self.unexpected(now, kind),
@@ -324,10 +281,7 @@ impl Session {
             SessionState::Backoff => Some(self.retry_at),
             SessionState::Greeting | SessionState::Live => Some(self.silence.deadline()),
             // In Preparing it is the driver that works.
-            SessionState::Stopped
-            | SessionState::Connecting
-            | SessionState::Preparing
-            | SessionState::Rejected => None,
+            SessionState::Stopped | SessionState::Connecting | SessionState::Preparing | SessionState::Rejected => None,
         }
     }
 
@@ -374,12 +328,7 @@ impl Session {
         {
             wish.sent = true;
             self.digests_due += 1;
-            return Some(
-                Frame::DigestRequest {
-                    min_seq: wish.min_seq,
-                }
-                .to_bytes(),
-            );
+            return Some(Frame::DigestRequest { min_seq: wish.min_seq }.to_bytes());
         }
         match self.next_push(outbox) {
             Ok(push) => push,
@@ -393,11 +342,7 @@ impl Session {
     /// Finds the next batch to push, if the window has room for one.
     fn next_push(&mut self, outbox: &dyn OpSource) -> Result<Option<Bytes>, SessionError> {
         while self.rewinding.is_none() && !self.outbox_dry {
-            let Some((position, batch)) = self
-                .held
-                .take()
-                .or_else(|| outbox.batch_after(self.send_after))
-            else {
+            let Some((position, batch)) = self.held.take().or_else(|| outbox.batch_after(self.send_after)) else {
                 self.outbox_dry = true;
                 break;
             };
@@ -409,11 +354,7 @@ impl Session {
             if let Some(wanted) = self.needed.get(&name.replica).copied()
                 && name.first_counter > wanted
             {
-                return Err(SessionError::OutboxGap {
-                    replica: name.replica,
-                    wanted,
-                    have: name.first_counter,
-                });
+                return Err(SessionError::OutboxGap { replica: name.replica, wanted, have: name.first_counter });
             }
             // spec: S-12
             let known = self.known.get(&name.replica).copied().unwrap_or(0);
@@ -427,11 +368,7 @@ impl Session {
             }
             self.needed.remove(&name.replica);
             self.known.entry(name.replica).or_insert(0);
-            self.window.push(InFlight {
-                name,
-                last_counter: position.counter,
-                bytes: batch.len(),
-            });
+            self.window.push(InFlight { name, last_counter: position.counter, bytes: batch.len() });
             self.send_after = position;
             return Ok(Some(push_frame(&batch)));
         }
@@ -443,55 +380,29 @@ impl Session {
         // spec: S-3
         let asked = &peer.hello.replicas;
         if welcome.protocol != PROTOCOL_VERSION {
-            return self.misbehaved(
-                now,
-                PeerMisbehaved::Protocol {
-                    given: welcome.protocol,
-                },
-            );
+            return self.misbehaved(now, PeerMisbehaved::Protocol { given: welcome.protocol });
         }
-        if welcome.counters.len() != asked.len()
-            || !welcome
-                .counters
-                .iter()
-                .map(|(replica, _)| replica)
-                .eq(asked)
-        {
-            let position = welcome
-                .counters
-                .iter()
-                .zip(asked)
-                .take_while(|((given, _), asked)| given == *asked)
-                .count();
+        if welcome.counters.len() != asked.len() || !welcome.counters.iter().map(|(replica, _)| replica).eq(asked) {
+            let position = welcome.counters.iter().zip(asked).take_while(|((given, _), asked)| given == *asked).count();
             return self.misbehaved(now, PeerMisbehaved::WelcomeReplicas { position });
         }
         if welcome.floor > welcome.head {
-            return self.misbehaved(
-                now,
-                PeerMisbehaved::WelcomeFloor {
-                    floor: welcome.floor,
-                    head: welcome.head,
-                },
-            );
+            return self.misbehaved(now, PeerMisbehaved::WelcomeFloor { floor: welcome.floor, head: welcome.head });
         }
         // spec: S-2
         let refusal = match peer.hello.space {
-            Some(space) if space != welcome.space => Some((
-                ErrorCode::SpaceMismatch,
-                "the relay serves another space than the file is bound to",
-            )),
-            Some(_) if peer.hello.epoch != welcome.epoch => Some((
-                ErrorCode::EpochMismatch,
-                "the relay began a new epoch of this space",
-            )),
-            _ if peer.cursor > welcome.head => Some((
-                ErrorCode::CursorAhead,
-                "the relay has forgotten entries that the file has applied",
-            )),
-            _ if peer.cursor < welcome.floor => Some((
-                ErrorCode::Unsupported,
-                "the relay has dropped entries that the file has not applied",
-            )),
+            Some(space) if space != welcome.space => {
+                Some((ErrorCode::SpaceMismatch, "the relay serves another space than the file is bound to"))
+            }
+            Some(_) if peer.hello.epoch != welcome.epoch => {
+                Some((ErrorCode::EpochMismatch, "the relay began a new epoch of this space"))
+            }
+            _ if peer.cursor > welcome.head => {
+                Some((ErrorCode::CursorAhead, "the relay has forgotten entries that the file has applied"))
+            }
+            _ if peer.cursor < welcome.floor => {
+                Some((ErrorCode::Unsupported, "the relay has dropped entries that the file has not applied"))
+            }
             _ => None,
         };
         if let Some((code, text)) = refusal {
@@ -512,12 +423,7 @@ impl Session {
         };
         // spec: S-8
         if !describes(&envelope, &batch) {
-            return self.misbehaved(
-                now,
-                PeerMisbehaved::EnvelopeMismatch {
-                    first: envelope.first_seq,
-                },
-            );
+            return self.misbehaved(now, PeerMisbehaved::EnvelopeMismatch { first: envelope.first_seq });
         }
         // spec: S-7
         let space = batch.head().space;
@@ -541,13 +447,7 @@ impl Session {
         };
         if !self.note_answered(&envelope) {
             let (replica, first_counter) = (envelope.replica, envelope.first_counter);
-            return self.misbehaved(
-                now,
-                PeerMisbehaved::AckUnasked {
-                    replica,
-                    first_counter,
-                },
-            );
+            return self.misbehaved(now, PeerMisbehaved::AckUnasked { replica, first_counter });
         }
         self.advance(last_seq);
         self.emit(Event::Ack(envelope));
@@ -560,26 +460,16 @@ impl Session {
         let last = first.checked_add(u64::from(envelope.n).saturating_sub(1));
         let fault = match last {
             // spec: S-7
-            _ if envelope.epoch != epoch => PeerMisbehaved::EntryEpoch {
-                wanted: epoch,
-                given: envelope.epoch,
-            },
+            _ if envelope.epoch != epoch => PeerMisbehaved::EntryEpoch { wanted: epoch, given: envelope.epoch },
             // spec: S-8
             _ if first == 0 => PeerMisbehaved::EntryUnnumbered,
             None => PeerMisbehaved::EnvelopeMismatch { first },
             // spec: S-5
             Some(last) if last <= cursor => return None,
             // spec: S-6
-            Some(last) if first <= cursor => PeerMisbehaved::SequenceOverlap {
-                cursor,
-                first,
-                last,
-            },
+            Some(last) if first <= cursor => PeerMisbehaved::SequenceOverlap { cursor, first, last },
             // spec: S-4
-            Some(_) if first > cursor + 1 => PeerMisbehaved::SequenceGap {
-                wanted: cursor + 1,
-                given: first,
-            },
+            Some(_) if first > cursor + 1 => PeerMisbehaved::SequenceGap { wanted: cursor + 1, given: first },
             Some(last) => return Some(last),
         };
         self.misbehaved(now, fault);
@@ -597,13 +487,8 @@ impl Session {
 
     /// Frees the window of what `envelope` answers and remembers that the relay has it; returns whether it was on its way.
     fn note_answered(&mut self, envelope: &Envelope) -> bool {
-        let name = BatchName {
-            replica: envelope.replica,
-            first_counter: envelope.first_counter,
-        };
-        let last_counter = envelope
-            .first_counter
-            .saturating_add(u64::from(envelope.n).saturating_sub(1));
+        let name = BatchName { replica: envelope.replica, first_counter: envelope.first_counter };
+        let last_counter = envelope.first_counter.saturating_add(u64::from(envelope.n).saturating_sub(1));
         if let Some(known) = self.known.get_mut(&envelope.replica) {
             *known = last_counter.max(*known);
         }
@@ -663,13 +548,7 @@ impl Session {
     }
 
     fn unexpected(&mut self, now: Millis, kind: FrameKind) {
-        self.misbehaved(
-            now,
-            PeerMisbehaved::UnexpectedFrame {
-                kind,
-                state: self.state,
-            },
-        );
+        self.misbehaved(now, PeerMisbehaved::UnexpectedFrame { kind, state: self.state });
     }
 
     fn misbehaved(&mut self, now: Millis, fault: PeerMisbehaved) {
@@ -678,18 +557,9 @@ impl Session {
 
     /// A fault of this side. The gap is final, like a refusal; the others are retried with backoff and reported each time.
     fn fault(&mut self, now: Millis, error: SessionError) {
-        if let SessionError::OutboxGap {
-            replica, wanted, ..
-        } = error
-        {
-            let code = ErrorCode::NeedFrom(OpId {
-                replica,
-                counter: wanted,
-            });
-            return self.reject(ErrorFrame::fatal(
-                code,
-                "the relay lacks operations that it had acknowledged",
-            ));
+        if let SessionError::OutboxGap { replica, wanted, .. } = error {
+            let code = ErrorCode::NeedFrom(OpId { replica, counter: wanted });
+            return self.reject(ErrorFrame::fatal(code, "the relay lacks operations that it had acknowledged"));
         }
         self.hang_up(now, DisconnectReason::Session(error), 0);
     }
@@ -700,8 +570,7 @@ impl Session {
     }
 
     fn back_off(&mut self, now: Millis, retry_ms: u64) {
-        let stable = self.state == SessionState::Live
-            && now.saturating_sub(self.live_since) >= STABLE_AFTER_MS;
+        let stable = self.state == SessionState::Live && now.saturating_sub(self.live_since) >= STABLE_AFTER_MS;
         if self.progressed || stable {
             self.backoff.reset();
         }
@@ -714,9 +583,7 @@ impl Session {
     fn reject(&mut self, error: ErrorFrame) {
         self.forget_connection();
         self.emit(Event::Rejected(error));
-        self.emit(Event::Disconnect {
-            reason: DisconnectReason::Rejected,
-        });
+        self.emit(Event::Disconnect { reason: DisconnectReason::Rejected });
         self.enter(SessionState::Rejected);
     }
 
@@ -729,12 +596,8 @@ impl Session {
     /// they come again. Those of a live connection stay: they lie before the next ConnectNow, so the next Hello knows them.
     fn forget_connection(&mut self) {
         if self.state != SessionState::Live {
-            let of_connection = |event: &Event| {
-                matches!(
-                    event,
-                    Event::Welcome(_) | Event::Entry { .. } | Event::Ack(_)
-                )
-            };
+            let of_connection =
+                |event: &Event| matches!(event, Event::Welcome(_) | Event::Entry { .. } | Event::Ack(_));
             self.events.retain(|event| !of_connection(event));
         }
         self.peer = None;

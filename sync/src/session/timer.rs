@@ -21,19 +21,12 @@ pub(super) enum SilenceCall {
 
 impl Silence {
     pub(super) const fn since(now: Millis) -> Self {
-        Self {
-            heard: now,
-            pinged: false,
-        }
+        Self { heard: now, pinged: false }
     }
 
     /// Returns when [`Silence::check`] has to be called.
     pub(super) const fn deadline(&self) -> Millis {
-        self.heard.saturating_add(if self.pinged {
-            DEAD_AFTER_MS
-        } else {
-            PING_AFTER_MS
-        })
+        self.heard.saturating_add(if self.pinged { DEAD_AFTER_MS } else { PING_AFTER_MS })
     }
 
     /// spec: S-15
@@ -62,10 +55,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     pub(super) const fn new(seed: u64) -> Self {
-        Self {
-            attempt: 0,
-            random: SplitMix(seed),
-        }
+        Self { attempt: 0, random: SplitMix(seed) }
     }
 
     /// Starts again from the first step.
@@ -76,9 +66,7 @@ impl Backoff {
     /// Returns the next wait. A wait asked for by the relay comes first and is not jittered away.
     pub(super) fn next(&mut self, retry_ms: u64) -> u64 {
         // spec: S-16
-        let ceiling = BACKOFF_FIRST_MS
-            .saturating_mul(1 << self.attempt.min(32))
-            .min(BACKOFF_MAX_MS);
+        let ceiling = BACKOFF_FIRST_MS.saturating_mul(1 << self.attempt.min(32)).min(BACKOFF_MAX_MS);
         self.attempt = self.attempt.saturating_add(1);
         retry_ms.min(RETRY_MS_MAX) + self.random.next() % (ceiling + 1)
     }
@@ -111,19 +99,13 @@ mod tests {
             for (attempt, greatest) in ceilings.iter_mut().enumerate() {
                 let wait = backoff.next(0);
                 let ceiling = (BACKOFF_FIRST_MS << attempt).min(BACKOFF_MAX_MS);
-                assert!(
-                    wait <= ceiling,
-                    "wait {wait} above {ceiling} at attempt {attempt}"
-                );
+                assert!(wait <= ceiling, "wait {wait} above {ceiling} at attempt {attempt}");
                 *greatest = wait.max(*greatest);
             }
         }
         for (attempt, greatest) in ceilings.iter().enumerate() {
             let ceiling = (BACKOFF_FIRST_MS << attempt).min(BACKOFF_MAX_MS);
-            assert!(
-                *greatest > ceiling * 9 / 10,
-                "attempt {attempt} never waits near its ceiling"
-            );
+            assert!(*greatest > ceiling * 9 / 10, "attempt {attempt} never waits near its ceiling");
         }
     }
 
