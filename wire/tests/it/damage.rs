@@ -45,7 +45,7 @@ fn every_flipped_bit_is_refused() {
     }
 }
 
-// spec: F-6, V-4
+// spec: F-6, F-18, V-4
 #[test]
 fn every_cut_and_every_extra_byte_is_refused() {
     for frame in frames() {
