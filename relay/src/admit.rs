@@ -183,7 +183,9 @@ impl fmt::Display for Refusal {
                 f,
                 "an operation names cursor {cursor}, the head is {head}: the relay was restored from an older state"
             ),
-            Self::NeedFrom(op) => write!(f, "operations are missing: send replica {} from counter {}", op.replica, op.counter),
+            Self::NeedFrom(op) => {
+                write!(f, "operations are missing: send replica {} from counter {}", op.replica, op.counter)
+            }
             Self::NameClash(op) => write!(
                 f,
                 "operation {} of replica {} is known with another payload: two copies of one file wrote under one name; \
@@ -292,10 +294,7 @@ pub fn admit(
         return Ok(Decision::AllKnown(Box::new(envelope)));
     }
     let lives = lives.changes;
-    let known = Known {
-        counter: head.first_counter + (n as u64 - 1),
-        digest: batch.op(n - 1).payload_digest(),
-    };
+    let known = Known { counter: head.first_counter + (n as u64 - 1), digest: batch.op(n - 1).payload_digest() };
     Ok(Decision::Append(Box::new(Admitted { envelope, known, lives, newest_stamp })))
 }
 

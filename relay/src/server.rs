@@ -268,8 +268,10 @@ pub fn start(
     clock: ClockTrust,
 ) -> std::io::Result<(HubHandle, Shell)> {
     let (queue, receiver) = unbounded_channel();
-    let ledger_max =
-        limits.queue_bytes_max + limits.read_bytes_max + limits.answer_bytes_max + 2 * blazedb_wire::limits::FRAME_BODY_BYTES_MAX;
+    let ledger_max = limits.queue_bytes_max
+        + limits.read_bytes_max
+        + limits.answer_bytes_max
+        + 2 * blazedb_wire::limits::FRAME_BODY_BYTES_MAX;
     let handle = HubHandle {
         queue,
         places: Arc::new(Semaphore::new(FRAMES_MAX)),
@@ -523,7 +525,9 @@ fn report(conn: ConnId, client: &Client, error: &ErrorFrame) {
             tracing::error!(conn = conn.0, %subject, %space, code = ?error.code, text = %error.text, "a stream was ended");
         }
         ErrorCode::ShuttingDown => {}
-        _ => tracing::warn!(conn = conn.0, %subject, %space, code = ?error.code, text = %error.text, "a stream was ended"),
+        _ => {
+            tracing::warn!(conn = conn.0, %subject, %space, code = ?error.code, text = %error.text, "a stream was ended")
+        }
     }
 }
 

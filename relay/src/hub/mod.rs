@@ -125,7 +125,11 @@ impl Hub {
         state.heard_ms = now.mono_ms;
         state.inflight_bytes += bytes.len();
         if state.inflight_bytes > self.limits.inflight_bytes_max {
-            let error = error(ErrorCode::Overloaded, self.limits.retry_ms, "more was pushed than the relay takes at once: wait for acks");
+            let error = error(
+                ErrorCode::Overloaded,
+                self.limits.retry_ms,
+                "more was pushed than the relay takes at once: wait for acks",
+            );
             return self.close(now, conn, Some(error), out);
         }
         state.waiting.push_back(bytes);
@@ -152,7 +156,12 @@ impl Hub {
                         state.deciding = Some(Deciding { batch, length, found: BTreeMap::new() });
                         self.decide(now, conn, out);
                     } else {
-                        self.close(now, conn, Some(fatal(ErrorCode::Malformed, "the first frame of a stream is Hello")), out);
+                        self.close(
+                            now,
+                            conn,
+                            Some(fatal(ErrorCode::Malformed, "the first frame of a stream is Hello")),
+                            out,
+                        );
                     }
                 }
                 Ok(frame) => {
@@ -171,7 +180,9 @@ impl Hub {
         let streaming = self.conns.get(&conn).is_some_and(|state| state.phase == Phase::Streaming);
         match frame {
             Frame::Hello(hello) if !streaming => self.handle_hello(now, conn, hello, out),
-            Frame::Hello(_) => self.close(now, conn, Some(fatal(ErrorCode::Malformed, "a second Hello on one stream")), out),
+            Frame::Hello(_) => {
+                self.close(now, conn, Some(fatal(ErrorCode::Malformed, "a second Hello on one stream")), out)
+            }
             Frame::Bye => self.close(now, conn, None, out),
             // A client that reports an error is about to go; there is nothing to say back.
             Frame::Error(_) => self.close(now, conn, None, out),
@@ -226,7 +237,13 @@ impl Hub {
         }
     }
 
-    fn handle_space_opened(&mut self, now: Now, name: &Arc<str>, result: Result<SpaceInfo, Unavailable>, out: &mut Vec<Effect>) {
+    fn handle_space_opened(
+        &mut self,
+        now: Now,
+        name: &Arc<str>,
+        result: Result<SpaceInfo, Unavailable>,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(Slot::Opening { conns }) = self.slots.get_mut(name) else { return };
         let conns = std::mem::take(conns);
         match result {
@@ -261,10 +278,15 @@ impl Hub {
         };
         let refusal = if hello.space.is_some_and(|given| given != space.state.id()) {
             let here = space.state.id();
-            let text = format!("the file belongs to another space than this token ({here}): use the token of its own space");
+            let text =
+                format!("the file belongs to another space than this token ({here}): use the token of its own space");
             Some(fatal(ErrorCode::SpaceMismatch, &text))
         } else if hello.space.is_some() && hello.epoch != space.state.epoch() {
-            let text = format!("the file is in epoch {}, the space in {}: start this copy again", hello.epoch, space.state.epoch());
+            let text = format!(
+                "the file is in epoch {}, the space in {}: start this copy again",
+                hello.epoch,
+                space.state.epoch()
+            );
             Some(fatal(ErrorCode::EpochMismatch, &text))
         } else if hello.cursor > space.durable {
             let text = format!(
@@ -273,7 +295,10 @@ impl Hub {
             );
             Some(fatal(ErrorCode::CursorAhead, &text))
         } else if hello.cursor < space.state.floor() {
-            Some(fatal(ErrorCode::Unsupported, "the log no longer reaches back to this copy's cursor: start this copy again"))
+            Some(fatal(
+                ErrorCode::Unsupported,
+                "the log no longer reaches back to this copy's cursor: start this copy again",
+            ))
         } else {
             None
         };

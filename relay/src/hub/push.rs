@@ -52,9 +52,15 @@ impl Hub {
                         let frame = Frame::Error(error(ErrorCode::NeedFrom(op), 0, &text));
                         self.answer(now, conn, &frame, out);
                     }
-                    Refusal::SpaceMismatch { .. } => self.close(now, conn, Some(fatal(ErrorCode::SpaceMismatch, &text)), out),
-                    Refusal::EpochMismatch { .. } => self.close(now, conn, Some(fatal(ErrorCode::EpochMismatch, &text)), out),
-                    Refusal::CursorAhead { .. } => self.close(now, conn, Some(fatal(ErrorCode::CursorAhead, &text)), out),
+                    Refusal::SpaceMismatch { .. } => {
+                        self.close(now, conn, Some(fatal(ErrorCode::SpaceMismatch, &text)), out)
+                    }
+                    Refusal::EpochMismatch { .. } => {
+                        self.close(now, conn, Some(fatal(ErrorCode::EpochMismatch, &text)), out)
+                    }
+                    Refusal::CursorAhead { .. } => {
+                        self.close(now, conn, Some(fatal(ErrorCode::CursorAhead, &text)), out)
+                    }
                     Refusal::NameClash(_) => {
                         self.stats.name_clashes += 1;
                         self.close(now, conn, Some(fatal(ErrorCode::NameClash, &text)), out);
@@ -64,7 +70,14 @@ impl Hub {
         }
     }
 
-    pub(super) fn handle_digests_found(&mut self, now: Now, conn: ConnId, asked: (ReplicaId, u64), result: Result<Vec<PayloadDigest>, Unavailable>, out: &mut Vec<Effect>) {
+    pub(super) fn handle_digests_found(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        asked: (ReplicaId, u64),
+        result: Result<Vec<PayloadDigest>, Unavailable>,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(state) = self.conns.get_mut(&conn) else { return };
         // An answer to a question that was dropped when the space was read again.
         if state.wait != (Wait::Digests { replica: asked.0, first: asked.1 }) {
@@ -86,7 +99,14 @@ impl Hub {
         }
     }
 
-    pub(super) fn handle_appended(&mut self, now: Now, space: SpaceId, append: AppendId, result: Result<(), AppendError>, out: &mut Vec<Effect>) {
+    pub(super) fn handle_appended(
+        &mut self,
+        now: Now,
+        space: SpaceId,
+        append: AppendId,
+        result: Result<(), AppendError>,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(name) = self.names.get(&space).cloned() else { return };
         let Some(Slot::Open(open)) = self.slots.get_mut(&name) else { return };
         // An answer to an append that was given up with the state it was made for.

@@ -75,7 +75,15 @@ impl Space {
     }
 
     /// Moves the state over an admitted batch and returns the append that makes it durable.
-    pub(super) fn push(&mut self, id: AppendId, author: ConnId, length: usize, batch: &Batch, admitted: Admitted, time: AdmitTime) -> Append {
+    pub(super) fn push(
+        &mut self,
+        id: AppendId,
+        author: ConnId,
+        length: usize,
+        batch: &Batch,
+        admitted: Admitted,
+        time: AdmitTime,
+    ) -> Append {
         let expected_head = self.state.head();
         let counter_before = self.state.known(admitted.envelope.replica).map_or(0, |known| known.counter);
         self.state.apply(&admitted, time);
@@ -124,7 +132,9 @@ impl Space {
     pub(super) fn inflight_digest(&self, replica: ReplicaId, counter: u64) -> Option<PayloadDigest> {
         let holder = self.inflight.iter().find(|pending| {
             let head = pending.batch.head();
-            head.replica == replica && counter > pending.counter_before && pending.batch.counter_range().contains(&counter)
+            head.replica == replica
+                && counter > pending.counter_before
+                && pending.batch.counter_range().contains(&counter)
         })?;
         let i = usize::try_from(counter - holder.batch.head().first_counter).ok()?;
         Some(holder.batch.op(i).payload_digest())

@@ -31,7 +31,13 @@ impl Hub {
         self.advance(conn, out);
     }
 
-    pub(super) fn handle_log_read(&mut self, now: Now, conn: ConnId, result: Result<Vec<StoredEntry>, Unavailable>, out: &mut Vec<Effect>) {
+    pub(super) fn handle_log_read(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        result: Result<Vec<StoredEntry>, Unavailable>,
+        out: &mut Vec<Effect>,
+    ) {
         let limits = self.limits;
         let Some(state) = self.conns.get_mut(&conn) else { return };
         state.reading = false;
@@ -52,7 +58,11 @@ impl Hub {
                 break;
             }
             state.position = entry.last_seq;
-            let bytes = if state.unread_pushes.remove(&entry.first_seq) { space::ack_of(&entry.frame) } else { Some(entry.frame) };
+            let bytes = if state.unread_pushes.remove(&entry.first_seq) {
+                space::ack_of(&entry.frame)
+            } else {
+                Some(entry.frame)
+            };
             let Some(bytes) = bytes else {
                 let error = error(ErrorCode::Internal, limits.retry_ms, "the relay cannot read this space");
                 return self.close(now, conn, Some(error), out);
@@ -103,7 +113,8 @@ impl Hub {
         let entry_max = blazedb_wire::limits::FRAME_BODY_BYTES_MAX;
         let ceiling = self.limits.queue_bytes_max + self.limits.answer_bytes_max + entry_max;
         if state.queued_bytes + state.owed_bytes > ceiling {
-            let error = error(ErrorCode::Overloaded, self.limits.retry_ms, "answers pile up unread: read before asking again");
+            let error =
+                error(ErrorCode::Overloaded, self.limits.retry_ms, "answers pile up unread: read before asking again");
             self.close(now, conn, Some(error), out);
         }
     }

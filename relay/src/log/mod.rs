@@ -17,7 +17,7 @@ use std::sync::Arc;
 use blazedb_wire::{DocumentId, Hlc, ReplicaId, SpaceId};
 use bytes::Bytes;
 
-pub use store::{StoreLog, StoreLogOptions};
+pub use store::{KEY_FILE, STORE_FILE, StoreLog, StoreLogOptions, store_key};
 
 /// First 16 bytes of the SHA-256 of an operation's payload: what decides between a repeat and a clash of names.
 pub type PayloadDigest = [u8; 16];
@@ -199,7 +199,9 @@ impl fmt::Display for AppendError {
             }
             Self::UnknownSpace(space) => write!(f, "the log has no space {space}: open it by its name first"),
             Self::Full { detail } => write!(f, "the log is full ({detail}): raise its ceiling or move spaces away"),
-            Self::Storage { detail } => write!(f, "the log could not be written ({detail}): check the disk and restart"),
+            Self::Storage { detail } => {
+                write!(f, "the log could not be written ({detail}): check the disk and restart")
+            }
         }
     }
 }
@@ -252,7 +254,9 @@ pub enum LogError {
 impl fmt::Display for LogError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Storage { doing, detail } => write!(f, "the log's store failed while {doing} ({detail}): check the disk"),
+            Self::Storage { doing, detail } => {
+                write!(f, "the log's store failed while {doing} ({detail}): check the disk")
+            }
             Self::Damaged { table, detail } => {
                 write!(f, "the log's table `{table}` is damaged ({detail}): verify the store and restore a backup")
             }
@@ -295,5 +299,11 @@ pub trait RelayLog: Send + Sync + 'static {
     ///
     /// Costs a read of the entries that hold them: the log keeps an index from names to entries (about 48 bytes for
     /// each entry) and no table of digests, since repeats of operations other than the newest are rare.
-    fn digests(&self, space: SpaceId, replica: ReplicaId, first: u64, last: u64) -> Result<Vec<PayloadDigest>, LogError>;
+    fn digests(
+        &self,
+        space: SpaceId,
+        replica: ReplicaId,
+        first: u64,
+        last: u64,
+    ) -> Result<Vec<PayloadDigest>, LogError>;
 }

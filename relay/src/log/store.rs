@@ -170,14 +170,16 @@ impl StoreLog {
     }
 
     fn row(&self, view: &ReadView, space: SpaceId) -> Result<SpaceRow, LogError> {
-        let bytes = view.get(self.trees.spaces, space.as_bytes()).map_err(|error| storage("reading a space", &error))?;
+        let bytes =
+            view.get(self.trees.spaces, space.as_bytes()).map_err(|error| storage("reading a space", &error))?;
         SpaceRow::decode(&bytes.ok_or(LogError::UnknownSpace(space))?)
     }
 
     fn counters(&self, view: &ReadView, space: SpaceId) -> Result<BTreeMap<ReplicaId, Known>, LogError> {
         let mut counters = BTreeMap::new();
         for (key, value) in view.prefix(self.trees.counters, space.as_bytes()) {
-            let replica = array(&key, 16).map(ReplicaId::from_bytes).ok_or_else(|| damaged("counters", "a short key"))?;
+            let replica =
+                array(&key, 16).map(ReplicaId::from_bytes).ok_or_else(|| damaged("counters", "a short key"))?;
             let counter = array(&value, 0).map(u64::from_le_bytes);
             let (Some(counter), Some(digest)) = (counter, array(&value, 8)) else {
                 return Err(damaged("counters", "a short value"));
@@ -191,7 +193,8 @@ impl StoreLog {
         let mut dead = DeadDocuments::default();
         for (key, value) in view.prefix(self.trees.dead, space.as_bytes()) {
             let id = array(&key, 16).map(DocumentId::from_bytes).ok_or_else(|| damaged("dead", "a short key"))?;
-            let collection = std::str::from_utf8(&key[32..]).map_err(|_| damaged("dead", "a collection is not text"))?;
+            let collection =
+                std::str::from_utf8(&key[32..]).map_err(|_| damaged("dead", "a collection is not text"))?;
             let seq = array(&value, 0).map(u64::from_le_bytes).ok_or_else(|| damaged("dead", "a short value"))?;
             dead.insert(collection, id, seq);
         }
@@ -217,7 +220,12 @@ impl StoreLog {
         tx.put(self.trees.spaces, space.as_bytes(), &row.encode()).map_err(|error| write(&error))
     }
 
-    fn put_entry(&self, tx: &mut WriteTransaction, space: SpaceId, entry: &LogEntry) -> Result<(), blazedb_engine::WriteError> {
+    fn put_entry(
+        &self,
+        tx: &mut WriteTransaction,
+        space: SpaceId,
+        entry: &LogEntry,
+    ) -> Result<(), blazedb_engine::WriteError> {
         tx.put(self.trees.entries, &entry_key(space, entry.first_seq), &entry.frame)?;
         let author = author_key(space, entry.replica, entry.known.counter);
         tx.put(self.trees.authors, &author, &entry.first_seq.to_le_bytes())?;
@@ -315,7 +323,13 @@ impl RelayLog for StoreLog {
         Ok(entries)
     }
 
-    fn digests(&self, space: SpaceId, replica: ReplicaId, first: u64, last: u64) -> Result<Vec<PayloadDigest>, LogError> {
+    fn digests(
+        &self,
+        space: SpaceId,
+        replica: ReplicaId,
+        first: u64,
+        last: u64,
+    ) -> Result<Vec<PayloadDigest>, LogError> {
         let doing = "looking up digests";
         let view = self.store.read();
         let (start, end) = (author_key(space, replica, first), author_key(space, replica, u64::MAX));
@@ -372,10 +386,12 @@ impl SpaceRow {
 pub fn store_key(dir: &Path) -> Result<Zeroizing<[u8; 32]>, LogError> {
     let detail = |error: secrets::SecretError| LogError::Key { detail: error.to_string() };
     let path = dir.join(KEY_FILE);
-    let bytes = secrets::load_or_create(&path, || Ok(Zeroizing::new(secrets::random::<32>()?.to_vec()))).map_err(detail)?;
+    let bytes =
+        secrets::load_or_create(&path, || Ok(Zeroizing::new(secrets::random::<32>()?.to_vec()))).map_err(detail)?;
     let mut key = Zeroizing::new([0; 32]);
     if bytes.len() != key.len() {
-        let detail = format!("{} holds {} bytes instead of 32: put it back from your backup", path.display(), bytes.len());
+        let detail =
+            format!("{} holds {} bytes instead of 32: put it back from your backup", path.display(), bytes.len());
         return Err(LogError::Key { detail });
     }
     key.copy_from_slice(&bytes);

@@ -117,7 +117,9 @@ impl DatabaseCopies {
                     return Err(MaterializeError::Log(LogError::Damaged { table: "entries", detail }));
                 };
                 let doing = "applying an entry";
-                copy.replica.apply_entry(&envelope, &batch).map_err(|source| MaterializeError::Database { doing, source })?;
+                copy.replica
+                    .apply_entry(&envelope, &batch)
+                    .map_err(|source| MaterializeError::Database { doing, source })?;
             }
             if copy.replica.cursor() == cursor {
                 return Err(MaterializeError::Behind { seq: cursor, wanted: seq });

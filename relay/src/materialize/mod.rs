@@ -74,7 +74,9 @@ impl fmt::Display for MaterializeError {
         match self {
             Self::Log(_) => f.write_str("a copy could not read the log"),
             Self::Database { doing, .. } => write!(f, "a copy failed while {doing}: it is built again from the log"),
-            Self::Behind { seq, wanted } => write!(f, "a copy reached {seq} and found no entry up to {wanted}: verify the log"),
+            Self::Behind { seq, wanted } => {
+                write!(f, "a copy reached {seq} and found no entry up to {wanted}: verify the log")
+            }
             Self::Folder(_) => f.write_str("the folder of the copies cannot be prepared: check its owner and the disk"),
         }
     }
@@ -110,9 +112,8 @@ impl CopyThread {
     /// Starts the thread.
     pub fn start(log: Arc<dyn RelayLog>, copies: Box<dyn Materializer>) -> std::io::Result<Self> {
         let (commands, receiver) = channel();
-        let thread = std::thread::Builder::new()
-            .name("relay-copies".to_owned())
-            .spawn(move || run(&*log, copies, &receiver))?;
+        let thread =
+            std::thread::Builder::new().name("relay-copies".to_owned()).spawn(move || run(&*log, copies, &receiver))?;
         Ok(Self { commands, thread: Some(thread) })
     }
 

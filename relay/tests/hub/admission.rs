@@ -100,7 +100,11 @@ fn overlapping_boundaries_log_the_new_operations_and_mark_the_old() {
     rig.push(copy, 1, 2, &later[1..]);
     rig.settle();
     let envelope = last_logged(&rig);
-    assert_eq!((envelope.first_seq, envelope.n, envelope.first_counter), (4, 3, 2), "every operation uses up its number");
+    assert_eq!(
+        (envelope.first_seq, envelope.n, envelope.first_counter),
+        (4, 3, 2),
+        "every operation uses up its number"
+    );
     assert_eq!(bits(&envelope).1, [true, true, false]);
     assert_eq!(rig.log.info().counters[&replica(1)].counter, 4);
     assert_eq!((rig.seen(original).position(0), rig.seen(copy).position(0)), (6, 6));
@@ -197,11 +201,16 @@ fn a_stamp_from_the_future_refuses_its_transaction_and_no_other() {
     assert_eq!(rig.log.info().newest_stamp, Hlc::from_parts(WALL_MS + 60_000, 0), "a refused stamp moves no clock");
     assert_eq!(rig.seen(a).acks()[0].verdicts, envelope.verdicts);
     // A repeat of the refused operation is a repeat, not a second refusal.
-    rig.push(a, 1, 2, &[{
-        let mut op = at(0, false, 2);
-        op.hlc = Hlc::from_parts(WALL_MS + 99_999, 0);
-        op
-    }]);
+    rig.push(
+        a,
+        1,
+        2,
+        &[{
+            let mut op = at(0, false, 2);
+            op.hlc = Hlc::from_parts(WALL_MS + 99_999, 0);
+            op
+        }],
+    );
     rig.settle();
     let ack = rig.seen(a).acks()[1].clone();
     assert_eq!((ack.first_seq, ack.verdicts), (0, vec![(Verdict::Applied, 1)]));

@@ -161,7 +161,10 @@ fn look(rig: &Rig, device: &mut Device, acked: &mut BTreeSet<OpId>) {
                 device.next = Some(welcome.counters[0].1 + 1);
             }
             Frame::Ack(envelope) if envelope.first_seq == 0 => {
-                assert!(ops(envelope).all(|name| acked.contains(&name)), "the ack of a known batch came before its entries");
+                assert!(
+                    ops(envelope).all(|name| acked.contains(&name)),
+                    "the ack of a known batch came before its entries"
+                );
             }
             Frame::Ack(envelope) | Frame::Entry { envelope, .. } => {
                 assert_eq!(envelope.first_seq, device.cursor + 1, "a gap or a duplicate");

@@ -1,7 +1,8 @@
-//! The hub against spec/relay.md, without a world: see [`rig`].
+//! The hub against spec/relay.md, without a world (see [`rig`]), and the log on simulated disks.
 
 mod admission;
 mod failures;
 mod interleavings;
 mod rig;
+mod store_log;
 mod streams;

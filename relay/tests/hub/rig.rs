@@ -198,7 +198,13 @@ impl RelayLog for MemoryLog {
         Ok(read)
     }
 
-    fn digests(&self, space: SpaceId, author: ReplicaId, first: u64, last: u64) -> Result<Vec<PayloadDigest>, LogError> {
+    fn digests(
+        &self,
+        space: SpaceId,
+        author: ReplicaId,
+        first: u64,
+        last: u64,
+    ) -> Result<Vec<PayloadDigest>, LogError> {
         *self.digest_reads.lock() += 1;
         let inner = self.inner.lock();
         let space = inner.values().find(|open| open.info.id == space).ok_or(LogError::UnknownSpace(space))?;
@@ -233,16 +239,23 @@ impl Seen {
     }
 
     pub(crate) fn acks(&self) -> Vec<&Envelope> {
-        self.frames.iter().filter_map(|frame| if let Frame::Ack(envelope) = frame { Some(envelope) } else { None }).collect()
+        self.frames
+            .iter()
+            .filter_map(|frame| if let Frame::Ack(envelope) = frame { Some(envelope) } else { None })
+            .collect()
     }
 
     pub(crate) fn entries(&self) -> Vec<(&Envelope, &Batch)> {
-        let entry = |frame| if let &Frame::Entry { ref envelope, ref batch } = frame { Some((envelope, batch)) } else { None };
+        let entry =
+            |frame| if let &Frame::Entry { ref envelope, ref batch } = frame { Some((envelope, batch)) } else { None };
         self.frames.iter().filter_map(entry).collect()
     }
 
     pub(crate) fn errors(&self) -> Vec<&ErrorFrame> {
-        self.frames.iter().filter_map(|frame| if let Frame::Error(error) = frame { Some(error) } else { None }).collect()
+        self.frames
+            .iter()
+            .filter_map(|frame| if let Frame::Error(error) = frame { Some(error) } else { None })
+            .collect()
     }
 
     pub(crate) fn closed_with(&self) -> &ErrorFrame {

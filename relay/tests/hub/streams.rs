@@ -300,8 +300,12 @@ fn a_digest_waits_for_its_place_in_the_stream() {
     rig.send(a, &Frame::DigestRequest { min_seq: 1 });
     rig.send(a, &Frame::DigestRequest { min_seq: 2 });
     rig.settle();
-    let digests: Vec<u64> =
-        rig.seen(a).frames.iter().filter_map(|frame| if let Frame::Digest { seq, .. } = frame { Some(*seq) } else { None }).collect();
+    let digests: Vec<u64> = rig
+        .seen(a)
+        .frames
+        .iter()
+        .filter_map(|frame| if let Frame::Digest { seq, .. } = frame { Some(*seq) } else { None })
+        .collect();
     assert_eq!(digests, [1]);
     assert_eq!(rig.seen(a).errors()[0].code, ErrorCode::CursorAhead);
     rig.copies = false;
