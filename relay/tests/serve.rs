@@ -20,13 +20,14 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// No step takes longer unless it hangs.
 const HANG: Duration = Duration::from_secs(20);
@@ -287,6 +288,7 @@ fn code_of(error: &TransportError) -> Code {
     }
 }
 
+// spec: G-1, G-4, G-10
 #[tokio::test]
 async fn frames_go_both_ways_and_a_half_closed_stream_is_drained() {
     let mut relay = Relay::start().await;
@@ -327,6 +329,7 @@ async fn frames_go_both_ways_and_a_half_closed_stream_is_drained() {
     assert_eq!((sent, gone), (bytes, 1), "the ledger balances, and the seat is given back once");
 }
 
+// spec: G-12
 #[tokio::test]
 async fn many_small_frames_keep_their_order() {
     let relay = Relay::start().await;
@@ -346,6 +349,7 @@ async fn many_small_frames_keep_their_order() {
     relay.stop().await;
 }
 
+// spec: G-9
 #[tokio::test]
 async fn another_key_is_refused_with_both_fingerprints() {
     let relay = Relay::start().await;
@@ -358,6 +362,38 @@ async fn another_key_is_refused_with_both_fingerprints() {
     assert_eq!(relay.stop().await, [], "nothing reached the gate");
 }
 
+// spec: G-9
+#[tokio::test]
+async fn a_copied_certificate_without_its_key_is_refused() {
+    let relay = Relay::start().await;
+    let pem = std::fs::read(relay.dir.path().join("tls.crt")).unwrap();
+    let chain = vec![CertificateDer::from_pem_slice(&pem).unwrap()];
+    let other = rcgen::KeyPair::generate().unwrap().serialize_der();
+    let other = PrivateKeyDer::Pkcs8(other.into());
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&other).unwrap();
+    let resolver = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(resolver));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let between = tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        TlsAcceptor::from(Arc::new(config)).accept(tcp).await.map(|_| ()).unwrap_err()
+    });
+    let target = Target::new(&url, &relay.pin(), &relay.token("home")).unwrap();
+    let error = soon("open", open_stream(&target)).await.map(|_| ()).unwrap_err();
+    assert!(matches!(error, TransportError::Certificate(_)), "{error:?}");
+    assert!(error.to_string().contains("do not connect") && !error.is_retryable(), "{error}");
+    soon("the other end", between).await.unwrap();
+    relay.stop().await;
+}
+
+// spec: G-9
 #[tokio::test]
 async fn authorities_are_believed_for_the_right_name_only() {
     let mut relay = Relay::start().await;
@@ -377,6 +413,7 @@ async fn authorities_are_believed_for_the_right_name_only() {
     other.stop().await;
 }
 
+// spec: G-5, G-6, G-8
 #[tokio::test]
 async fn tokens_open_the_door() {
     let relay = Relay::start().await;
@@ -411,6 +448,7 @@ async fn tokens_open_the_door() {
     assert_eq!(relay.stop().await, [], "nothing reached the gate");
 }
 
+// spec: G-10
 #[tokio::test]
 async fn a_stream_ends_when_its_token_does() {
     let mut relay = Relay::start().await;
@@ -427,6 +465,7 @@ async fn a_stream_ends_when_its_token_does() {
     relay.stop().await;
 }
 
+// spec: G-3, G-4
 #[tokio::test]
 async fn rubbish_ends_one_stream_and_not_its_neighbour() {
     let mut relay = Relay::start().await;
@@ -542,6 +581,7 @@ async fn a_slow_reader_slows_itself_and_nobody_else() {
     relay.stop().await;
 }
 
+// spec: G-5, G-6
 #[tokio::test]
 async fn the_gate_ends_a_stream() {
     let mut relay = Relay::start().await;
@@ -571,6 +611,7 @@ async fn the_gate_ends_a_stream() {
     relay.stop().await;
 }
 
+// spec: G-7
 #[tokio::test]
 async fn the_clients_deadline_ends_the_call() {
     let mut relay = Relay::start().await;
@@ -588,6 +629,7 @@ async fn the_clients_deadline_ends_the_call() {
     relay.stop().await;
 }
 
+// spec: G-10
 #[tokio::test]
 async fn a_client_that_takes_nothing_of_an_ended_stream_is_cut() {
     let limits = Limits { close_max: Duration::from_millis(50), ..Limits::default() };
@@ -606,6 +648,7 @@ async fn a_client_that_takes_nothing_of_an_ended_stream_is_cut() {
     relay.stop().await;
 }
 
+// spec: G-13
 #[tokio::test]
 async fn health_over_both_protocols() {
     let relay = Relay::start().await;
@@ -640,6 +683,7 @@ async fn health_over_both_protocols() {
     relay.stop().await;
 }
 
+// spec: G-9
 #[tokio::test]
 async fn grpc_is_spoken_over_http1_by_nobody() {
     let relay = Relay::start().await;
@@ -656,6 +700,7 @@ async fn grpc_is_spoken_over_http1_by_nobody() {
     relay.stop().await;
 }
 
+// spec: G-1, G-2, G-3, G-11
 #[tokio::test]
 async fn wrong_requests_get_the_right_answers() {
     let relay = Relay::start().await;
@@ -701,17 +746,21 @@ async fn wrong_requests_get_the_right_answers() {
         assert_eq!(read_all(response).await.1, Status::ok(), "{sent}");
     }
 
-    // 65 header fields, small enough for the list.
-    let mut request = relay.request(Some(&token));
+    // 65 header fields that fit the list, and one that does not.
+    let mut many = relay.request(Some(&token));
     for number in 0..65 {
-        request = request.header(format!("x-{number}"), "1");
+        many = many.header(format!("x-{number}"), "1");
     }
-    let (_sender, many) = body();
-    let response = soon("answer", requests.send_request(request.body(many).unwrap())).await.unwrap();
-    assert_eq!(response.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    let long = relay.request(Some(&token)).header("x-long", "x".repeat(9_000));
+    for request in [many, long] {
+        let (_sender, unread) = body();
+        let response = soon("answer", requests.send_request(request.body(unread).unwrap())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    }
     relay.stop().await;
 }
 
+// spec: G-9, G-11
 #[tokio::test]
 async fn strangers_on_the_port_harm_nobody() {
     let limits = Limits { handshake_max: Duration::from_millis(200), ..Limits::default() };
@@ -733,6 +782,7 @@ async fn strangers_on_the_port_harm_nobody() {
     relay.stop().await;
 }
 
+// spec: G-11
 #[tokio::test]
 async fn a_connection_that_asks_for_nothing_is_closed() {
     let limits = Limits { first_request_max: Duration::from_millis(100), ..Limits::default() };
@@ -747,6 +797,7 @@ async fn a_connection_that_asks_for_nothing_is_closed() {
     relay.stop().await;
 }
 
+// spec: G-11
 #[tokio::test]
 async fn an_idle_connection_is_closed() {
     let limits = Limits { idle_max: Duration::from_millis(100), ..Limits::default() };
@@ -761,6 +812,7 @@ async fn an_idle_connection_is_closed() {
     relay.stop().await;
 }
 
+// spec: G-11
 #[tokio::test]
 async fn one_address_gets_so_many_connections() {
     let limits = Limits { connections_per_address_max: 2, ..Limits::default() };
@@ -784,6 +836,7 @@ async fn one_address_gets_so_many_connections() {
     relay.stop().await;
 }
 
+// spec: G-10
 #[tokio::test]
 async fn shutdown_says_goodbye() {
     let mut relay = Relay::start().await;
