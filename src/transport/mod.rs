@@ -108,9 +108,13 @@ impl Target {
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = ServerName::try_from(host.clone()).map_err(|_| bad("its host is neither a name nor an address"))?;
-        let port = match authority.port() {
-            Some(port) => port.as_str().parse().map_err(|_| bad("its port is not in 1..=65535"))?,
-            None => HTTPS_PORT,
+        // `Authority::port` gives nothing for a port out of range, so the text behind the host is read here.
+        let port = match &authority.as_str()[authority.host().len()..] {
+            "" => HTTPS_PORT,
+            text => match text.strip_prefix(':').and_then(|digits| digits.parse().ok()) {
+                Some(port) if port != 0 => port,
+                _ => return Err(bad("its port is not in 1..=65535")),
+            },
         };
         let mut authorization =
             HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| TransportError::BadToken)?;
@@ -239,6 +243,10 @@ impl fmt::Display for TransportError {
                 grpc::CONNECT_MAX.as_secs()
             ),
             Self::Fingerprint(mismatch) => mismatch.fmt(f),
+            Self::Certificate(rustls::Error::InvalidCertificate(rustls::CertificateError::BadSignature)) => f.write_str(
+                "the server is not proved to hold the key that is trusted; if the relay was given a new certificate, trust that \
+                 one, or pin the fingerprint that `blazedb serve` prints; otherwise somebody is in between: do not connect",
+            ),
             Self::Certificate(_) => f.write_str(
                 "the relay's certificate is not trusted; if it is the relay's own, pin the fingerprint that \
                  `blazedb serve` prints",
@@ -306,6 +314,8 @@ mod tests {
             "https://relay.example/path",
             "https://relay.example/?q=1",
             "https://relay.example:70000",
+            "https://relay.example:0",
+            "https://relay.example:",
             "https://rel ay",
         ] {
             check(bad, None);
