@@ -27,6 +27,8 @@ pub struct Corruption {
 pub enum CorruptionKind {
     /// Both header slots fail their checksum (spec: E-4).
     Headers,
+    /// The file ends before the log begins: it was cut (spec: E-5).
+    CutShort,
     /// The header's checksum holds but its authentication does not: somebody wrote it without the key (spec: C-6).
     HeaderAuthentication,
     /// The header's checksum holds but a field is outside its range (spec: E-3).
@@ -49,6 +51,7 @@ impl fmt::Display for Corruption {
         write!(f, "damaged at byte {}: ", self.offset)?;
         match self.what {
             CorruptionKind::Headers => f.write_str("both header slots fail their checksum")?,
+            CorruptionKind::CutShort => f.write_str("the file ends before its log begins")?,
             CorruptionKind::HeaderAuthentication => f.write_str("the header was changed without the key")?,
             CorruptionKind::HeaderField(name) => write!(f, "the header's field `{name}` is out of range")?,
             CorruptionKind::AcknowledgedGroup { commit_no, durable } => write!(
@@ -238,7 +241,11 @@ impl fmt::Display for WriteError {
                 write!(f, "{tree:?} is not a tree of this store; ask this store for it by name")
             }
             Self::KeyTooLong { given } => {
-                write!(f, "a key of {given} bytes; keys have at most {} bytes, so hash long ones", limits::KEY_BYTES_MAX)
+                write!(
+                    f,
+                    "a key of {given} bytes; keys have at most {} bytes, so hash long ones",
+                    limits::KEY_BYTES_MAX
+                )
             }
             Self::ValueTooLong { given } => write!(
                 f,
@@ -250,12 +257,12 @@ impl fmt::Display for WriteError {
                 "a transaction of {given} bytes; it may hold {} bytes, so commit in several steps",
                 limits::TRANSACTION_BYTES_MAX
             ),
-            Self::TreeName { given } => write!(
-                f,
-                "a tree name of {given} bytes; names have 1 to {} bytes",
-                limits::TREE_NAME_BYTES_MAX
-            ),
-            Self::TooManyTrees => write!(f, "the store has {} trees, the most there may be; reuse one", limits::TREES_MAX),
+            Self::TreeName { given } => {
+                write!(f, "a tree name of {given} bytes; names have 1 to {} bytes", limits::TREE_NAME_BYTES_MAX)
+            }
+            Self::TooManyTrees => {
+                write!(f, "the store has {} trees, the most there may be; reuse one", limits::TREES_MAX)
+            }
         }
     }
 }

@@ -105,12 +105,16 @@ impl KeySlot {
                         return Err(UnwrapError::Costs { what, given: u64::from(given) });
                     }
                 }
-                let params = argon2::Params::new(self.memory_kib, self.passes, self.lanes, Some(32))
-                    .map_err(|_| UnwrapError::Costs { what: "Argon2id memory in KiB", given: u64::from(self.memory_kib) })?;
+                let params = argon2::Params::new(self.memory_kib, self.passes, self.lanes, Some(32)).map_err(|_| {
+                    UnwrapError::Costs { what: "Argon2id memory in KiB", given: u64::from(self.memory_kib) }
+                })?;
                 let mut out = Key::default();
                 argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params)
                     .hash_password_into(secret.expose(), &self.salt, &mut out[..])
-                    .map_err(|_| UnwrapError::Costs { what: "passphrase length", given: secret.expose().len() as u64 })?;
+                    .map_err(|_| UnwrapError::Costs {
+                        what: "passphrase length",
+                        given: secret.expose().len() as u64,
+                    })?;
                 out
             }
             KeySource::Raw(key) => key.clone(),

@@ -72,10 +72,10 @@ mod txn;
 
 pub use change::{Change, ChangeFeed, ChangeKind, Commit, FeedEvent};
 pub use env::{Clock, Entropy, Env, Storage, StorageFile};
-pub use error::{CommitError, Corruption, CorruptionKind, HookError, MaintainError, OpenError, Poison, ReadError, WriteError};
+pub use error::{
+    CommitError, Corruption, CorruptionKind, HookError, MaintainError, OpenError, Poison, ReadError, WriteError,
+};
 pub use maintain::{Stats, VerifyProgress, VerifyReport};
 pub use options::{CipherChoice, KdfCost, KeySource, Options, Secret};
 pub use store::Store;
-pub use txn::{
-    CommitInfo, Cursor, Durability, ReadView, Serial, TransactionCursor, TreeId, WriteTransaction,
-};
+pub use txn::{CommitInfo, Cursor, Durability, ReadView, Serial, TransactionCursor, TreeId, WriteTransaction};

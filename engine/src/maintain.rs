@@ -8,6 +8,7 @@ use parking_lot::MutexGuard;
 
 use crate::env::{LockOutcome, OpenMode};
 use crate::error::{MaintainError, OpenError};
+use crate::keys::KeySlot;
 use crate::limits::{
     COMPACT_LOG_BYTES_MIN, COMPACT_RATIO, COMPACT_RUNNING_BYTES_MIN, COMPACT_RUNNING_RATIO, GROUP_BYTES_SOFT_MAX,
 };
@@ -15,12 +16,11 @@ use crate::log::group::{GroupKind, HEADER_BYTES};
 use crate::log::redo::CommitEncoder;
 use crate::log::replay::{LogEnd, replay};
 use crate::log::writer::{AppendError, LogWriter};
-use crate::keys::KeySlot;
 use crate::memtable::{Table, TableCursor};
 use crate::options::{KdfCost, KeySource};
 use crate::store::{Inner, LogAt, Store, TableBuilder, new_file_name, write_both_headers};
 use crate::superblock::{LOG_START, Superblock};
-use crate::txn::commit::{Head, Running};
+use crate::txn::commit::{Head, Outcome, Running};
 
 /// How a store is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,7 +168,7 @@ impl Store {
     pub fn compact(&self) -> Result<(), MaintainError> {
         let mut head = self.inner.head.lock();
         let writer = self.inner.take_writer(&mut head)?;
-        self.inner.compact_as_leader(&mut head, writer).unwrap_or(Ok(()))
+        self.inner.compact_as_leader(&mut head, writer)
     }
 
     /// Puts a new passphrase or key in the old one's place. The master key stays, so no data is rewritten; what
@@ -176,7 +176,10 @@ impl Store {
     pub fn change_key(&self, key: &KeySource, cost: KdfCost) -> Result<(), MaintainError> {
         let mut head = self.inner.head.lock();
         let mut writer = self.inner.take_writer(&mut head)?;
-        let result = MutexGuard::unlocked(&mut head, || self.inner.rewrite_slots(&mut writer, key, cost));
+        let result = {
+            let inner = &self.inner;
+            inner.without_lock(&mut head, &Outcome::default(), || inner.rewrite_slots(&mut writer, key, cost))
+        };
         self.inner.visible.lock().log = Some(LogAt::of(&writer));
         head.writer = Some(writer);
         self.inner.turn.notify_all();
@@ -184,9 +187,9 @@ impl Store {
             Ok(()) => Ok(()),
             Err(SlotError::NotEncrypted) => Err(MaintainError::NotEncrypted),
             Err(SlotError::Entropy(source)) => Err(MaintainError::Io { during: "drawing random bytes", source }),
-            Err(SlotError::Append(AppendError::DiskFull { during, source } | AppendError::Broken { during, source })) => {
-                Err(self.inner.poison_now(&mut head, during, source))
-            }
+            Err(SlotError::Append(
+                AppendError::DiskFull { during, source } | AppendError::Broken { during, source },
+            )) => Err(self.inner.poison_now(&mut head, during, source)),
         }
     }
 }
@@ -198,16 +201,14 @@ enum SlotError {
 }
 
 impl Inner {
-    /// Waits until the writer is at home and nothing is open, and takes it: nobody else leads until it is back.
+    /// Waits until the writer is at home, and takes it: nobody else leads until it is back.
     fn take_writer(&self, head: &mut MutexGuard<'_, Head>) -> Result<LogWriter, MaintainError> {
         loop {
             head.check_maintain()?;
-            if !head.has_open_commits()
-                && let Some(writer) = head.writer.take()
-            {
+            if let Some(writer) = head.writer.take() {
                 return Ok(writer);
             }
-            self.lead_or_wait(head);
+            self.turn.wait(head);
         }
     }
 
@@ -219,7 +220,7 @@ impl Inner {
             self.turn.notify_all();
             return Ok(());
         }
-        let result = MutexGuard::unlocked(&mut head, || writer.sync());
+        let result = self.without_lock(&mut head, &Outcome::default(), || writer.sync());
         head.syncs += 1;
         let log = LogAt::of(&writer);
         head.writer = Some(writer);
@@ -237,14 +238,28 @@ impl Inner {
 
     pub(crate) fn close(&self) -> Result<(), MaintainError> {
         let mut head = self.head.lock();
-        let result = match self.take_writer(&mut head) {
-            Ok(writer) => self.close_file(&mut head, writer),
-            Err(MaintainError::Closed | MaintainError::ReadOnly) => Ok(()),
+        let result = match head.check_maintain() {
+            Ok(()) => {
+                // New commits are refused from here on; those on their way are seen through.
+                head.state = Running::Closed;
+                while head.has_open_commits() || head.writer.is_none() {
+                    self.lead_or_wait(&mut head);
+                }
+                match &head.state {
+                    Running::Poisoned(source) => Err(MaintainError::Poisoned { source: Arc::clone(source) }),
+                    _ => {
+                        let writer = head.writer.take().expect("at home just now");
+                        self.close_file(&mut head, writer)
+                    }
+                }
+            }
+            Err(MaintainError::Closed) => return Ok(()),
+            Err(MaintainError::ReadOnly) => {
+                head.state = Running::Closed;
+                Ok(())
+            }
             Err(e) => Err(e),
         };
-        if !matches!(head.state, Running::Poisoned(_)) {
-            head.state = Running::Closed;
-        }
         // A poisoned store's writer goes without a last word to the disk.
         head.writer = None;
         self.turn.notify_all();
@@ -260,14 +275,13 @@ impl Inner {
         }
         let mut compacted = Ok(());
         if CompactWhen::Idle.is_due(&writer, &head.table) {
-            compacted = self.compact_as_leader(head, writer).unwrap_or(Ok(()));
-            writer = match head.writer.take() {
-                Some(writer) => writer,
-                None => return compacted,
-            };
-            head.check_maintain()?;
+            compacted = self.compact_as_leader(head, writer);
+            writer = head.writer.take().expect("a compaction puts a writer back");
+            if matches!(head.state, Running::Poisoned(_)) {
+                return compacted;
+            }
         }
-        let result = MutexGuard::unlocked(head, || {
+        let result = self.without_lock(head, &Outcome::default(), || {
             if writer.durable_commit < writer.last_commit {
                 writer.sync()?;
             }
@@ -277,7 +291,13 @@ impl Inner {
             if writer.header.durable_floor < floor {
                 writer.write_header(|h| h.durable_floor = floor)?;
             }
-            writer.file.sync_all().map_err(|source| AppendError::Broken { during: "syncing the file", source })
+            writer.file.sync_all().map_err(|source| AppendError::Broken { during: "syncing the file", source })?;
+            // What a crash inside a compaction may have left; it is ours to remove while we hold the lock.
+            let leftover = new_file_name(&self.env.name);
+            if self.env.storage.exists(&leftover).unwrap_or(false) {
+                let _ = self.env.storage.remove(&leftover);
+            }
+            Ok(())
         });
         drop(writer);
         match result {
@@ -288,34 +308,35 @@ impl Inner {
         }
     }
 
-    /// Compacts with the writer in hand and puts a writer back. An error that left the old file as it was is
-    /// returned; it is `None` where all went well.
+    /// Compacts with the writer in hand and puts a writer back, on an error the old one.
     pub(crate) fn compact_as_leader(
         &self,
         head: &mut MutexGuard<'_, Head>,
         writer: LogWriter,
-    ) -> Option<Result<(), MaintainError>> {
+    ) -> Result<(), MaintainError> {
         let table = self.published();
-        let result = MutexGuard::unlocked(head, || self.write_compacted(&writer, &table));
-        let error = match result {
+        let result = self.without_lock(head, &Outcome::default(), || self.write_compacted(&writer, &table));
+        let result = match result {
             Ok(new) => {
                 head.compactions += 1;
                 self.visible.lock().log = Some(LogAt::of(&new));
                 // The old writer goes, and with it the lock of a file that nobody can find any more.
                 head.writer = Some(new);
-                None
+                head.compact_from = 0;
+                Ok(())
             }
             Err(CompactError::Before(during, source)) => {
+                head.compact_from = writer.log_bytes() / 4 * 5;
                 head.writer = Some(writer);
-                Some(Err(MaintainError::Io { during, source }))
+                Err(MaintainError::Io { during, source })
             }
             Err(CompactError::After(during, source)) => {
                 head.writer = Some(writer);
-                Some(Err(self.poison_now(head, during, source)))
+                Err(self.poison_now(head, during, source))
             }
         };
         self.turn.notify_all();
-        error
+        result
     }
 
     fn write_compacted(&self, old: &LogWriter, table: &Table) -> Result<LogWriter, CompactError> {
@@ -345,7 +366,8 @@ impl Inner {
                 durable: table.commit_no,
                 unproven_from: LOG_START,
             };
-            let mut new = LogWriter::new(self.env.clone(), Arc::clone(&file), old.keys.clone(), header, &end, LOG_START);
+            let mut new =
+                LogWriter::new(self.env.clone(), Arc::clone(&file), old.keys.clone(), header, &end, LOG_START);
             file.set_len(LOG_START).map_err(before("sizing the compacted file"))?;
             write_base(&mut new, table).map_err(|e| match e {
                 AppendError::DiskFull { during, source } | AppendError::Broken { during, source } => {

@@ -17,7 +17,9 @@ use crate::log::writer::LogWriter;
 use crate::memtable::{Record, Table};
 use crate::options::{KeySource, Options};
 use crate::seal::Cipher;
-use crate::superblock::{BLOCK_BYTES, LOG_START, NOTE_MAGIC, NOTE_OFFSET, SLOT_BYTES, SLOT_OFFSETS, Superblock, Unchecked};
+use crate::superblock::{
+    BLOCK_BYTES, LOG_START, NOTE_MAGIC, NOTE_OFFSET, SLOT_BYTES, SLOT_OFFSETS, Superblock, Unchecked,
+};
 use crate::txn::commit::{Head, Running};
 use crate::txn::names::Names;
 use crate::txn::{ReadView, TreeId, WriteTransaction};
@@ -49,6 +51,8 @@ pub(crate) struct Inner {
     pub(crate) visible: Mutex<Visible>,
     pub(crate) names: Names,
     feed_count: AtomicU32,
+    /// Subscriptions that wait for commits on their way.
+    subscribing: AtomicU32,
     pub(crate) recovered: LogEnd,
 }
 
@@ -108,6 +112,7 @@ impl Store {
             visible: Mutex::new(Visible { table, readers: BTreeMap::new(), log: Some(log), feeds: Vec::new() }),
             names,
             feed_count: AtomicU32::new(0),
+            subscribing: AtomicU32::new(0),
             recovered: end,
         });
         Ok(Self { _closer: Arc::new(Closer(Arc::clone(&inner))), inner })
@@ -143,8 +148,11 @@ impl Store {
     /// this call shows at least everything that the feed does not tell.
     pub fn subscribe(&self, capacity: usize) -> ChangeFeed {
         let mut head = self.inner.head.lock();
-        // Commits on their way were not written down for feeds: let them pass first.
-        while matches!(head.state, Running::Yes) && (head.writer.is_none() || head.has_open_commits()) {
+        // From here on commits are written down for feeds. Those on their way may not have been: they must pass,
+        // or be rolled back, before this feed can promise to miss nothing.
+        self.inner.subscribing.fetch_add(1, Ordering::AcqRel);
+        let last = head.table.commit_no;
+        while self.inner.published().commit_no < last && head.table.commit_no >= last {
             self.inner.lead_or_wait(&mut head);
         }
         let (feed, weak) = ChangeFeed::new(capacity);
@@ -156,6 +164,7 @@ impl Store {
         }
         visible.feeds.push(weak);
         self.inner.feed_count.store(visible.feeds.len() as u32, Ordering::Release);
+        self.inner.subscribing.fetch_sub(1, Ordering::AcqRel);
         feed
     }
 
@@ -227,7 +236,7 @@ impl Inner {
     }
 
     pub(crate) fn has_feeds(&self) -> bool {
-        self.feed_count.load(Ordering::Acquire) > 0
+        self.feed_count.load(Ordering::Acquire) + self.subscribing.load(Ordering::Acquire) > 0
     }
 
     pub(crate) fn close_feeds(&self) {
@@ -289,7 +298,10 @@ fn create_file(env: &Env, options: &Options, path: &str) -> Result<(), OpenError
     }
     if env.storage.exists(&env.name).map_err(io("looking for the file"))? {
         // Another creator was faster; what we have locked is a leftover.
-        return env.storage.remove(&new_name).map_err(io("removing a leftover file"));
+        return match env.storage.remove(&new_name) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io("removing a leftover file")(e)),
+            _ => Ok(()),
+        };
     }
     let (mut uuid, mut seed) = ([0; 16], [0; 16]);
     let drawing = "drawing random bytes";
@@ -305,7 +317,8 @@ fn create_file(env: &Env, options: &Options, path: &str) -> Result<(), OpenError
     };
     let mut slots: [KeySlot; 4] = Default::default();
     if let Some(master) = &master {
-        slots[0] = KeySlot::wrap(master, &options.key, options.kdf, cipher, &uuid, &*env.entropy).map_err(io(drawing))?;
+        slots[0] =
+            KeySlot::wrap(master, &options.key, options.kdf, cipher, &uuid, &*env.entropy).map_err(io(drawing))?;
     }
     let keys = FileKeys::new(cipher, uuid, master);
     let header =
@@ -333,7 +346,11 @@ pub(crate) fn new_file_name(name: &str) -> String {
 }
 
 /// Reads both slots, takes the newest, finds the key, authenticates. Writes nothing. spec: E-4, C-6
-fn read_header(file: &Arc<dyn StorageFile>, options: &Options, path: &str) -> Result<(Superblock, FileKeys), OpenError> {
+fn read_header(
+    file: &Arc<dyn StorageFile>,
+    options: &Options,
+    path: &str,
+) -> Result<(Superblock, FileKeys), OpenError> {
     let mut newest: Option<Unchecked> = None;
     let mut magic_seen = false;
     for offset in SLOT_OFFSETS {

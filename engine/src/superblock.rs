@@ -121,13 +121,15 @@ impl Unchecked {
             return Err(field("base end"));
         }
         let slots_end = AT_KEYS + KEY_SLOTS * KEY_SLOT_BYTES;
-        let reserved = [AT_CIPHER + 1..AT_SEQUENCE, AT_RESERVED..AT_LOG_START, AT_SEED + 16..AT_KEYS, slots_end..AT_MAC];
+        let reserved =
+            [AT_CIPHER + 1..AT_SEQUENCE, AT_RESERVED..AT_LOG_START, AT_SEED + 16..AT_KEYS, slots_end..AT_MAC];
         if reserved.into_iter().any(|range| b[range].iter().any(|&x| x != 0)) {
             return Err(field("reserved"));
         }
         let mut slots: [KeySlot; KEY_SLOTS] = Default::default();
         for (i, slot) in slots.iter_mut().enumerate() {
-            *slot = decode_slot(&b[AT_KEYS + i * KEY_SLOT_BYTES..][..KEY_SLOT_BYTES]).ok_or_else(|| field("key slot"))?;
+            *slot =
+                decode_slot(&b[AT_KEYS + i * KEY_SLOT_BYTES..][..KEY_SLOT_BYTES]).ok_or_else(|| field("key slot"))?;
         }
         let superblock = Superblock {
             sequence: u64_at(b, AT_SEQUENCE),

@@ -164,11 +164,7 @@ enum NameChange {
 impl SimDisk {
     /// An empty disk.
     pub fn new(seed: u64) -> Self {
-        Self {
-            world: Arc::default(),
-            clock: Arc::new(StepClock::new()),
-            entropy: Arc::new(SeededEntropy::new(seed)),
-        }
+        Self { world: Arc::default(), clock: Arc::new(StepClock::new()), entropy: Arc::new(SeededEntropy::new(seed)) }
     }
 
     /// A world on this disk whose store is called `name`. Clock and entropy are the disk's: every opening draws

@@ -45,7 +45,11 @@ pub(crate) struct GroupHeader {
 impl GroupHeader {
     /// Parses the first bytes of a block; `None` where they are not a group's header.
     pub(crate) fn parse(b: &[u8]) -> Option<Self> {
-        if b.len() < HEADER_BYTES || b[..4] != MAGIC || b[AT_KIND + 1..AT_FIRST] != [0; 3] || u32_at(b, AT_COUNT + 4) != 0 {
+        if b.len() < HEADER_BYTES
+            || b[..4] != MAGIC
+            || b[AT_KIND + 1..AT_FIRST] != [0; 3]
+            || u32_at(b, AT_COUNT + 4) != 0
+        {
             return None;
         }
         let kind = match b[AT_KIND] {
@@ -108,7 +112,12 @@ pub(crate) fn seal(group: &mut Vec<u8>, header: &GroupHeader, uuid: &[u8; 16], s
 }
 
 /// Opens a whole group in place; `None` where checksum, padding or seal fail.
-pub(crate) fn open<'g>(group: &'g mut [u8], header: &GroupHeader, uuid: &[u8; 16], sealer: &dyn Seal) -> Option<&'g [u8]> {
+pub(crate) fn open<'g>(
+    group: &'g mut [u8],
+    header: &GroupHeader,
+    uuid: &[u8; 16],
+    sealer: &dyn Seal,
+) -> Option<&'g [u8]> {
     let payload_end = HEADER_BYTES + header.len as usize;
     if checksum(group) != u32_at(group, AT_CRC) || group[payload_end..].iter().any(|&b| b != 0) {
         return None;

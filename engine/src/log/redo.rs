@@ -149,7 +149,7 @@ fn decode_pieces(input: &mut Input<'_>, commit_start: usize, key: &[u8]) -> Resu
     let mut total = 0_usize;
     for _ in 0..n {
         let head = input.uvarint_max(2 * crate::limits::VALUE_BYTES_MAX as u64 + 1, "a piece is below the limit")?;
-        let len = (head >> 1) as usize;
+        let len = head >> 1;
         total += len;
         if total > crate::limits::VALUE_BYTES_MAX {
             return Err("a value is below the limit");
@@ -159,7 +159,7 @@ fn decode_pieces(input: &mut Input<'_>, commit_start: usize, key: &[u8]) -> Resu
             continue;
         }
         let before = input.at - commit_start;
-        let at = input.uvarint_max(before as u64, "a span lies before itself")? as usize;
+        let at = input.uvarint_max(before as u64, "a span lies before itself")?;
         if at + len > before {
             return Err("a span lies before itself");
         }
@@ -214,8 +214,10 @@ fn put_uvarint(out: &mut Vec<u8>, mut value: u64) {
 mod tests {
     use super::*;
 
+    type SeenEffect = (u64, u32, u32, Vec<u8>, Option<Vec<u8>>);
+
     #[derive(Default)]
-    struct Seen(Vec<(u64, u32, u32, Vec<u8>, Option<Vec<u8>>)>, (u64, u32));
+    struct Seen(Vec<SeenEffect>, (u64, u32));
 
     impl Effects for Seen {
         fn begin_commit(&mut self, commit_no: u64, label: u32) {

@@ -42,6 +42,9 @@ pub(crate) fn replay(
 ) -> Result<LogEnd, OpenError> {
     let io = |source| OpenError::Io { during: "reading the log", source };
     let file_len = file.len().map_err(io)?.min(until.unwrap_or(u64::MAX));
+    if file_len < LOG_START {
+        return Err(Corruption { offset: file_len, what: CorruptionKind::CutShort }.into());
+    }
     let mut reader = GroupReader { file, len: file_len, buffer: Vec::new(), buffer_at: 0, sealer: None, keys, header };
     let mut end = LogEnd {
         tail: LOG_START,
@@ -80,15 +83,17 @@ pub(crate) fn replay(
         return Err(Corruption { offset: end.tail, what: CorruptionKind::Base }.into());
     }
     let expected = end.last_commit + 1;
-    let acknowledged =
-        |durable| Corruption { offset: end.tail, what: CorruptionKind::AcknowledgedGroup { commit_no: expected, durable } };
+    let acknowledged = |durable| Corruption {
+        offset: end.tail,
+        what: CorruptionKind::AcknowledgedGroup { commit_no: expected, durable },
+    };
     if end.durable >= expected {
         return Err(acknowledged(end.durable).into());
     }
-    if until.is_none() {
-        if let Some(durable) = reader.proof_after(end.tail, expected).map_err(io)? {
-            return Err(acknowledged(durable).into());
-        }
+    if until.is_none()
+        && let Some(durable) = reader.proof_after(end.tail, expected).map_err(io)?
+    {
+        return Err(acknowledged(durable).into());
     }
     end.unproven_from = starts.iter().find(|(last, _)| *last > end.durable).map_or(end.tail, |&(_, at)| at);
     Ok(end)
@@ -135,10 +140,10 @@ impl GroupReader<'_> {
     fn proof_after(&mut self, tail: u64, expected: u64) -> std::io::Result<Option<u64>> {
         let mut at = tail;
         while at + BLOCK_BYTES <= self.len {
-            if let Some((h, _)) = self.group_at(at)? {
-                if h.durable_commit >= expected {
-                    return Ok(Some(h.durable_commit));
-                }
+            if let Some((h, _)) = self.group_at(at)?
+                && h.durable_commit >= expected
+            {
+                return Ok(Some(h.durable_commit));
             }
             at += BLOCK_BYTES;
         }

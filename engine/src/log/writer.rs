@@ -72,12 +72,19 @@ impl LogWriter {
     }
 
     /// Seals and writes one group. `group` begins with `HEADER_BYTES` of room and is spent by this.
-    pub(crate) fn append(&mut self, group: &mut Vec<u8>, kind: GroupKind, first: u64, count: u32) -> Result<(), AppendError> {
+    pub(crate) fn append(
+        &mut self,
+        group: &mut Vec<u8>,
+        kind: GroupKind,
+        first: u64,
+        count: u32,
+    ) -> Result<(), AppendError> {
         let total = group::padded(group.len()) as u64;
         self.reserve(total)?;
         let uuid = self.header.uuid;
         let (durable_commit, previous) = (self.durable_commit, self.last_tag);
-        let generation = self.generation().map_err(|source| AppendError::Broken { during: "drawing a nonce", source })?;
+        let generation =
+            self.generation().map_err(|source| AppendError::Broken { during: "drawing a nonce", source })?;
         // Counted up before the seal: whatever happens to the bytes, this nonce is spent. spec: C-5
         generation.counter += 1;
         let mut counter = [0; 12];

@@ -146,6 +146,8 @@ mod tests {
 
     use super::*;
 
+    type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
+
     fn rng(state: &mut u64) -> u64 {
         *state ^= *state << 13;
         *state ^= *state >> 7;
@@ -167,8 +169,8 @@ mod tests {
         for seed in 1..=6_u64 {
             let mut s = seed * 7919;
             let mut table = Table::default();
-            let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-            let mut kept: Vec<(Table, BTreeMap<Vec<u8>, Vec<u8>>)> = Vec::new();
+            let mut model = Entries::new();
+            let mut kept: Vec<(Table, Entries)> = Vec::new();
             for step in 0..12_000_u64 {
                 let growing = (step / 3000) % 2 == 0;
                 let k = key(rng(&mut s) % 2500, 2 + seed % 3);
@@ -190,7 +192,8 @@ mod tests {
                 for (k, v) in model {
                     assert_eq!(table.get(1, k).map(|s| s.record.value()), Some(&v[..]));
                 }
-                let walked: Vec<_> = TableCursor::all(table, 1).map(|r| (r.key().to_vec(), r.value().to_vec())).collect();
+                let walked: Vec<_> =
+                    TableCursor::all(table, 1).map(|r| (r.key().to_vec(), r.value().to_vec())).collect();
                 assert_eq!(walked, model.clone().into_iter().collect::<Vec<_>>());
             }
         }

@@ -80,10 +80,13 @@ pub(super) fn insert(node: &mut Arc<Node>, slot: Slot) -> (Option<Slot>, Option<
     match Arc::make_mut(node) {
         Node::Leaf(slots) => match slots.binary_search_by(|s| s.compare(slot.head, slot.record.key())) {
             Ok(i) => (Some(mem::replace(&mut slots[i], slot)), None),
-            Err(i) => (None, insert_at(slots, i, slot).map(|right| {
-                let low = right[0].record.key_bytes();
-                Child::starting_at(&low, Node::Leaf(right))
-            })),
+            Err(i) => (
+                None,
+                insert_at(slots, i, slot).map(|right| {
+                    let low = right[0].record.key_bytes();
+                    Child::starting_at(&low, Node::Leaf(right))
+                }),
+            ),
         },
         Node::Branch(children) => {
             let i = child_of(children, slot.head, slot.record.key());
@@ -107,7 +110,10 @@ fn insert_at<T>(items: &mut Vec<T>, at: usize, item: T) -> Option<Vec<T>> {
     }
     let middle = if at == items.len() { at } else { items.len() / 2 };
     let mut right = items.split_off(middle);
-    if at >= middle { right.insert(at - middle, item) } else { items.insert(at, item) }
+    match at.checked_sub(middle) {
+        Some(at) => right.insert(at, item),
+        None => items.insert(at, item),
+    }
     Some(right)
 }
 

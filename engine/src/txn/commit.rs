@@ -65,6 +65,8 @@ pub(crate) struct Head {
     pub(crate) syncs: u64,
     pub(crate) commits: u64,
     pub(crate) compactions: u64,
+    /// The log's length before which a compaction that failed is not tried again on the store's own account.
+    pub(crate) compact_from: u64,
 }
 
 pub(crate) enum Running {
@@ -74,10 +76,10 @@ pub(crate) enum Running {
     Poisoned(Arc<Poison>),
 }
 
-type Outcome = Arc<OnceLock<Result<(), Failure>>>;
+pub(crate) type Outcome = Arc<OnceLock<Result<(), Failure>>>;
 
 #[derive(Clone)]
-enum Failure {
+pub(crate) enum Failure {
     DiskFull(Arc<Poison>),
     Poisoned(Arc<Poison>),
 }
@@ -95,7 +97,14 @@ struct OpenGroup {
 
 impl Default for OpenGroup {
     fn default() -> Self {
-        Self { bytes: vec![0; HEADER_BYTES], first: 0, count: 0, sync: false, told: Vec::new(), outcome: Outcome::default() }
+        Self {
+            bytes: vec![0; HEADER_BYTES],
+            first: 0,
+            count: 0,
+            sync: false,
+            told: Vec::new(),
+            outcome: Outcome::default(),
+        }
     }
 }
 
@@ -112,6 +121,7 @@ impl Head {
             syncs: 0,
             commits: 0,
             compactions: 0,
+            compact_from: 0,
         }
     }
 
@@ -169,7 +179,8 @@ impl Inner {
         }
         self.check_ceiling(&mut head, &tx)?;
         let commit_no = self.apply(&mut head, &tx, durability);
-        // The snapshot has done its work; while it lives, what this commit replaced counts as held.
+        // The snapshot has done its work; while it lives, what this commit replaces counts as held.
+        drop(tx);
         let outcome = Arc::clone(&head.open.outcome);
         let done = loop {
             if let Some(done) = outcome.get() {
@@ -267,19 +278,10 @@ impl Inner {
         }
         let table = Arc::clone(&head.table);
         let first_of_open = head.groups == 0;
-        let result = MutexGuard::unlocked(head, || {
-            catch_unwind(AssertUnwindSafe(|| {
-                writer.append(&mut group.bytes, GroupKind::Commits, group.first, group.count)?;
-                if group.sync { writer.sync() } else { Ok(()) }
-            }))
+        let result = self.without_lock(head, &group.outcome, || {
+            writer.append(&mut group.bytes, GroupKind::Commits, group.first, group.count)?;
+            if group.sync { writer.sync() } else { Ok(()) }
         });
-        let (result, panic) = match result {
-            Ok(result) => (result, None),
-            Err(panic) => {
-                let source = std::io::Error::other("the storage panicked");
-                (Err(AppendError::Broken { during: "writing the log", source }), Some(panic))
-            }
-        };
         match result {
             Ok(()) => {
                 head.groups += 1;
@@ -289,8 +291,9 @@ impl Inner {
                 group.outcome.set(Ok(())).unwrap_or_else(|_| unreachable!("a group is led once"));
                 self.turn.notify_all();
                 let when = if first_of_open { CompactWhen::Idle } else { CompactWhen::Running };
-                if when.is_due(&writer, &head.table) {
-                    self.compact_as_leader(head, writer);
+                if writer.log_bytes() >= head.compact_from && when.is_due(&writer, &head.table) {
+                    // An error leaves the old log in use, and the group is done either way.
+                    let _ = self.compact_as_leader(head, writer);
                 } else {
                     head.writer = Some(writer);
                 }
@@ -308,8 +311,24 @@ impl Inner {
             }
         }
         self.turn.notify_all();
-        if let Some(panic) = panic {
-            resume_unwind(panic);
+    }
+
+    /// Does I/O with the writer in hand and the serial section open to others. A storage that panics poisons the
+    /// store, or whoever waits for the writer would wait for ever.
+    pub(crate) fn without_lock<R>(
+        &self,
+        head: &mut MutexGuard<'_, Head>,
+        group: &Outcome,
+        io: impl FnOnce() -> R,
+    ) -> R {
+        match MutexGuard::unlocked(head, || catch_unwind(AssertUnwindSafe(io))) {
+            Ok(result) => result,
+            Err(panic) => {
+                let source = std::io::Error::other("the storage panicked");
+                self.poison(head, "using the storage", source, group);
+                self.turn.notify_all();
+                resume_unwind(panic);
+            }
         }
     }
 
@@ -368,7 +387,8 @@ fn check_conflicts(newest: &Table, tx: &WriteTransaction) -> Result<(), CommitEr
 
 /// Keys are copied: a slice would keep the value alive as long as the feed keeps the news.
 fn changes_of(writes: &WriteSet) -> Arc<[Change]> {
-    let kind = |effect: &Effect| if matches!(effect, Effect::Put { .. }) { ChangeKind::Put } else { ChangeKind::Delete };
+    let kind =
+        |effect: &Effect| if matches!(effect, Effect::Put { .. }) { ChangeKind::Put } else { ChangeKind::Delete };
     writes
         .iter()
         .filter(|(tree, ..)| *tree != CATALOGUE)

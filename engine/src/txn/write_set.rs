@@ -14,7 +14,9 @@ pub(crate) struct Keyed(pub(crate) Record);
 
 pub(crate) enum Effect {
     /// `ends` cut the value into the pieces it was given in; empty when it was given whole.
-    Put { ends: Box<[u32]> },
+    Put {
+        ends: Box<[u32]>,
+    },
     Delete,
 }
 
@@ -36,7 +38,13 @@ impl WriteSet {
         self.room_for(key.len() + value_len)?;
         let ends = if pieces.len() > 1 {
             let mut end = 0;
-            pieces.iter().map(|p| { end += p.len() as u32; end }).collect()
+            pieces
+                .iter()
+                .map(|p| {
+                    end += p.len() as u32;
+                    end
+                })
+                .collect()
         } else {
             Box::default()
         };
@@ -65,9 +73,8 @@ impl WriteSet {
         // `BTreeMap::range` panics where the bounds cross; an empty range is what a cursor means by that.
         let crossed = match (lower, upper) {
             (Bound::Included(l), Bound::Included(u)) => l > u,
-            (Bound::Included(l) | Bound::Excluded(l), Bound::Excluded(u)) | (Bound::Excluded(l), Bound::Included(u)) => {
-                l >= u
-            }
+            (Bound::Included(l) | Bound::Excluded(l), Bound::Excluded(u))
+            | (Bound::Excluded(l), Bound::Included(u)) => l >= u,
             _ => false,
         };
         self.trees.get(&tree).filter(|_| !crossed).map(|writes| writes.range::<[u8], _>((lower, upper)))

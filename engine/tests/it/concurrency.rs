@@ -1,0 +1,265 @@
+//! Threads: groups form while the disk works, readers are never held up, conflicts are typed and retried.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use blazedb_engine::env::{FileIdentity, LockOutcome, OpenMode, SimDisk};
+use blazedb_engine::{CommitError, Env, Storage, StorageFile, Store};
+
+use crate::support::{NAME, get, open, options, put};
+
+/// A disk whose syncs take their time.
+struct Slow(Arc<dyn Storage>, Duration);
+
+struct SlowFile(Arc<dyn StorageFile>, Duration);
+
+impl Storage for Slow {
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
+        Ok(Arc::new(SlowFile(self.0.open(name, mode)?, self.1)))
+    }
+    fn exists(&self, name: &str) -> io::Result<bool> {
+        self.0.exists(name)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+    fn sync_dir(&self) -> io::Result<()> {
+        self.0.sync_dir()
+    }
+    fn is_current(&self, name: &str, file: &dyn StorageFile) -> io::Result<bool> {
+        self.0.is_current(name, file)
+    }
+    fn describe(&self, name: &str) -> String {
+        self.0.describe(name)
+    }
+}
+
+impl StorageFile for SlowFile {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read_at(offset, buf)
+    }
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, bytes)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        std::thread::sleep(self.1);
+        self.0.sync_data()
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+    fn try_lock(&self) -> io::Result<LockOutcome> {
+        self.0.try_lock()
+    }
+    fn identity(&self) -> io::Result<FileIdentity> {
+        self.0.identity()
+    }
+}
+
+fn slow_env(disk: &SimDisk, sync: Duration) -> Env {
+    let env = disk.env(NAME);
+    Env { storage: Arc::new(Slow(Arc::clone(&env.storage), sync)), ..env }
+}
+
+#[test]
+fn eight_threads_share_syncs() {
+    let disk = SimDisk::new(1);
+    let store = Store::open(slow_env(&disk, Duration::from_millis(3)), options()).expect("opens");
+    std::thread::scope(|scope| {
+        for thread in 0..8_u8 {
+            let store = store.clone();
+            scope.spawn(move || {
+                for n in 0..25_u8 {
+                    put(&store, "t", &[thread, n], b"v").expect("nobody else writes this key");
+                }
+            });
+        }
+    });
+    let stats = store.stats();
+    assert_eq!(stats.commits, 200);
+    assert!(stats.commits >= 3 * stats.syncs, "{} commits in {} syncs", stats.commits, stats.syncs);
+    assert_eq!(stats.groups, stats.syncs, "exactly one sync per group");
+    let after = open(&disk.after_crash(blazedb_engine::env::Survivors::None, 1));
+    assert_eq!(after.read().len(after.tree("t").expect("a good name")), 200);
+}
+
+#[test]
+fn readers_do_not_wait_for_a_sync_and_never_see_half() {
+    let disk = SimDisk::new(2);
+    let store = Store::open(slow_env(&disk, Duration::from_millis(40)), options()).expect("opens");
+    put(&store, "t", b"a", b"0").expect("commits");
+    put(&store, "t", b"b", b"0").expect("commits");
+    let done = AtomicBool::new(false);
+    let slowest = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 1..12_u8 {
+                let mut tx = store.write();
+                let t = tx.tree("t").expect("a good name");
+                tx.put(t, b"a", &[n]).expect("a good value");
+                tx.put(t, b"b", &[n]).expect("a good value");
+                tx.commit().expect("the only writer");
+            }
+            done.store(true, Ordering::Release);
+        });
+        scope.spawn(|| {
+            let mut last = 0;
+            while !done.load(Ordering::Acquire) {
+                let from = Instant::now();
+                let view = store.read();
+                let t = view.tree("t").expect("is there");
+                let (a, b) = (view.get(t, b"a").expect("a good tree"), view.get(t, b"b").expect("a good tree"));
+                slowest.fetch_max(from.elapsed().as_micros() as u64, Ordering::Relaxed);
+                assert_eq!(a, b, "both or neither");
+                assert!(view.commit_no() >= last, "time goes forwards");
+                last = view.commit_no();
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
+    });
+    let slowest = slowest.load(Ordering::Relaxed);
+    assert!(slowest < 30_000, "a read took {slowest} us beside syncs of 40 ms");
+}
+
+/// Transfers between accounts: retried on conflict, the sum never changes in any view.
+#[test]
+fn transfers_keep_the_sum() {
+    let store = open(&SimDisk::new(3));
+    let t = store.tree("accounts").expect("a good name");
+    let mut tx = store.write();
+    for n in 0..4_u8 {
+        tx.put(t, &[n], &100_u64.to_le_bytes()).expect("a good value");
+    }
+    tx.commit().expect("commits");
+    let balance =
+        |bytes: Option<bytes::Bytes>| u64::from_le_bytes(bytes.expect("is there")[..].try_into().expect("8 bytes"));
+    let (done, conflicts) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..4_u64)
+            .map(|thread| {
+                let (store, conflicts, balance) = (store.clone(), &conflicts, &balance);
+                scope.spawn(move || {
+                    let mut random = crate::support::Random::new(thread + 1);
+                    for _ in 0..150 {
+                        let (from, to) = (random.below(4) as u8, random.below(4) as u8);
+                        loop {
+                            let mut tx = store.write();
+                            let a = balance(tx.get(t, &[from]).expect("a good tree"));
+                            if a == 0 || from == to {
+                                break;
+                            }
+                            let b = balance(tx.get(t, &[to]).expect("a good tree"));
+                            tx.put(t, &[from], &(a - 1).to_le_bytes()).expect("a good value");
+                            tx.put(t, &[to], &(b + 1).to_le_bytes()).expect("a good value");
+                            std::thread::yield_now();
+                            match tx.commit() {
+                                Ok(_) => break,
+                                Err(CommitError::Conflict { .. }) => {
+                                    conflicts.fetch_add(1, Ordering::Relaxed);
+                                }
+                                Err(e) => panic!("{e}"),
+                            }
+                        }
+                    }
+                })
+            })
+            .collect();
+        let (store, done, balance) = (store.clone(), &done, &balance);
+        scope.spawn(move || {
+            while !done.load(Ordering::Acquire) {
+                let view = store.read();
+                let sum: u64 = view.range(t, ..).map(|(_, v)| balance(Some(v))).sum();
+                assert_eq!(sum, 400, "no view shows half a transfer");
+            }
+        });
+        for writer in writers {
+            writer.join().expect("no writer panicked");
+        }
+        done.store(true, Ordering::Release);
+    });
+    let sum: u64 = store.read().range(t, ..).map(|(_, v)| balance(Some(v))).sum();
+    assert_eq!(sum, 400);
+}
+
+#[test]
+fn everybody_in_and_behind_a_failed_group_is_told() {
+    use blazedb_engine::env::{CallKind, Fault};
+    let disk = SimDisk::new(4);
+    let store = Store::open(slow_env(&disk, Duration::from_millis(5)), options()).expect("opens");
+    put(&store, "t", b"before", b"v").expect("commits");
+    disk.fail(Fault { kind: CallKind::Sync, nth: 3, error: io::ErrorKind::Other, for_ever: false });
+    let acknowledged: u64 = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..6_u8)
+            .map(|thread| {
+                let store = store.clone();
+                scope.spawn(move || {
+                    (0..40_u8).take_while(|n| put(&store, "t", &[thread, *n], b"v").is_ok()).count() as u64
+                })
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().expect("nobody hangs or panics")).sum()
+    });
+    assert!(store.stats().poisoned.is_some());
+    let shown = store.read().len(store.tree("t").expect("a good name"));
+    assert_eq!(shown, acknowledged + 1, "what is seen is what was acknowledged");
+    let after = open(&disk.after_crash(blazedb_engine::env::Survivors::None, 1));
+    assert_eq!(after.read().len(after.tree("t").expect("a good name")), shown);
+}
+
+#[test]
+fn compaction_and_verify_beside_writers_and_readers() {
+    let disk = SimDisk::new(5);
+    let store = open(&disk);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                store.compact().expect("compacts");
+                store.verify(&mut |_| {}).expect("log and table agree");
+            }
+        });
+        let writers: Vec<_> = (0..3_u8)
+            .map(|thread| {
+                let store = store.clone();
+                scope.spawn(move || {
+                    for n in 0..100_u8 {
+                        put(&store, "t", &[thread, n], &[n; 300]).expect("nobody else writes this key");
+                        assert_eq!(get(&store, "t", &[thread, n]), Some(vec![n; 300]), "read your writes");
+                    }
+                })
+            })
+            .collect();
+        writers.into_iter().for_each(|w| w.join().expect("no writer panicked"));
+        done.store(true, Ordering::Release);
+    });
+    assert!(store.stats().compactions > 0);
+    assert_eq!(open(&disk.after_crash(blazedb_engine::env::Survivors::None, 1)).stats().entries, 301);
+}
+
+/// A hook that panics aborts its transaction; the store goes on.
+#[test]
+fn a_panicking_hook_leaves_no_trace() {
+    let store = open(&SimDisk::new(6));
+    put(&store, "t", b"a", b"1").expect("commits");
+    let t = store.tree("t").expect("a good name");
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let mut tx = store.write();
+        tx.put(t, b"b", b"2").expect("a good value");
+        let _ = tx.commit_with(blazedb_engine::Durability::Durable, |_| panic!("planted"));
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(get(&store, "t", b"b"), None);
+    put(&store, "t", b"c", b"3").expect("the store goes on");
+    assert_eq!(store.stats().readers, 0);
+}

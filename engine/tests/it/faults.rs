@@ -1,0 +1,166 @@
+//! Disks that fail: every call of every kind, syncs in particular, and disks that are full.
+
+use std::io;
+
+use blazedb_engine::env::{CallKind, Fault, SimDisk, Survivors};
+use blazedb_engine::{CommitError, MaintainError, Store};
+
+use crate::support::{Model, NAME, get, model_of, open, options, put, workload};
+
+/// Whatever fails: what was acknowledged is there after reopening, and after a crash, too.
+#[test]
+fn an_error_at_every_call() {
+    let mut failed = 0;
+    for kind in CallKind::ALL {
+        for nth in 0..200 {
+            let disk = SimDisk::new(5);
+            disk.fail(Fault { kind, nth, error: io::ErrorKind::Other, for_ever: false });
+            let run = workload(disk.env(NAME), &options(), 5, 20, Model::new());
+            if run.finished {
+                if disk.calls(kind) <= nth {
+                    break;
+                }
+                continue;
+            }
+            failed += 1;
+            disk.heal();
+            for (name, disk) in [("reopened", disk.copy()), ("crashed", disk.after_crash(Survivors::None, nth))] {
+                match Store::open(disk.env(NAME), options()) {
+                    Ok(store) => run.check(&model_of(&store), &format!("{kind:?} {nth} {name}")),
+                    Err(e) => panic!("{kind:?} {nth} {name}: {e}"),
+                }
+            }
+        }
+    }
+    assert!(failed > 40, "{failed} failures");
+}
+
+#[test]
+fn a_failed_sync_poisons_and_is_not_tried_again() {
+    let disk = SimDisk::new(1);
+    let store = open(&disk);
+    put(&store, "t", b"a", b"1").expect("commits");
+    disk.fail(Fault { kind: CallKind::Sync, nth: 0, error: io::ErrorKind::Other, for_ever: false });
+    let error = put(&store, "t", b"b", b"2").expect_err("the sync failed");
+    assert!(matches!(error, CommitError::Poisoned { .. }) && error.to_string().contains("reopen"), "{error}");
+    let (syncs, writes) = (disk.calls(CallKind::Sync), disk.calls(CallKind::Write));
+    for _ in 0..3 {
+        assert!(matches!(put(&store, "t", b"c", b"3"), Err(CommitError::Poisoned { .. })), "the disk works again, yet");
+    }
+    assert!(matches!(store.flush(), Err(MaintainError::Poisoned { .. })));
+    assert!(matches!(store.compact(), Err(MaintainError::Poisoned { .. })));
+    assert!(store.stats().poisoned.is_some_and(|why| why.contains("syncing the log")));
+    assert_eq!(get(&store, "t", b"a"), Some(b"1".to_vec()), "reads go on");
+    assert_eq!(get(&store, "t", b"b"), None, "what was not acknowledged is not seen");
+    assert!(matches!(store.close(), Err(MaintainError::Poisoned { .. })));
+    assert_eq!((disk.calls(CallKind::Sync), disk.calls(CallKind::Write)), (syncs, writes), "nothing was tried again");
+    drop(store);
+    open(&disk);
+}
+
+/// What Linux does after a failed sync: the bytes stay readable and never reach the disk. A store that builds on
+/// them loses acknowledged commits at the next power cut.
+#[test]
+fn commits_after_a_failed_sync_and_a_reopen_survive_a_crash() {
+    let disk = SimDisk::new(2);
+    let store = open(&disk);
+    put(&store, "t", b"a", b"1").expect("commits");
+    disk.fail(Fault { kind: CallKind::Sync, nth: 0, error: io::ErrorKind::Other, for_ever: false });
+    put(&store, "t", b"b", b"2").expect_err("the sync failed");
+    drop(store);
+    let store = open(&disk);
+    let after_reopen = get(&store, "t", b"b");
+    put(&store, "t", b"c", b"3").expect("commits");
+    for survivors in Survivors::ALL {
+        let store = open(&disk.after_crash(survivors, 1));
+        assert_eq!(get(&store, "t", b"c"), Some(b"3".to_vec()), "{survivors:?}");
+        assert_eq!(get(&store, "t", b"b"), after_reopen, "what a reopened store has shown stays");
+    }
+}
+
+#[test]
+fn a_full_disk_fails_the_transaction_and_nothing_else() {
+    let disk = SimDisk::new(3);
+    let store = open(&disk);
+    put(&store, "t", b"a", b"1").expect("commits");
+    let len = disk.read_file(NAME).expect("is there").len() as u64;
+    disk.set_capacity(Some(len + 8192));
+    let mut acknowledged = 0_u32;
+    let error = loop {
+        match put(&store, "t", &acknowledged.to_be_bytes(), &[9; 3000]) {
+            Ok(_) => acknowledged += 1,
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(error, CommitError::DiskFull { .. }) && error.to_string().contains("room"), "{error}");
+    assert!(acknowledged > 10);
+    assert!(matches!(put(&store, "t", b"again", b"x"), Err(CommitError::DiskFull { .. })));
+    let seen = model_of(&store);
+    store.verify(&mut |_| {}).expect("log and table agree");
+    disk.set_capacity(None);
+    put(&store, "t", b"room", b"x").expect("writes go on without reopening");
+    let mut want = seen;
+    want.get_mut("t").expect("has a tree").insert(b"room".to_vec(), b"x".to_vec());
+    for survivors in Survivors::ALL {
+        assert_eq!(model_of(&open(&disk.after_crash(survivors, 1))), want);
+    }
+}
+
+#[test]
+fn a_full_disk_at_every_length() {
+    for capacity in (130..420).step_by(3) {
+        let disk = SimDisk::new(8);
+        disk.set_capacity(Some(capacity * 1024));
+        let run = workload(disk.env(NAME), &options(), 8, 25, Model::new());
+        disk.set_capacity(None);
+        let store = open(&disk.after_crash(Survivors::None, capacity));
+        run.check(&model_of(&store), &format!("capacity {capacity} KiB"));
+    }
+}
+
+#[test]
+fn a_compaction_without_room_leaves_the_store_as_it_was() {
+    let disk = SimDisk::new(4);
+    let store = open(&disk);
+    for n in 0..20_u8 {
+        put(&store, "t", &[n], &[n; 2000]).expect("commits");
+    }
+    let want = model_of(&store);
+    disk.set_capacity(Some(disk.read_file(NAME).expect("is there").len() as u64 + 10_000));
+    assert!(matches!(store.compact(), Err(MaintainError::Io { .. })));
+    assert_eq!(disk.names(), [NAME], "no leftover");
+    put(&store, "t", b"more", b"x").expect("the old file goes on");
+    disk.set_capacity(None);
+    store.compact().expect("there is room now");
+    assert_eq!(store.stats().compactions, 1);
+    let mut now = model_of(&store);
+    now.get_mut("t").expect("has a tree").remove(&b"more"[..]);
+    assert_eq!(now, want);
+}
+
+#[test]
+fn buffered_commits_keep_their_order_and_a_durable_one_covers_them() {
+    use blazedb_engine::Durability;
+    let disk = SimDisk::new(6);
+    let store = open(&disk);
+    let t = store.tree("t").expect("a good name");
+    let buffered = |n: u8| {
+        let mut tx = store.write();
+        tx.put(t, &[n], b"v").expect("a good value");
+        tx.commit_with(Durability::Buffered, |_| Ok(())).expect("commits");
+    };
+    put(&store, "t", b"first", b"").expect("commits");
+    let syncs = disk.calls(CallKind::Sync);
+    (0..5).for_each(buffered);
+    assert_eq!(disk.calls(CallKind::Sync), syncs, "no sync for buffered commits");
+    assert_eq!(store.read().len(t), 6, "they are visible");
+    let stats = store.stats();
+    assert_eq!(stats.commit_no - stats.durable_commit_no, 5);
+    for seed in 0..50 {
+        let after = open(&disk.after_crash(Survivors::RandomSubset, seed));
+        let kept = model_of(&after)["t"].len() - 1;
+        assert!((0..kept as u8).all(|n| get(&after, "t", &[n]).is_some()), "a prefix of them survives");
+    }
+    put(&store, "t", b"last", b"").expect("commits");
+    assert_eq!(open(&disk.after_crash(Survivors::None, 1)).read().len(t), 7, "the durable one covers them all");
+}

@@ -1,0 +1,11 @@
+//! Tests of the store through its front door, one binary.
+
+mod concurrency;
+mod crash;
+mod damage;
+mod faults;
+mod figures;
+mod kill;
+mod model;
+mod secrets;
+mod support;

@@ -1,0 +1,327 @@
+//! The store against a map: random transactions, reopened now and then; cursors from both ends; snapshots.
+
+use std::ops::Bound;
+
+use blazedb_engine::env::SimDisk;
+use blazedb_engine::{CommitError, Env, FeedEvent, HookError, OpenError, Options, Store, WriteError, limits};
+
+use crate::support::{Model, Random, content, get, model_of, open, options, put, random_changes};
+
+#[test]
+fn random_transactions_equal_a_map() {
+    for seed in 1..=4 {
+        let disk = SimDisk::new(seed);
+        let mut random = Random::new(seed);
+        let mut model = Model::new();
+        let mut store = open(&disk);
+        for step in 0..600 {
+            let mut tx = store.write();
+            let mut next = model.clone();
+            random_changes(&mut random, &mut tx, &mut next);
+            for (name, entries) in &next {
+                let tree = tx.tree(name).expect("a good name");
+                let seen: Vec<_> = tx.range(tree, ..).map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
+                assert_eq!(seen, entries.clone().into_iter().collect::<Vec<_>>(), "own writes are seen in order");
+            }
+            if random.below(10) == 0 {
+                drop(tx);
+            } else {
+                tx.commit().expect("nobody else writes");
+                model = next;
+            }
+            match random.below(40) {
+                0 => store.compact().expect("compacts"),
+                1 => {
+                    store.close().expect("closes");
+                    drop(store);
+                    store = open(&disk);
+                }
+                2 => {
+                    drop(store);
+                    store = open(&disk);
+                }
+                _ => {}
+            }
+            if step % 20 == 0 {
+                assert_eq!(model_of(&store), model, "seed {seed} step {step}");
+                store.verify(&mut |_| {}).expect("log and table agree");
+            }
+        }
+        assert_eq!(model_of(&store), model);
+    }
+}
+
+#[test]
+fn cursors_from_both_ends_equal_a_map() {
+    let store = open(&SimDisk::new(1));
+    let mut random = Random::new(99);
+    let mut model = std::collections::BTreeMap::new();
+    let mut tx = store.write();
+    let tree = tx.tree("t").expect("a good name");
+    for _ in 0..1500 {
+        let key = random.below(4000).to_be_bytes()[6..].to_vec();
+        tx.put(tree, &key, b"base").expect("a good value");
+        model.insert(key, b"base".to_vec());
+    }
+    tx.commit().expect("commits");
+    let mut tx = store.write();
+    let base = model.clone();
+    for _ in 0..700 {
+        let key = random.below(4000).to_be_bytes()[6..].to_vec();
+        if random.below(2) == 0 {
+            tx.put(tree, &key, b"own").expect("a good value");
+            model.insert(key, b"own".to_vec());
+        } else {
+            tx.delete(tree, &key).expect("a good key");
+            model.remove(&key);
+        }
+    }
+    let view = store.read();
+    for round in 0..400 {
+        let ends = [random.below(4200).to_be_bytes()[6..].to_vec(), random.below(4200).to_be_bytes()[6..].to_vec()];
+        let bound = |which: u64, key: &'static [u8]| match which {
+            0 => Bound::Included(key),
+            1 => Bound::Excluded(key),
+            _ => Bound::Unbounded,
+        };
+        let leaked: Vec<&'static [u8]> = ends.iter().map(|e| &*e.clone().leak()).collect();
+        let (lower, upper) = (bound(random.below(3), leaked[0]), bound(random.below(3), leaked[1]));
+        let inside = |key: &[u8]| std::ops::RangeBounds::<[u8]>::contains(&(lower, upper), key);
+        let mut want: std::collections::VecDeque<_> = model.iter().filter(|(k, _)| inside(k)).collect();
+        let mut want_base: std::collections::VecDeque<_> = base.iter().filter(|(k, _)| inside(k)).collect();
+        let (mut got, mut got_base) = (tx.range(tree, (lower, upper)), view.range(tree, (lower, upper)));
+        for step in 0.. {
+            let back = random.below(3) == 0;
+            let (a, b) = if back { (got.next_back(), want.pop_back()) } else { (got.next(), want.pop_front()) };
+            let (c, d) = if back {
+                (got_base.next_back(), want_base.pop_back())
+            } else {
+                (got_base.next(), want_base.pop_front())
+            };
+            let pair = |x: &(bytes::Bytes, bytes::Bytes)| (x.0.to_vec(), x.1.to_vec());
+            assert_eq!(a.as_ref().map(pair), b.map(|(k, v)| (k.clone(), v.clone())), "round {round} step {step}");
+            assert_eq!(c.as_ref().map(pair), d.map(|(k, v)| (k.clone(), v.clone())), "round {round} step {step}");
+            if a.is_none() && c.is_none() {
+                break;
+            }
+        }
+    }
+    let prefixed: Vec<_> = view.prefix(tree, &[0x0a]).map(|(k, _)| k.to_vec()).collect();
+    assert_eq!(prefixed, base.keys().filter(|k| k[0] == 0x0a).cloned().collect::<Vec<_>>());
+    assert!(!prefixed.is_empty());
+}
+
+#[test]
+fn a_view_stays_as_it_was() {
+    let store = open(&SimDisk::new(2));
+    put(&store, "t", b"a", b"1").expect("commits");
+    let before = store.read();
+    let want = content(&before);
+    for n in 0..200_u32 {
+        put(&store, "t", &n.to_be_bytes(), b"x").expect("commits");
+    }
+    let mut tx = store.write();
+    let tree = tx.tree("t").expect("a good name");
+    tx.delete(tree, b"a").expect("a good key");
+    tx.commit().expect("commits");
+    assert_eq!(content(&before), want);
+    assert_eq!(before.tree("later"), None);
+    assert!(get(&store, "t", b"a").is_none());
+    assert!(store.stats().oldest_reader == Some(before.commit_no()) && store.stats().readers == 1);
+}
+
+#[test]
+fn the_second_writer_of_a_key_conflicts() {
+    let store = open(&SimDisk::new(3));
+    put(&store, "t", b"k", b"0").expect("commits");
+    let t = store.tree("t").expect("a good name");
+    let check = |first: &[u8], second: &[u8], read: Option<&[u8]>, conflict: bool| {
+        let (mut one, mut two) = (store.write(), store.write());
+        one.put(t, first, b"1").expect("a good value");
+        two.put(t, second, b"2").expect("a good value");
+        if let Some(key) = read {
+            two.read_checked(t, key).expect("a good tree");
+        }
+        one.commit().expect("first committer wins");
+        match two.commit() {
+            Err(CommitError::Conflict { tree, key }) => {
+                assert!(conflict, "no conflict was due");
+                assert_eq!((tree, &key[..]), (t, first));
+            }
+            other => assert!(!conflict && other.is_ok(), "{other:?}"),
+        }
+    };
+    check(b"k", b"k", None, true);
+    check(b"k", b"other", None, false);
+    check(b"new", b"new", None, true);
+    check(b"k", b"other", Some(b"k"), true);
+    check(b"k", b"other", Some(b"third"), false);
+    // A delete in between is a conflict, too.
+    let (mut one, mut two) = (store.write(), store.write());
+    one.delete(t, b"k").expect("a good key");
+    two.put(t, b"k", b"lost").expect("a good value");
+    one.commit().expect("first committer wins");
+    assert!(matches!(two.commit(), Err(CommitError::Conflict { .. })));
+    assert_eq!(get(&store, "t", b"k"), None);
+}
+
+#[test]
+fn the_hook_sees_the_newest_state_and_may_refuse() {
+    let store = open(&SimDisk::new(4));
+    let t = store.tree("t").expect("a good name");
+    let counter = store.tree("counter").expect("a good name");
+    let bump = |key: &[u8]| {
+        let mut tx = store.write();
+        tx.put(t, key, b"v").expect("a good value");
+        (tx, |serial: &mut blazedb_engine::Serial<'_>| -> Result<(), HookError> {
+            let now = serial.get(counter, b"n")?.map_or(0, |v| v[0]);
+            serial.put(counter, b"n", &[now + 1])?;
+            Ok(())
+        })
+    };
+    // Both began before either committed: the counter is exempt from the conflict check.
+    let ((one, hook_one), (two, hook_two)) = (bump(b"a"), bump(b"b"));
+    one.commit_with(blazedb_engine::Durability::Durable, hook_one).expect("commits");
+    two.commit_with(blazedb_engine::Durability::Durable, hook_two).expect("commits");
+    assert_eq!(get(&store, "counter", b"n"), Some(vec![2]));
+    let before = (model_of(&store), store.stats());
+    let (three, _) = bump(b"c");
+    let refused = three.commit_with(blazedb_engine::Durability::Durable, |serial| {
+        serial.put(counter, b"n", &[99])?;
+        Err(HookError::new("not today"))
+    });
+    let Err(CommitError::Hook(e)) = refused else { panic!("{refused:?}") };
+    assert_eq!(e.into_inner().to_string(), "not today");
+    assert_eq!((model_of(&store), store.stats()), before, "a refused transaction leaves no trace");
+    put(&store, "t", b"d", b"v").expect("the store goes on");
+}
+
+#[test]
+fn the_table_has_a_ceiling_and_a_way_out() {
+    let disk = SimDisk::new(5);
+    let store = Store::open(disk.env("a.blaze"), options().table_bytes_max(200_000)).expect("opens");
+    let mut stored = 0;
+    let error = loop {
+        match put(&store, "t", &u32::to_be_bytes(stored), &[7; 1000]) {
+            Ok(_) => stored += 1,
+            Err(e) => break e,
+        }
+    };
+    let CommitError::TableFull { used, max } = error else { panic!("{error:?}") };
+    assert!(used > 200_000 && max == 200_000 && (170..180).contains(&stored), "{used} {stored}");
+    assert!(error.to_string().contains("table_bytes_max"));
+    // An update of the same size fits, a delete always does, and makes room.
+    put(&store, "t", &0_u32.to_be_bytes(), &[8; 1000]).expect("nothing grows");
+    let held = store.read();
+    let mut tx = store.write();
+    let t = tx.tree("t").expect("a good name");
+    for n in 0..50_u32 {
+        tx.delete(t, &n.to_be_bytes()).expect("a good key");
+    }
+    tx.commit().expect("deletes are always taken");
+    assert!(
+        matches!(put(&store, "t", b"more", &[7; 1000]), Err(CommitError::TableFull { .. })),
+        "a view holds the room"
+    );
+    drop(held);
+    put(&store, "t", b"more", &[7; 1000]).expect("there is room again");
+    store.close().expect("closes");
+    drop(store);
+    let small = Store::open(disk.env("a.blaze"), options().table_bytes_max(50_000));
+    assert!(matches!(small, Err(OpenError::TableFull { max: 50_000, .. })), "{small:?}");
+}
+
+#[test]
+fn limits_hold_exactly() {
+    let store = open(&SimDisk::new(6));
+    let mut tx = store.write();
+    let t = tx.tree("t").expect("a good name");
+    tx.put(t, &[1; limits::KEY_BYTES_MAX], &vec![2; limits::VALUE_BYTES_MAX]).expect("the limit itself is allowed");
+    let too_long = limits::KEY_BYTES_MAX + 1;
+    assert_eq!(tx.put(t, &vec![1; too_long], b""), Err(WriteError::KeyTooLong { given: too_long }));
+    assert_eq!(tx.delete(t, &vec![1; too_long]), Err(WriteError::KeyTooLong { given: too_long }));
+    let too_long = limits::VALUE_BYTES_MAX + 1;
+    assert_eq!(tx.put(t, b"k", &vec![1; too_long]), Err(WriteError::ValueTooLong { given: too_long }));
+    assert_eq!(tx.tree(""), Err(WriteError::TreeName { given: 0 }));
+    let mut n = 0_u32;
+    let full = loop {
+        n += 1;
+        if let Err(e) = tx.put(t, &n.to_be_bytes(), &vec![3; limits::VALUE_BYTES_MAX]) {
+            break e;
+        }
+    };
+    assert!(matches!(full, WriteError::TransactionTooLarge { .. }) && n == 15, "{full} {n}");
+    tx.commit().expect("the largest transaction commits");
+    assert_eq!(store.read().len(t), 15);
+    let other = Store::open(Env::memory(9), Options::unencrypted()).expect("opens");
+    assert!(matches!(other.read().get(t, b"k"), Err(blazedb_engine::ReadError::UnknownTree(_))));
+}
+
+#[test]
+fn a_tree_number_outlives_the_transaction_that_asked_for_it() {
+    let disk = SimDisk::new(7);
+    let store = open(&disk);
+    let mut dropped = store.write();
+    let tree = dropped.tree("kept").expect("a good name");
+    drop(dropped);
+    assert_eq!(store.read().tree("kept"), None, "nothing was committed");
+    let mut tx = store.write();
+    tx.put(tree, b"k", b"v").expect("the number is good");
+    tx.commit().expect("commits");
+    drop(store);
+    let store = open(&disk);
+    assert_eq!(get(&store, "kept", b"k"), Some(b"v".to_vec()));
+    let tree = store.tree("kept").expect("a good name");
+    assert_eq!(store.read().tree("kept"), Some(tree));
+}
+
+#[test]
+fn the_feed_tells_every_commit_once_and_says_when_it_lost_some() {
+    let store = open(&SimDisk::new(8));
+    put(&store, "t", b"before", b"").expect("commits");
+    let feed = store.subscribe(3);
+    let mut tx = store.write();
+    let t = tx.tree("t").expect("a good name");
+    tx.put(t, b"a", b"1").expect("a good value");
+    tx.delete(t, b"before").expect("a good key");
+    tx.label(77);
+    let info = tx.commit().expect("commits");
+    let Some(FeedEvent::Commit(commit)) = feed.try_recv() else { panic!("a commit is told") };
+    assert_eq!((commit.commit_no, commit.label), (info.commit_no, 77));
+    let told: Vec<_> = commit.changes.iter().map(|c| (c.tree, c.key.to_vec(), c.kind)).collect();
+    use blazedb_engine::ChangeKind::{Delete, Put};
+    assert_eq!(told, [(t, b"a".to_vec(), Put), (t, b"before".to_vec(), Delete)]);
+    assert_eq!(feed.try_recv(), None);
+    for n in 0..3_u8 {
+        put(&store, "t", &[n], b"").expect("commits");
+    }
+    assert!((0..3).all(|_| matches!(feed.try_recv(), Some(FeedEvent::Commit(_)))), "three fit");
+    for n in 0..5_u8 {
+        put(&store, "t", &[n], b"").expect("commits");
+    }
+    assert_eq!(feed.try_recv(), Some(FeedEvent::Lagged { missed: 5 }), "the fourth did not");
+    put(&store, "t", b"z", b"").expect("commits");
+    assert!(matches!(feed.try_recv(), Some(FeedEvent::Commit(c)) if c.commit_no == info.commit_no + 9));
+    store.close().expect("closes");
+    assert!(feed.is_closed() && feed.recv(std::time::Duration::from_secs(60)).is_none(), "a closed feed does not wait");
+}
+
+#[test]
+fn one_sync_per_durable_group_and_blocks_are_overwritten_in_place() {
+    use blazedb_engine::env::CallKind;
+    let disk = SimDisk::new(9);
+    let store = open(&disk);
+    put(&store, "t", b"k", b"v").expect("commits");
+    let (syncs, lens) = (disk.calls(CallKind::Sync), disk.calls(CallKind::SetLen));
+    let (writes, len) = (disk.calls(CallKind::Write), disk.read_file("a.blaze").expect("is there").len());
+    for n in 0..10_u8 {
+        put(&store, "t", &[n], b"v").expect("commits");
+    }
+    assert_eq!(disk.calls(CallKind::Sync) - syncs, 10);
+    assert_eq!((disk.calls(CallKind::Write) - writes, disk.calls(CallKind::SetLen) - lens), (10, 0));
+    assert_eq!(disk.read_file("a.blaze").expect("is there").len(), len, "commits overwrite zeros laid ahead");
+    let stats = store.stats();
+    assert_eq!((stats.commits, stats.groups, stats.syncs, stats.log_bytes), (11, 11, 11, 11 * 4096));
+    store.close().expect("closes");
+    assert_eq!(disk.read_file("a.blaze").expect("is there").len(), 128 * 1024 + 11 * 4096, "no reserve after a close");
+}
