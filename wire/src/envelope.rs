@@ -216,7 +216,8 @@ impl Envelope {
         let first_counter = reader.uvarint()?;
         let count_at = reader.offset();
         let n = reader.uvarint_max(BATCH_OPS_MAX as u64, "operations in a batch")? as u32;
-        let out_of_range = |at, what, given, max| DecodeError::new(at, DecodeErrorKind::OutOfRange { what, given, max });
+        let out_of_range =
+            |at, what, given, max| DecodeError::new(at, DecodeErrorKind::OutOfRange { what, given, max });
         // spec: B-8
         if n == 0 {
             return Err(out_of_range(count_at, "operations in a batch", 0, BATCH_OPS_MAX as u64));

@@ -67,8 +67,7 @@ const _: () = assert!(
 );
 // An Entry of the largest batch under the largest envelope (a verdict of 6 bytes and two bits per operation) fits a
 // frame.
-const _: () =
-    assert!(BATCH_SINGLE_BYTES_MAX + BATCH_OPS_MAX * 6 + BATCH_OPS_MAX / 4 + 128 <= FRAME_BODY_BYTES_MAX);
+const _: () = assert!(BATCH_SINGLE_BYTES_MAX + BATCH_OPS_MAX * 6 + BATCH_OPS_MAX / 4 + 128 <= FRAME_BODY_BYTES_MAX);
 // A Welcome that answers the largest Hello fits a frame.
 const _: () = assert!(HELLO_REPLICAS_MAX * (16 + 10) + 128 <= FRAME_BODY_BYTES_MAX);
 // A merged row stays below the 4 GiB that its widest ends can say.

@@ -108,10 +108,9 @@ impl<'a> Reader<'a> {
                 self.offset += len;
                 Ok(value)
             }
-            Err(VarintError::End) => Err(self.fail(DecodeErrorKind::UnexpectedEnd {
-                wanted: self.left.len() + 1,
-                left: self.left.len(),
-            })),
+            Err(VarintError::End) => {
+                Err(self.fail(DecodeErrorKind::UnexpectedEnd { wanted: self.left.len() + 1, left: self.left.len() }))
+            }
             Err(VarintError::Overlong) => Err(self.fail(DecodeErrorKind::Overlong)),
         }
     }
@@ -154,8 +153,7 @@ impl<'a> Reader<'a> {
     pub fn str_prefixed(&mut self, max: usize, what: &'static str) -> Result<&'a str, DecodeError> {
         let bytes = self.bytes_prefixed(max, what)?;
         let at = self.offset - bytes.len();
-        std::str::from_utf8(bytes)
-            .map_err(|error| DecodeError::new(at + error.valid_up_to(), DecodeErrorKind::Utf8))
+        std::str::from_utf8(bytes).map_err(|error| DecodeError::new(at + error.valid_up_to(), DecodeErrorKind::Utf8))
     }
 
     /// Takes all that is left.

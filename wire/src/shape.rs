@@ -53,11 +53,7 @@ impl Shape {
             return Ok(Self::empty());
         }
         if names.len() > FIELDS_MAX {
-            return Err(EncodeError::Limit {
-                what: "fields",
-                given: names.len() as u64,
-                max: FIELDS_MAX as u64,
-            });
+            return Err(EncodeError::Limit { what: "fields", given: names.len() as u64, max: FIELDS_MAX as u64 });
         }
         let mut text = String::with_capacity(names.iter().map(|name| name.len()).sum());
         let mut ends = Vec::with_capacity(names.len());

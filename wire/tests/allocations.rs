@@ -103,9 +103,7 @@ fn lengths_that_lie_allocate_next_to_nothing() {
         blazedb_wire::writer::put_uvarint(&mut out, n as u64);
         out
     };
-    let head = |counter: &[u8]| {
-        [&[0][..], &[1; 32], counter, &[0; 8], &[0], &[0]].concat()
-    };
+    let head = |counter: &[u8]| [&[0][..], &[1; 32], counter, &[0; 8], &[0], &[0]].concat();
     let one = [1];
     let (huge, max) = (HUGE.to_vec(), limited(4096));
     for claim in [huge, max, limited(65_536), limited(1 << 20)] {

@@ -249,8 +249,7 @@ impl BatchBuilder {
             self.parts.extend_from_slice(row.body());
         }
         let part_end = self.parts.len();
-        let op =
-            Pending { hlc: op.hlc.0, cursor: op.cursor, part_end, part_len: part_end - start, more: op.more };
+        let op = Pending { hlc: op.hlc.0, cursor: op.cursor, part_end, part_len: part_end - start, more: op.more };
         self.ops.push(op);
         let (base_hlc, base_cursor) = (self.base_hlc.min(op.hlc), self.base_cursor.min(op.cursor));
         if (base_hlc, base_cursor) == (self.base_hlc, self.base_cursor) {

@@ -112,8 +112,7 @@ impl FrameHeader {
         }
         // spec: F-3
         let number = reader.u8()?;
-        let kind = FrameKind::from_number(number)
-            .ok_or(DecodeError::new(3, DecodeErrorKind::UnknownKind(number)))?;
+        let kind = FrameKind::from_number(number).ok_or(DecodeError::new(3, DecodeErrorKind::UnknownKind(number)))?;
         // spec: F-4
         let codec = reader.u8()?;
         if codec != CODEC_NONE {

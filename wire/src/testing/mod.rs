@@ -27,7 +27,22 @@ pub struct Gen {
 
 /// Names that repeat, so that shapes and keys are shared; some are awkward on purpose.
 const NAMES: [&str; 16] = [
-    "id", "title", "done", "due", "tags", "owner", "a", "b", "c", "", "A", "z\u{e9}", "\u{1f980}", "x.y", "count", "_",
+    "id",
+    "title",
+    "done",
+    "due",
+    "tags",
+    "owner",
+    "a",
+    "b",
+    "c",
+    "",
+    "A",
+    "z\u{e9}",
+    "\u{1f980}",
+    "x.y",
+    "count",
+    "_",
 ];
 
 impl Gen {
@@ -130,8 +145,7 @@ impl Gen {
                 // Many maps of one shape.
                 let like = self.map(0);
                 let count = self.below(5);
-                let mut again =
-                    || like.keys().map(|name| (name.to_owned(), self.value(0))).collect::<Document>();
+                let mut again = || like.keys().map(|name| (name.to_owned(), self.value(0))).collect::<Document>();
                 Value::Array((0..count).map(|_| Value::Map(again())).collect())
             }
         }
@@ -229,10 +243,7 @@ impl Gen {
             replica: batch.head().replica,
             first_counter: batch.head().first_counter,
             n,
-            verdicts: batch
-                .transactions()
-                .map(|range| (all[self.below(all.len())], range.len() as u32))
-                .collect(),
+            verdicts: batch.transactions().map(|range| (all[self.below(all.len())], range.len() as u32)).collect(),
             absorbed: Bitmap::new(n),
             repeated: Bitmap::new(n),
         };

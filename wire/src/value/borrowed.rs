@@ -256,9 +256,10 @@ fn own_array(table: &TableIndex<'_>, items: &Sequence<'_>, depth: usize) -> Valu
 }
 
 fn own_map(table: &TableIndex<'_>, places: &[u32], items: &Sequence<'_>, depth: usize) -> Value {
-    let fields = places.iter().enumerate().map(|(index, &place)| {
-        (table.key(place).unwrap_or_default().to_owned(), own_item(table, items, index, depth))
-    });
+    let fields = places
+        .iter()
+        .enumerate()
+        .map(|(index, &place)| (table.key(place).unwrap_or_default().to_owned(), own_item(table, items, index, depth)));
     Value::Map(Document::from_sorted(fields.collect()))
 }
 

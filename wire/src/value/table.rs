@@ -59,9 +59,8 @@ impl<'a> Table<'a> {
     /// Returns the place of a key.
     pub(crate) fn find_key(&self, name: &str) -> Option<u64> {
         let mut reader = Reader::new(self.keys);
-        (0..self.key_count as u64).find(|_| {
-            reader.bytes_prefixed(NAME_BYTES_MAX, "key bytes").is_ok_and(|key| key == name.as_bytes())
-        })
+        (0..self.key_count as u64)
+            .find(|_| reader.bytes_prefixed(NAME_BYTES_MAX, "key bytes").is_ok_and(|key| key == name.as_bytes()))
     }
 
     /// Returns the number of fields of a shape, and the bytes that begin with the places of its keys.

@@ -3,8 +3,8 @@
 use blazedb_wire::limits::{BATCH_BYTES_MAX, BATCH_SINGLE_BYTES_MAX, ROW_BYTES_MAX};
 use blazedb_wire::testing::Gen;
 use blazedb_wire::{
-    Batch, BatchBuilder, BatchHead, Document, DocumentId, EncodeError, Hlc, MergeKind, Op, OpId, OpKind, ReplicaId, Row,
-    Shape, SpaceId, Value,
+    Batch, BatchBuilder, BatchHead, Document, DocumentId, EncodeError, Hlc, MergeKind, Op, OpId, OpKind, ReplicaId,
+    Row, Shape, SpaceId, Value,
 };
 use bytes::Bytes;
 

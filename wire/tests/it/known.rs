@@ -1,8 +1,6 @@
 //! Known answers: bytes and hashes worked out apart from the code, with pencil or another program.
 
-use blazedb_wire::{
-    DocumentId, Document, Hlc, Key, MergeKind, Op, OpKind, ReplicaId, Row, Shape, Value, encode_value,
-};
+use blazedb_wire::{Document, DocumentId, Hlc, Key, MergeKind, Op, OpKind, ReplicaId, Row, Shape, Value, encode_value};
 use bytes::Bytes;
 
 fn document(fields: &[(&str, Value)]) -> Document {
@@ -118,11 +116,9 @@ fn payload_digests() {
 fn a_digest_leaves_out_what_sealing_changes_and_nothing_else() {
     let base = op(OpKind::Create, Some(milk()));
     let digest = base.payload_digest();
-    for same in [
-        Op { hlc: Hlc(9), ..base.clone() },
-        Op { cursor: 9, ..base.clone() },
-        Op { more: true, ..base.clone() },
-    ] {
+    for same in
+        [Op { hlc: Hlc(9), ..base.clone() }, Op { cursor: 9, ..base.clone() }, Op { more: true, ..base.clone() }]
+    {
         assert_eq!(same.payload_digest(), digest);
     }
     for other in [

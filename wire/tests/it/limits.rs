@@ -46,7 +46,20 @@ fn depth() {
 fn depth_far_beyond_the_limit_does_not_recurse() {
     let mut node = vec![0];
     for _ in 0..20_000 {
-        node.splice(0..0, [1, if node.len() > 0xffff { 4 } else if node.len() > 0xff { 2 } else { 1 }, 0xa0]);
+        node.splice(
+            0..0,
+            [
+                1,
+                if node.len() > 0xffff {
+                    4
+                } else if node.len() > 0xff {
+                    2
+                } else {
+                    1
+                },
+                0xa0,
+            ],
+        );
     }
     let payload = [&[0, 0][..], &node].concat();
     let error = validate_value(0xa0, &payload).expect_err("too deep");
@@ -116,9 +129,9 @@ fn key_tables() {
     // Maps of 4096 fields each, so that only the number of keys is at its limit.
     let keys = |count: usize| {
         let all: Vec<usize> = (0..count).collect();
-        let maps = all.chunks(FIELDS_MAX).map(|chunk| {
-            Value::Map(chunk.iter().map(|n| (format!("{n:05}"), Value::Null)).collect())
-        });
+        let maps = all
+            .chunks(FIELDS_MAX)
+            .map(|chunk| Value::Map(chunk.iter().map(|n| (format!("{n:05}"), Value::Null)).collect()));
         Value::Array(maps.collect())
     };
     let mut payload = Vec::new();

@@ -3,7 +3,7 @@
 use super::{Vector, What, hex, notation};
 use crate::batches::{create, head};
 use blazedb_wire::{
-    Batch, BatchBuilder, BatchHead, Bitmap, Document, Envelope, ErrorCode, ErrorFrame, Frame, Hlc, Hello, Op, OpId,
+    Batch, BatchBuilder, BatchHead, Bitmap, Document, Envelope, ErrorCode, ErrorFrame, Frame, Hello, Hlc, Op, OpId,
     OpKind, ReplicaId, Row, Shape, SpaceId, Timestamp, Uuid, Value, Verdict, Welcome, encode_value,
 };
 use bytes::Bytes;
@@ -132,10 +132,8 @@ fn full() -> Batch {
         Op { kind: OpKind::Delete, set: None, collection: "people".into(), hlc: Hlc::from_parts(999, 65_535), ..base },
         Op { set: row([("done", false.into())]), cursor: 49, ..update },
     ];
-    let deps = vec![
-        OpId { replica: ReplicaId([4; 16]), counter: 1 },
-        OpId { replica: ReplicaId([5; 16]), counter: 300 },
-    ];
+    let deps =
+        vec![OpId { replica: ReplicaId([4; 16]), counter: 1 }, OpId { replica: ReplicaId([5; 16]), counter: 300 }];
     batch(BatchHead { deps, attrs: Bytes::from_static(b"\x02"), ..head() }, &ops)
 }
 
@@ -157,8 +155,12 @@ fn applied(batch: &Batch) -> Envelope {
 /// Every verdict and both bits.
 fn mixed() -> Envelope {
     let mut envelope = applied(&full());
-    envelope.verdicts =
-        vec![(Verdict::RefusedClock, 2), (Verdict::RefusedPermission, 1), (Verdict::RefusedLimit, 1), (Verdict::Applied, 1)];
+    envelope.verdicts = vec![
+        (Verdict::RefusedClock, 2),
+        (Verdict::RefusedPermission, 1),
+        (Verdict::RefusedLimit, 1),
+        (Verdict::Applied, 1),
+    ];
     envelope.absorbed.set(4);
     envelope.repeated.set(0);
     envelope.repeated.set(1);
@@ -167,11 +169,10 @@ fn mixed() -> Envelope {
 
 pub(super) fn batches() -> Vec<Vector> {
     let mut out = Vec::new();
-    let last = batch(BatchHead { first_counter: u64::MAX - 1, epoch: u32::MAX, ..head() }, &[Op {
-        hlc: Hlc(u64::MAX),
-        cursor: u64::MAX,
-        ..create(&Document::new())
-    }]);
+    let last = batch(
+        BatchHead { first_counter: u64::MAX - 1, epoch: u32::MAX, ..head() },
+        &[Op { hlc: Hlc(u64::MAX), cursor: u64::MAX, ..create(&Document::new()) }],
+    );
     for (name, spec, batch) in [
         ("batch-smallest", "B-1, B-8, O-1", smallest()),
         ("batch-full", "B-3, B-4, B-5, B-6, B-7, B-9, O-4, O-5, O-11", full()),
@@ -230,11 +231,7 @@ pub(super) fn frames() -> Vec<Vector> {
         ("pong", "F-8", Frame::Pong(u64::MAX)),
         ("bye", "F-8", Frame::Bye),
         ("digest-request", "F-8", Frame::DigestRequest { min_seq: 128 }),
-        (
-            "digest",
-            "F-8",
-            Frame::Digest { seq: 400, digest: std::array::from_fn(|i| i as u8), documents: 12 },
-        ),
+        ("digest", "F-8", Frame::Digest { seq: 400, digest: std::array::from_fn(|i| i as u8), documents: 12 }),
     ];
     list.map(|(name, spec, frame)| vector(What::Frame, name, spec, &frame.to_bytes(), notation::frame(&frame))).into()
 }

@@ -82,8 +82,7 @@ fn bits(bitmap: &Bitmap) -> String {
 }
 
 pub(super) fn envelope(envelope: &Envelope) -> String {
-    let verdicts =
-        joined(envelope.verdicts.iter(), |(verdict, count)| format!("{} x {count}", verdict.number()));
+    let verdicts = joined(envelope.verdicts.iter(), |(verdict, count)| format!("{} x {count}", verdict.number()));
     format!(
         "epoch {} first_seq {} relay_ms {} replica {} first {} n {} verdicts [{verdicts}] absorbed {} repeated {}",
         envelope.epoch,
