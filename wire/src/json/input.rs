@@ -24,6 +24,10 @@ impl Position {
         self.line
     }
 
+    fn io_error(self, error: &std::io::Error) -> JsonError {
+        self.error(JsonErrorKind::Io { kind: error.kind(), message: error.to_string() })
+    }
+
     /// An error at this place; its path is still empty.
     pub(super) fn error(self, kind: JsonErrorKind) -> JsonError {
         JsonError { line: self.line, column: self.column, path: String::new(), kind, resumable: false }
@@ -63,27 +67,26 @@ impl<R: BufRead> Input<R> {
     pub(super) fn chunk(&mut self) -> Result<&[u8], JsonError> {
         loop {
             match self.reader.fill_buf() {
+                Ok([]) => return Ok(&[]),
                 Ok(_) => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.io_error(&error)),
+                Err(error) => return Err(self.position().io_error(&error)),
             }
         }
+        // Asked twice because a borrow cannot leave the loop above; the second time the bytes are there already.
         let position = self.position();
-        // Asked twice because a borrow cannot leave the loop above; the second time costs nothing, except at the
-        // end of the input, where the reader is asked once more.
-        self.reader
-            .fill_buf()
-            .map_err(|error| position.error(JsonErrorKind::Io { kind: error.kind(), message: error.to_string() }))
-    }
-
-    fn io_error(&self, error: &std::io::Error) -> JsonError {
-        self.error(JsonErrorKind::Io { kind: error.kind(), message: error.to_string() })
+        self.reader.fill_buf().map_err(|error| position.io_error(&error))
     }
 
     /// Returns the next byte without consuming it, `None` at the end.
     #[inline]
     pub(super) fn peek(&mut self) -> Result<Option<u8>, JsonError> {
-        Ok(self.chunk()?.first().copied())
+        // What `chunk` does, without its second question: this is asked for every byte between strings.
+        match self.reader.fill_buf() {
+            Ok(chunk) => Ok(chunk.first().copied()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(self.chunk()?.first().copied()),
+            Err(error) => Err(self.position().io_error(&error)),
+        }
     }
 
     /// Consumes `count` bytes of the chunk, none of them a line feed (see [`newline`](Self::newline)).

@@ -147,7 +147,11 @@ impl Decimal {
     /// standard library of Rust writes .3.
     fn shortest_even(float: f64) -> Self {
         let shortest = Self::shortest(float);
-        let digits_behind_first = shortest.len.saturating_sub(1);
+        // Two decimals of up to 15 digits never share a float, so neither of them can be a second choice.
+        if shortest.len <= f64::DIGITS as usize {
+            return shortest;
+        }
+        let digits_behind_first = shortest.len - 1;
         let even = Self::print(format_args!("{float:.digits_behind_first$e}"));
         // Next to a power of two the nearest decimal of that length can belong to the neighbouring float.
         if even.to_f64() == float { even } else { shortest }
@@ -238,7 +242,7 @@ mod tests {
     // spec: J-10, J-31
     #[test]
     fn of_two_shortest_forms_both_are_read_and_the_even_one_is_written() {
-        let tie = 1_888_570_120_608_320.25;
+        let tie = 7_554_280_482_433_281_u64 as f64 / 4.0;
         assert_eq!(format!("{tie:?}"), "1888570120608320.3", "the reason for this test");
         assert_eq!(written(tie), "1888570120608320.2");
         for text in ["1888570120608320.2", "1888570120608320.3"] {
