@@ -1,8 +1,8 @@
 //! The way to a relay: gRPC over HTTP/2 over TLS 1.3, nothing older and nothing in the clear.
 //!
 //! A [`Target`] says where the relay is, why it is to be believed, and with which token to enter; [`open_stream`]
-//! gives a [`FrameSender`] and a [`FrameReceiver`] that carry whole frames. There is no state beyond that: reconnecting,
-//! backoff and what the frames mean belong to the session and its driver.
+//! gives a [`FrameSender`] and a [`FrameReceiver`] that carry whole frames. There is no state beyond that:
+//! reconnecting, backoff and what the frames mean belong to the session and its driver.
 //!
 //! Must never: fall back to something weaker, retry by itself, or look into a frame.
 
@@ -36,7 +36,7 @@ pub enum Trust {
     Fingerprint([u8; 32]),
 }
 
-/// Reads a fingerprint as `blazedb serve` prints it: 64 hexadecimal digits; colons and blanks between bytes are allowed.
+/// Reads a fingerprint as `blazedb serve` prints it: 64 hexadecimal digits, with or without colons and blanks.
 pub fn parse_fingerprint(text: &str) -> Result<[u8; 32], TransportError> {
     let mut digits = text.bytes().filter(|byte| !matches!(byte, b':' | b' '));
     let mut digit = || digits.next().and_then(|byte| char::from(byte).to_digit(16)).and_then(|d| u8::try_from(d).ok());
@@ -243,10 +243,12 @@ impl fmt::Display for TransportError {
                 grpc::CONNECT_MAX.as_secs()
             ),
             Self::Fingerprint(mismatch) => mismatch.fmt(f),
-            Self::Certificate(rustls::Error::InvalidCertificate(rustls::CertificateError::BadSignature)) => f.write_str(
-                "the server is not proved to hold the key that is trusted; if the relay was given a new certificate, trust that \
-                 one, or pin the fingerprint that `blazedb serve` prints; otherwise somebody is in between: do not connect",
-            ),
+            Self::Certificate(rustls::Error::InvalidCertificate(rustls::CertificateError::BadSignature)) => f
+                .write_str(
+                    "the server is not proved to hold the key that is trusted; if the relay was given a new \
+                     certificate, trust that one, or pin the fingerprint that `blazedb serve` prints; otherwise \
+                     somebody is in between: do not connect",
+                ),
             Self::Certificate(_) => f.write_str(
                 "the relay's certificate is not trusted; if it is the relay's own, pin the fingerprint that \
                  `blazedb serve` prints",

@@ -21,10 +21,28 @@ enum Naive {
     Dead { seq: u64 },
 }
 
+/// Which value was written where.
+struct Values {
+    written: BTreeMap<i64, (String, DocumentId, String)>,
+    /// A file was copied before its first sync: both copies tell of the same documents, under names of their own.
+    twins: bool,
+}
+
+impl Values {
+    fn note(&mut self, value: i64, place: (String, DocumentId, String)) -> Result<(), String> {
+        match self.written.insert(value, place.clone()) {
+            Some(first) if !(self.twins && first == place) => {
+                Err(format!("the write of {value} counts twice in the log: in {first:?} and {place:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 pub(crate) fn check(world: &mut World) -> Result<(), String> {
     let frames = world.relay.read_all()?;
     let mut names = BTreeSet::new();
-    let mut values = BTreeSet::new();
+    let mut values = Values { written: BTreeMap::new(), twins: world.unbound_copies };
     let mut documents: BTreeMap<Place, Naive> = BTreeMap::new();
     for frame in frames {
         let Frame::Entry { envelope, batch } = frame else { return Err("the log holds something that is no entry".into()) };
@@ -32,7 +50,7 @@ pub(crate) fn check(world: &mut World) -> Result<(), String> {
         read_entry(&envelope, &batch, &mut names, &mut values, &mut documents)?;
     }
     for device in &world.devices {
-        if let Some(lost) = device.acknowledged.iter().find(|value| !values.contains(value)) {
+        if let Some(lost) = device.acknowledged.iter().find(|value| !values.written.contains_key(value)) {
             return Err(format!("device {} acknowledged the write of {lost}, and the log does not hold it", device.name));
         }
     }
@@ -71,7 +89,7 @@ fn read_entry(
     envelope: &Envelope,
     batch: &Batch,
     names: &mut BTreeSet<OpId>,
-    values: &mut BTreeSet<i64>,
+    values: &mut Values,
     documents: &mut BTreeMap<Place, Naive>,
 ) -> Result<(), String> {
     let verdicts: Vec<Verdict> =
@@ -89,11 +107,9 @@ fn read_entry(
             return Err(format!("{id:?} counts twice in the log"));
         }
         if let Some(row) = &op.set {
-            for (_, value) in row.iter() {
-                if let Value::I64(value) = value.to_value()
-                    && !values.insert(value)
-                {
-                    return Err(format!("the write of {value} counts twice in the log"));
+            for (name, value) in row.iter() {
+                if let Value::I64(value) = value.to_value() {
+                    values.note(value, (op.collection.to_string(), op.id, name.to_owned()))?;
                 }
             }
         }
@@ -111,7 +127,7 @@ fn read_entry(
 
 /// Applies an operation the naive way; returns whether it sits on a dead document.
 fn apply(documents: &mut BTreeMap<Place, Naive>, op: &OpRef<'_>, seq: u64, tag: u32) -> bool {
-    let place = (op.collection.to_owned(), op.id);
+    let place = (op.collection.to_string(), op.id);
     let stamp = (op.hlc.0, tag);
     let mut writes: Vec<(String, Option<Value>)> = Vec::new();
     if let Some(row) = &op.set {

@@ -24,6 +24,8 @@ pub(crate) struct Device {
     pub(crate) acknowledged: BTreeSet<i64>,
     /// The wall clock's error in milliseconds.
     skew_ms: i64,
+    /// Whether the file belongs to a space.
+    pub(crate) bound: bool,
 }
 
 struct Up {
@@ -48,7 +50,7 @@ fn text(e: &blazedb::Error) -> String {
 
 impl Device {
     pub(crate) fn new(name: usize, disk: Disk, skew_ms: i64) -> Self {
-        Self { name, disk, up: None, acknowledged: BTreeSet::new(), skew_ms }
+        Self { name, disk, up: None, acknowledged: BTreeSet::new(), skew_ms, bound: false }
     }
 
     /// Makes a device that begins with a copy of this one's file.
@@ -59,11 +61,8 @@ impl Device {
             up: None,
             acknowledged: BTreeSet::new(),
             skew_ms: self.skew_ms,
+            bound: self.bound,
         }
-    }
-
-    pub(crate) fn is_up(&self) -> bool {
-        self.up.is_some()
     }
 
     pub(crate) fn database(&self) -> Option<&Database> {
@@ -165,8 +164,13 @@ impl Device {
             _ => Ok(()),
         };
         match result {
-            Ok(()) => {
+            Ok(()) if self.bound => {
                 self.acknowledged.extend(written);
+                Ok(())
+            }
+            // Before its first sync a file keeps documents and no operations: what was overwritten is gone for good.
+            Ok(()) => {
+                self.acknowledged = self.values()?;
                 Ok(())
             }
             Err(e) => Err(format!("device {} could not write: {}", self.name, text(&e))),
@@ -225,7 +229,10 @@ impl Device {
                     wants.push(Want::Disconnect);
                     Ok(())
                 }
-                Event::Welcome(welcome) => up.welcome(now, &welcome),
+                Event::Welcome(welcome) => {
+                    self.bound = true;
+                    up.welcome(now, &welcome)
+                }
                 Event::Entry { envelope, batch } => up.replica.apply_entry(&envelope, &batch).map(drop),
                 Event::Ack(envelope) => up.replica.apply_ack(&envelope).map(drop),
                 Event::Rejected(error) => {
@@ -252,6 +259,16 @@ impl Device {
 
     pub(crate) fn cursor(&self) -> Option<u64> {
         self.up.as_ref().map(|up| up.replica.cursor())
+    }
+
+    /// Returns every value that is shown.
+    fn values(&self) -> Result<BTreeSet<i64>, String> {
+        let documents = self.documents()?;
+        let values = documents.values().flat_map(Document::iter).filter_map(|(_, value)| match value {
+            Value::I64(value) => Some(*value),
+            _ => None,
+        });
+        Ok(values.collect())
     }
 
     /// Returns every document, for comparing.

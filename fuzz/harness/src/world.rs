@@ -20,6 +20,11 @@ use crate::rng::Rng;
 /// Steps of the calm phase after which a world that does not rest is called stuck.
 const CALM_STEPS_MAX: u64 = 200_000;
 
+/// Where a frame says what it is, and the two kinds of a greeting (spec/frame.md).
+const KIND_OFFSET: usize = 3;
+const HELLO: u8 = 1;
+const WELCOME: u8 = 2;
+
 /// What to simulate.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -61,6 +66,8 @@ pub struct World {
     next_conn: u64,
     value: i64,
     pub(crate) report: Report,
+    /// A file was copied before its first sync.
+    pub(crate) unbound_copies: bool,
     calm: bool,
 }
 
@@ -88,6 +95,7 @@ impl World {
             next_conn: 1,
             value: 0,
             report: Report::default(),
+            unbound_copies: false,
             calm: false,
         }
     }
@@ -262,6 +270,11 @@ impl World {
             return;
         }
         let place = self.rng.below(queue.len());
+        // The greeting is left alone: a stream that doubles it is refused for good, and rightly so.
+        let greeting = |flight: &Flight| matches!(flight.bytes.get(KIND_OFFSET), Some(&(HELLO | WELCOME)));
+        if queue.iter().skip(place).take(2).any(greeting) {
+            return;
+        }
         if self.rng.chance(50) {
             let again = queue[place].clone();
             queue.insert(place, again);
@@ -364,6 +377,7 @@ impl World {
         let name = self.devices.len();
         let seed = self.rng.next();
         let mut copy = self.devices[index].copy(name, seed);
+        self.unbound_copies |= !copy.bound;
         if self.config.bug == Some(Bug::CounterReused) {
             // Both draw the same random bytes from here on, and so the same replica id.
             let shared = self.rng.next();
