@@ -491,6 +491,10 @@ impl Session {
         let last_counter = envelope.first_counter.saturating_add(u64::from(envelope.n).saturating_sub(1));
         if let Some(known) = self.known.get_mut(&envelope.replica) {
             *known = last_counter.max(*known);
+            // What was missing came by another way: swapped on the line, or from a copy of this file.
+            if self.needed.get(&envelope.replica).is_some_and(|wanted| *wanted <= last_counter) {
+                self.needed.remove(&envelope.replica);
+            }
         }
         self.window.take(name, last_counter).is_some()
     }
