@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use blazedb::{Collection, Database};
 use blazedb_benches::{KEY_BYTES, Ticket, Tickets, VALUE_BYTES, pairs};
-use blazedb_engine::{Env, KeySource, Store};
+use blazedb_engine::{Env, Options, Store};
 use redb::{Durability, ReadableDatabase, TableDefinition};
 use rusqlite::Connection;
 
@@ -25,8 +25,8 @@ const CACHE_BYTES: usize = 256 << 20;
 pub(crate) fn stores() -> [Subject<Pair>; 3] {
     let rows = |count| pairs(SEED).take(count).collect();
     [
-        Subject { name: "Store, encrypted", open: |folder| open_store(folder, KeySource::Raw(KEY)), rows },
-        Subject { name: "Store, unencrypted", open: |folder| open_store(folder, KeySource::None), rows },
+        Subject { name: "Store, encrypted", open: |folder| open_store(folder, Options::raw_key(KEY)), rows },
+        Subject { name: "Store, unencrypted", open: |folder| open_store(folder, Options::unencrypted()), rows },
         Subject { name: "redb", open: open_redb, rows },
     ]
 }
@@ -48,8 +48,8 @@ pub(crate) fn documents() -> [Subject<Ticket>; 3] {
     ]
 }
 
-fn open_store(folder: &Path, key: KeySource) -> Result<Box<dyn Table<Pair>>, Failure> {
-    Ok(Box::new(Store::open(Env::file(folder.join("store.blaze")), blazedb_engine::Options::new(key))?))
+fn open_store(folder: &Path, options: Options) -> Result<Box<dyn Table<Pair>>, Failure> {
+    Ok(Box::new(Store::open(Env::file(folder.join("store.blaze")), options)?))
 }
 
 impl Table<Pair> for Store {
