@@ -1,8 +1,8 @@
 //! Bearer tokens: HS256 JSON web tokens, signed with a key that never leaves the relay's folder.
 //!
-//! The algorithm is ours to choose, never the token's; every claim is required; a token is at most 8 KiB. The clock
-//! is an argument of everything but [`issue`]. `DIR/auth.key` is made by whoever comes first, `serve` or `token`, so that tokens can be issued
-//! before the relay has run and while it runs. Rules: spec/relay.md and spec/grpc.md (`spec: G-8`).
+//! The algorithm is ours to choose, never the token's; every claim is required; a token is at most 8 KiB. The clock is
+//! an argument of everything but [`issue`]. `DIR/auth.key` is made by whoever comes first, `serve` or `token`, so that
+//! tokens can be issued before the relay has run and while it runs. Rules: spec/grpc.md (`spec: G-8`).
 
 use std::fmt;
 use std::path::Path;
