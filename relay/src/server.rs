@@ -526,7 +526,7 @@ fn report(conn: ConnId, client: &Client, error: &ErrorFrame) {
         }
         ErrorCode::ShuttingDown => {}
         _ => {
-            tracing::warn!(conn = conn.0, %subject, %space, code = ?error.code, text = %error.text, "a stream was ended")
+            tracing::warn!(conn = conn.0, %subject, %space, code = ?error.code, text = %error.text, "a stream was ended");
         }
     }
 }

@@ -181,7 +181,7 @@ impl Hub {
         match frame {
             Frame::Hello(hello) if !streaming => self.handle_hello(now, conn, hello, out),
             Frame::Hello(_) => {
-                self.close(now, conn, Some(fatal(ErrorCode::Malformed, "a second Hello on one stream")), out)
+                self.close(now, conn, Some(fatal(ErrorCode::Malformed, "a second Hello on one stream")), out);
             }
             Frame::Bye => self.close(now, conn, None, out),
             // A client that reports an error is about to go; there is nothing to say back.

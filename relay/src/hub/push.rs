@@ -53,13 +53,13 @@ impl Hub {
                         self.answer(now, conn, &frame, out);
                     }
                     Refusal::SpaceMismatch { .. } => {
-                        self.close(now, conn, Some(fatal(ErrorCode::SpaceMismatch, &text)), out)
+                        self.close(now, conn, Some(fatal(ErrorCode::SpaceMismatch, &text)), out);
                     }
                     Refusal::EpochMismatch { .. } => {
-                        self.close(now, conn, Some(fatal(ErrorCode::EpochMismatch, &text)), out)
+                        self.close(now, conn, Some(fatal(ErrorCode::EpochMismatch, &text)), out);
                     }
                     Refusal::CursorAhead { .. } => {
-                        self.close(now, conn, Some(fatal(ErrorCode::CursorAhead, &text)), out)
+                        self.close(now, conn, Some(fatal(ErrorCode::CursorAhead, &text)), out);
                     }
                     Refusal::NameClash(_) => {
                         self.stats.name_clashes += 1;

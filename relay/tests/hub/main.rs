@@ -3,6 +3,7 @@
 mod admission;
 mod failures;
 mod interleavings;
+mod purity;
 mod rig;
 mod store_log;
 mod streams;

@@ -246,9 +246,12 @@ impl Seen {
     }
 
     pub(crate) fn entries(&self) -> Vec<(&Envelope, &Batch)> {
-        let entry =
-            |frame| if let &Frame::Entry { ref envelope, ref batch } = frame { Some((envelope, batch)) } else { None };
-        self.frames.iter().filter_map(entry).collect()
+        self.frames
+            .iter()
+            .filter_map(
+                |frame| if let Frame::Entry { envelope, batch } = frame { Some((envelope, batch)) } else { None },
+            )
+            .collect()
     }
 
     pub(crate) fn errors(&self) -> Vec<&ErrorFrame> {
