@@ -65,7 +65,7 @@ impl Failure {
 }
 
 /// Joins an error with everything that caused it; a cause that only repeats its effect is left out.
-pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(link) = cause {

@@ -18,7 +18,7 @@ use super::{Outcome, exit};
 pub(crate) fn stats(args: &StatsArgs) -> Outcome {
     let (db, _) = open::open(&args.db, Intent::Read)?;
     let stats = db.stats().map_err(|e| Failure::because("cannot count", &e, "run `blazedb verify` on the file"))?;
-    let disk = open::bytes_on_disk(&open::files_of(&args.db.db));
+    let disk = open::bytes_on_disk(&args.db.db);
     if args.json {
         ui::line(&String::from_utf8_lossy(&super::json_text(&stats_json(&stats, disk))?));
         return Ok(exit::DONE);
@@ -155,7 +155,7 @@ fn entry_text(entry: &InboxEntry) -> Result<String, Failure> {
     if entry.row.is_some() {
         let _ = write!(line, ": {}", row_text(entry)?);
     }
-    if entry.unset.len() > 0 {
+    if !entry.unset.is_empty() {
         let names: Vec<String> = entry.unset.names().map(|name| ui::printable(name, 60)).collect();
         let _ = write!(line, " (to remove: {})", names.join(", "));
     }

@@ -1,11 +1,12 @@
 //! Opens a database file for a command, and explains what keeps it from opening.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use blazedb::{Database, ErrorKind, KdfCost, Options};
+use blazedb::{Database, KdfCost, Options};
+use blazedb_engine::OpenError;
 
 use super::args::{DbArgs, Kdf};
-use super::failure::{Failure, chain};
+use super::failure::Failure;
 use super::passphrase;
 
 /// What the command is going to do with the file.
@@ -48,7 +49,7 @@ pub(crate) fn open(args: &DbArgs, intent: Intent) -> Result<(Database, bool), Fa
         Intent::Read => options.create(false).read_only(true),
         Intent::WriteOrCreate(kdf) => with_cost(options.create(true), kdf),
     };
-    let db = Database::open(&args.db, options).map_err(|e| explain(&args.db, args.unencrypted, &e))?;
+    let db = Database::open(&args.db, options).map_err(|e| explain(&args.db, &e))?;
     Ok((db, !exists))
 }
 
@@ -59,38 +60,41 @@ fn with_cost(options: Options, kdf: Kdf) -> Options {
     }
 }
 
-/// Puts a file that did not open into words.
-fn explain(path: &Path, unencrypted: bool, error: &blazedb::Error) -> Failure {
-    let text = chain(error);
-    let next = if error.kind() != ErrorKind::Open {
-        "run `blazedb verify` on the file; restore a copy if it is damaged"
-    } else if text.contains("lock") {
-        "wait for the other program or stop it; one program at a time has a database open"
-    } else if unencrypted {
-        "leave --unencrypted away if the file is encrypted; check the path"
-    } else {
-        "check the passphrase and the path; a file without encryption needs --unencrypted"
+/// Puts a file that did not open into the words of the command line.
+fn explain(path: &Path, error: &blazedb::Error) -> Failure {
+    let shown = path.display();
+    let Some(cause) = std::error::Error::source(error).and_then(|source| source.downcast_ref::<OpenError>()) else {
+        return Failure::because(format!("cannot open {shown}"), error, RESTORE);
     };
-    Failure::new(format!("cannot open {}: {text}", path.display()), next)
+    let (what, next) = match cause {
+        OpenError::Locked { pid, .. } => {
+            let holder = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+            (
+                format!("{shown} is open for writing in {holder}"),
+                "end that program or wait for it; `export`, `stats`, `verify` and `inbox` work meanwhile",
+            )
+        }
+        OpenError::WrongKey => (
+            format!("the passphrase does not open {shown}; nothing was changed"),
+            "check the passphrase (--passphrase-file, else BLAZEDB_PASSPHRASE, else the prompt) and the path",
+        ),
+        OpenError::KeyMissing => (format!("{shown} is encrypted"), "leave --unencrypted away and give its passphrase"),
+        OpenError::NotEncrypted => (format!("{shown} is not encrypted"), "add --unencrypted"),
+        OpenError::NotAStore { .. } => (format!("{shown} is not a BlazeDB file"), "check the path"),
+        other => return Failure::because(format!("cannot open {shown}"), other, RESTORE),
+    };
+    Failure::new(what, next)
 }
 
-/// Every file that belongs to a database: the file itself and the log beside it.
-pub(crate) fn files_of(db: &Path) -> [PathBuf; 2] {
-    let mut log = db.as_os_str().to_owned();
-    log.push("-log");
-    [db.to_owned(), PathBuf::from(log)]
-}
+const RESTORE: &str = "keep the file, and restore a copy of it or sync a new one from the relay";
 
-/// Adds up the bytes of files and folders; what does not exist counts nothing.
-pub(crate) fn bytes_on_disk(paths: &[PathBuf]) -> u64 {
-    paths
-        .iter()
-        .map(|path| match std::fs::metadata(path) {
-            Ok(meta) if meta.is_dir() => std::fs::read_dir(path)
-                .map(|entries| bytes_on_disk(&entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>()))
-                .unwrap_or(0),
-            Ok(meta) => meta.len(),
-            Err(_) => 0,
-        })
-        .sum()
+/// Adds up the bytes of a file or of everything in a folder; what does not exist counts nothing.
+pub(crate) fn bytes_on_disk(path: &Path) -> u64 {
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => std::fs::read_dir(path)
+            .map(|entries| entries.flatten().map(|entry| bytes_on_disk(&entry.path())).sum())
+            .unwrap_or(0),
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    }
 }

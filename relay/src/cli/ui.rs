@@ -1,20 +1,23 @@
 //! Progress, tables and numbers for people.
 //!
-//! Progress goes to stderr: a bar on a terminal, else a plain line at each quarter, so that logs stay readable.
+//! Progress goes to stderr: a bar on a terminal, else a plain line every few seconds, so that logs
+//! stay readable and short work stays silent.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// How often a line says how far it is where there is no bar.
+const LINE_EVERY: Duration = Duration::from_secs(3);
 
 /// A running piece of work.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     what: String,
     total: u64,
-    done: u64,
-    quarters: u64,
+    last_line: Instant,
 }
 
 impl Progress {
@@ -32,26 +35,18 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        Self { bar, what: what.to_owned(), total, done: 0, quarters: 0 }
+        Self { bar, what: what.to_owned(), total, last_line: Instant::now() }
     }
 
     /// Says how far it is.
     pub(crate) fn set(&mut self, done: u64) {
-        self.done = done;
         if let Some(bar) = &self.bar {
             bar.set_position(done);
-        } else if self.total > 0 {
-            let quarters = done.min(self.total) * 4 / self.total;
-            if quarters > self.quarters {
-                self.quarters = quarters;
-                eprintln!("{}: {}/{} ({}%)", self.what, thousands(done), thousands(self.total), quarters * 25);
-            }
+        } else if self.last_line.elapsed() >= LINE_EVERY {
+            self.last_line = Instant::now();
+            let of = if self.total > 0 { format!("/{}", thousands(self.total)) } else { String::new() };
+            eprintln!("{}: {}{of}", self.what, thousands(done));
         }
-    }
-
-    /// Says that `more` steps are done.
-    pub(crate) fn add(&mut self, more: u64) {
-        self.set(self.done + more);
     }
 
     /// Changes the words in front of the bar; does nothing where there is no bar.
@@ -112,7 +107,7 @@ pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

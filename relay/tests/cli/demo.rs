@@ -43,7 +43,7 @@ fn an_interrupted_demo_leaves_no_relay_behind() {
     std::fs::create_dir(&temporary).expect("a folder");
     let file = folder.write("records.ndjson", ndjson(&records(50)));
     let mut command = folder.program();
-    command.env("TMPDIR", &temporary).args(["demo", "--edits", "5000", "--input"]).arg(file).stderr(Stdio::null());
+    command.env("TMPDIR", &temporary).args(["demo", "--edits", "5000", "--input"]).arg(file);
     let mut demo = Background::start(&mut command);
     let pid = loop {
         let line = demo.lines.recv_timeout(Duration::from_secs(60)).expect("the demo tells what it does");

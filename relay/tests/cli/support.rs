@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -112,13 +112,29 @@ pub(crate) fn finish(command: &mut Command) -> Ran {
 pub(crate) struct Background {
     pub(crate) child: Child,
     pub(crate) lines: Receiver<String>,
+    pub(crate) errors: Receiver<String>,
 }
 
 impl Background {
     pub(crate) fn start(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
         let lines = lines_of(child.stdout.take().expect("stdout is a pipe"));
-        Self { child, lines }
+        let errors = lines_of(child.stderr.take().expect("stderr is a pipe"));
+        Self { child, lines, errors }
+    }
+
+    /// Waits for a line on stderr.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, text: &str) {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(60) {
+            match self.errors.recv_timeout(Duration::from_secs(1)) {
+                Ok(line) if line.contains(text) => return,
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        panic!("`{text}` did not appear on stderr");
     }
 
     /// Asks the program to stop, the way Ctrl-C does, and returns its exit code.
@@ -135,10 +151,10 @@ impl Drop for Background {
     }
 }
 
-fn lines_of(stdout: ChildStdout) -> Receiver<String> {
+fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
     let (send, receive) = channel();
     std::thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
             if send.send(line).is_err() {
                 break;
             }
@@ -169,7 +185,6 @@ pub(crate) fn wait(child: &mut Child, within: Duration) -> i32 {
 pub(crate) struct Relay {
     process: Background,
     data: PathBuf,
-    folder: PathBuf,
     pub(crate) url: String,
     pub(crate) fingerprint: String,
 }
@@ -177,8 +192,8 @@ pub(crate) struct Relay {
 impl Relay {
     pub(crate) fn start(folder: &Folder) -> Self {
         let data = folder.path().join("relay-data");
-        let (process, url, fingerprint) = launch(folder.path(), &data, "127.0.0.1:0");
-        let relay = Self { process, data, folder: folder.path().to_owned(), url, fingerprint };
+        let (process, url, fingerprint) = launch(&data, "127.0.0.1:0");
+        let relay = Self { process, data, url, fingerprint };
         let token = folder.run(["token", "--data", relay.data(), "--space", "home", "--subject", "test"]).ok();
         folder.write("home.token", token.stdout);
         relay
@@ -202,7 +217,7 @@ impl Relay {
     pub(crate) fn start_again(&mut self) {
         let listen = self.url.strip_prefix("https://").expect("an https address").to_owned();
         let fingerprint = self.fingerprint.clone();
-        (self.process, self.url, self.fingerprint) = launch(&self.folder, &self.data, &listen);
+        (self.process, self.url, self.fingerprint) = launch(&self.data, &listen);
         assert_eq!(self.fingerprint, fingerprint, "the relay's key is kept");
     }
 
@@ -231,17 +246,17 @@ impl Relay {
     }
 }
 
-fn launch(folder: &Path, data: &Path, listen: &str) -> (Background, String, String) {
-    let log = fs::File::options().create(true).append(true).open(folder.join("relay.log")).expect("a log file");
+fn launch(data: &Path, listen: &str) -> (Background, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_blazedb"));
-    command.arg("serve").arg("--data").arg(data).args(["--listen", listen]).stdin(Stdio::null()).stderr(log);
+    command.arg("serve").arg("--data").arg(data).args(["--listen", listen]).stdin(Stdio::null());
     let process = Background::start(&mut command);
     let line = process.lines.recv_timeout(Duration::from_secs(30)).unwrap_or_else(|_| {
-        panic!("the relay is not ready: {}", fs::read_to_string(folder.join("relay.log")).unwrap_or_default())
+        panic!("the relay is not ready: {}", process.errors.try_iter().collect::<Vec<_>>().join("\n"))
     });
     let rest = line.strip_prefix("blazedb relay ready on ").expect("the ready line");
     let (url, fingerprint) = rest.split_once(" fingerprint ").expect("the ready line has a fingerprint");
-    (process, url.to_owned(), fingerprint.to_owned())
+    let (url, fingerprint) = (url.to_owned(), fingerprint.to_owned());
+    (process, url, fingerprint)
 }
 
 /// Records of every kind of JSON value, `count` of them, the same every time.

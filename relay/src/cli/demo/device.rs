@@ -90,9 +90,16 @@ impl Device {
         })
     }
 
-    /// Returns the bytes of the device's file and log.
+    /// Returns the bytes of the device's file.
     pub(crate) fn bytes_on_disk(&self) -> u64 {
-        open::bytes_on_disk(&open::files_of(&self.path))
+        open::bytes_on_disk(&self.path)
+    }
+
+    /// Goes offline and closes the file; returns its size then.
+    pub(crate) fn close(mut self) -> Result<u64, Failure> {
+        self.go_offline()?;
+        self.db.close().map_err(|e| defect(&format!("cannot close the file of {}", self.name), &e))?;
+        Ok(open::bytes_on_disk(&self.path))
     }
 
     /// Returns the ids of a collection, ascending.
@@ -127,7 +134,6 @@ pub(crate) struct Agreement {
     pub(crate) digest: [u8; 32],
     pub(crate) documents: u64,
     pub(crate) head: u64,
-    pub(crate) took: Duration,
 }
 
 /// Waits until A, B and the relay hold the same data.
@@ -136,7 +142,7 @@ pub(crate) fn agree(a: &Device, b: &Device, stop: &StopFlag) -> Result<Agreement
     loop {
         stop.check()?;
         if let Some((digest, documents, head)) = try_agree(a, b)? {
-            return Ok(Agreement { digest, documents, head, took: begun.elapsed() });
+            return Ok(Agreement { digest, documents, head });
         }
         if begun.elapsed() > AGREE_WITHIN {
             return Err(broken_promise(disagreement(a, b)?));

@@ -17,14 +17,14 @@ mod steps;
 mod stream;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use self::device::Device;
 use self::relay::RelayProcess;
 use super::args::DemoArgs;
 use super::failure::Failure;
 use super::signals::StopFlag;
-use super::{Outcome, exit, ui};
+use super::{Outcome, exit, open, ui};
 
 /// How long the demo's token is good for.
 const TOKEN_TTL: Duration = Duration::from_secs(3_600);
@@ -83,10 +83,12 @@ fn play(args: &DemoArgs, folder: &Folder, stop: &StopFlag) -> Result<(), Failure
     steps::crash(&mut stage, collection, &mut report)?;
     let agreement = device::agree(&stage.a, &stage.b, stop)?;
     report.measure(&stage)?;
-    // The files are closed before the folder goes, and the relay before both.
-    stage.a.go_offline()?;
-    stage.b.go_offline()?;
-    print!("{}", report.finish(&agreement, begun.elapsed()));
+    // Devices first: they leave the relay in peace. Closing folds the logs, which is the size that stays.
+    let Stage { a, b, relay, relay_data, .. } = stage;
+    let closed = [a.close()?, b.close()?];
+    relay.stop()?;
+    report.disk_closed = [closed[0], closed[1], open::bytes_on_disk(&relay_data)];
+    tell(&report.finish(&agreement, begun.elapsed()));
     if folder.keep {
         eprintln!("the files are in {}", folder.path.display());
     }
@@ -95,8 +97,7 @@ fn play(args: &DemoArgs, folder: &Folder, stop: &StopFlag) -> Result<(), Failure
 
 /// Makes a token the way `blazedb token` does, beside the running relay.
 fn issue(relay_data: &std::path::Path) -> Result<String, Failure> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
-    blazedb_relay::token::issue(relay_data, device::SPACE, "demo", TOKEN_TTL, now)
+    blazedb_relay::token::issue(relay_data, device::SPACE, "demo", TOKEN_TTL)
         .map_err(|e| Failure::because("cannot make a token", &e, "check the temporary folder"))
 }
 

@@ -17,12 +17,16 @@ use crate::cli::{passphrase, serve};
 /// How long a relay may take from its start to its ready line.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
+/// How long a relay may take to close its files.
+const STOP_WITHIN: Duration = Duration::from_secs(15);
+
 /// How much of the relay's log is shown when it does not start.
 const LOG_LINES_SHOWN: usize = 5;
 
 /// A running relay.
 pub(crate) struct RelayProcess {
     child: Child,
+    program: PathBuf,
     data: PathBuf,
     log: PathBuf,
     ready: serve::Ready,
@@ -31,11 +35,12 @@ pub(crate) struct RelayProcess {
 impl RelayProcess {
     /// Starts a relay on a free port of this machine and waits until it is ready.
     pub(crate) fn start(data: &Path, log: &Path) -> Result<Self, Failure> {
-        Self::start_on(data, log, SocketAddr::from(([127, 0, 0, 1], 0)))
+        // Asked once: after the file was replaced by a new build, Linux would name the deleted one.
+        let program = std::env::current_exe().map_err(|e| Failure::io("cannot find this program's own file", &e))?;
+        Self::start_on(&program, data, log, SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
-    fn start_on(data: &Path, log: &Path, listen: SocketAddr) -> Result<Self, Failure> {
-        let program = std::env::current_exe().map_err(|e| Failure::io("cannot find this program's own file", &e))?;
+    fn start_on(program: &Path, data: &Path, log: &Path, listen: SocketAddr) -> Result<Self, Failure> {
         let log_file = File::options()
             .create(true)
             .append(true)
@@ -59,6 +64,7 @@ impl RelayProcess {
         // The guard comes first: whatever goes wrong from here on, dropping it ends the child.
         let mut relay = Self {
             child,
+            program: program.to_owned(),
             data: data.to_owned(),
             log: log.to_owned(),
             ready: serve::Ready { address: listen, fingerprint: String::new() },
@@ -101,11 +107,24 @@ impl RelayProcess {
         Ok(())
     }
 
+    /// Asks the relay to stop by ending its stdin, and waits until it has closed its files.
+    pub(crate) fn stop(mut self) -> Result<(), Failure> {
+        drop(self.child.stdin.take());
+        let begun = Instant::now();
+        while begun.elapsed() < STOP_WITHIN {
+            if self.child.try_wait().map_err(|e| Failure::io("cannot wait for the relay", &e))?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Err(Failure::new("the relay did not stop when asked", "this is a defect; please report it"))
+    }
+
     /// Starts a new process on the same port and data; returns how long it took to be ready.
     pub(crate) fn start_again(&mut self) -> Result<Duration, Failure> {
         let begun = Instant::now();
         let fingerprint = self.ready.fingerprint.clone();
-        *self = Self::start_on(&self.data.clone(), &self.log.clone(), self.ready.address)?;
+        *self = Self::start_on(&self.program.clone(), &self.data.clone(), &self.log.clone(), self.ready.address)?;
         if self.ready.fingerprint != fingerprint {
             return Err(Failure::new("the relay came back with another key", "this is a defect; please report it"));
         }

@@ -30,6 +30,7 @@ pub(super) struct Report {
     pub(super) relay_away: Duration,
     pub(super) recover: Duration,
     pub(super) crash_acknowledged: u64,
+    pub(super) disk_closed: [u64; 3],
     disk: [u64; 3],
     wire: [(u64, u64); 2],
 }
@@ -46,11 +47,7 @@ impl Report {
 
     /// Takes the sizes at the end.
     pub(super) fn measure(&mut self, stage: &Stage) -> Result<(), Failure> {
-        self.disk = [
-            stage.a.bytes_on_disk(),
-            stage.b.bytes_on_disk(),
-            open::bytes_on_disk(std::slice::from_ref(&stage.relay_data)),
-        ];
+        self.disk = [stage.a.bytes_on_disk(), stage.b.bytes_on_disk(), open::bytes_on_disk(&stage.relay_data)];
         let (a, b) = (stage.a.traffic()?, stage.b.traffic()?);
         self.wire = [(a.sent, a.received), (b.sent, b.received)];
         Ok(())
@@ -58,7 +55,8 @@ impl Report {
 
     /// Writes the table and the line that says whether all are equal.
     pub(super) fn finish(&self, agreement: &Agreement, took: Duration) -> String {
-        let [disk_a, disk_b, disk_relay] = self.disk;
+        let [disk_a, disk_b, disk_relay] = self.disk.map(bytes);
+        let [closed_a, closed_b, closed_relay] = self.disk_closed.map(bytes);
         let [(sent_a, received_a), (sent_b, received_b)] = self.wire;
         let per_edit = |total: u64| total as f64 / self.edits.max(1) as f64;
         let mut table = Table::default();
@@ -78,7 +76,9 @@ impl Report {
         );
         table.row(
             "bytes on disk",
-            format!("A {}, B {}, relay {} (encrypted)", bytes(disk_a), bytes(disk_b), bytes(disk_relay)),
+            format!(
+                "A {closed_a}, B {closed_b}, relay {closed_relay} when closed ({disk_a}, {disk_b}, {disk_relay} while open); encrypted"
+            ),
         );
         table.row(
             "bytes on the wire",
@@ -126,6 +126,6 @@ impl Report {
             ),
         );
         table.row("whole demo", span(took));
-        format!("\n{table}\nA == B == relay: identical (digest {})\n", &hex(&agreement.digest)[..16])
+        format!("\n{table}\nA == B == relay: identical (digest {}...)", &hex(&agreement.digest)[..16])
     }
 }

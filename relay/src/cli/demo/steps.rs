@@ -101,8 +101,15 @@ pub(super) fn cut_off(stage: &mut Stage, collection: &'static str, report: &mut 
     let apart: Vec<DocumentId> = ids.iter().copied().take(CONFLICTS).collect();
     let together: Vec<DocumentId> = ids.iter().rev().copied().take(CONFLICTS).collect();
     for (device, own_field) in [(&stage.a, "demo_from_a"), (&stage.b, "demo_from_b")] {
-        edit_each(device, collection, &apart, own_field, device.name)?;
-        edit_each(device, collection, &together, "demo_winner", device.name)?;
+        for id in &apart {
+            edit(device, collection, *id, own_field)?;
+        }
+    }
+    // By turns, so that each device has the last word on half of them.
+    for (turn, id) in together.iter().enumerate() {
+        let (first, last) = if turn % 2 == 0 { (&stage.a, &stage.b) } else { (&stage.b, &stage.a) };
+        edit(first, collection, *id, "demo_winner")?;
+        edit(last, collection, *id, "demo_winner")?;
     }
     let notes = |device: &Device| device.db.collection::<Document>(NOTES);
     notes(&stage.a).and_then(|c| c.delete(note)).map_err(|e| defect("A cannot delete a note", &e))?;
@@ -138,7 +145,7 @@ pub(super) fn cut_off(stage: &mut Stage, collection: &'static str, report: &mut 
         let [on_a, on_b] = winners;
         match (on_a?, on_b?) {
             (Some(Value::Text(x)), Some(Value::Text(y))) if x == y && (x == "A" || x == "B") => {
-                won[usize::from(x == "B")] += 1
+                won[usize::from(x == "B")] += 1;
             }
             (x, y) => return Err(broken_promise(format!("{id} has winner {x:?} on A and {y:?} on B"))),
         }
@@ -180,18 +187,14 @@ fn read(device: &Device, collection: &str, id: DocumentId) -> Result<Document, F
         .ok_or_else(|| broken_promise(format!("{} lost record {id}", device.name)))
 }
 
-fn edit_each(device: &Device, collection: &str, ids: &[DocumentId], field: &str, value: &str) -> Result<(), Failure> {
-    for id in ids {
-        let done = device
-            .db
-            .collection::<Document>(collection)
-            .and_then(|records| records.update(*id, Patch::new().set(field, value)))
-            .map_err(|e| defect("cannot edit a record", &e))?;
-        if !done {
-            return Err(broken_promise(format!("{} lost record {id}", device.name)));
-        }
-    }
-    Ok(())
+/// Sets a field to the device's name.
+fn edit(device: &Device, collection: &str, id: DocumentId, field: &str) -> Result<(), Failure> {
+    let done = device
+        .db
+        .collection::<Document>(collection)
+        .and_then(|records| records.update(id, Patch::new().set(field, device.name)))
+        .map_err(|e| defect("cannot edit a record", &e))?;
+    if done { Ok(()) } else { Err(broken_promise(format!("{} lost record {id}", device.name))) }
 }
 
 /// Both devices write on while the relay is killed without a warning and started again.
