@@ -359,6 +359,10 @@ impl Session {
             // spec: S-12
             let known = self.known.get(&name.replica).copied().unwrap_or(0);
             if position.counter <= known || self.window.contains(name) {
+                // What the relay asked for is on its way already: it was overtaken, not lost.
+                if self.needed.get(&name.replica).is_some_and(|wanted| *wanted <= position.counter) {
+                    self.needed.remove(&name.replica);
+                }
                 self.send_after = position;
                 continue;
             }
@@ -520,6 +524,11 @@ impl Session {
     /// spec: S-13: every batch that was pushed above the gap is answered by a NeedFrom of its own. A Ping is sent behind them;
     /// when its Pong is back those answers have been heard, and pushing goes back once instead of once for each.
     fn on_need_from(&mut self, now: Millis, replica: ReplicaId, counter: u64) {
+        if self.known.get(&replica).is_some_and(|known| *known >= counter) {
+            // It acknowledged that operation on this very connection. An answer that was doubled or held up on the way looks
+            // like this; a relay that really lost something says so in its next Welcome.
+            return self.misbehaved(now, PeerMisbehaved::NeedFromUnasked { replica, counter });
+        }
         let taken = self.window.take_above(replica, counter);
         if self.rewinding.is_some() {
             // Another answer of the same gap, or of a gap of another replica.
