@@ -244,6 +244,7 @@ mod tests {
         out
     }
 
+    /// spec: E-11
     #[test]
     fn effects_come_back_and_a_row_is_logged_once() {
         let bytes = two_commits();
@@ -261,6 +262,7 @@ mod tests {
         assert_eq!(seen.0, want);
     }
 
+    /// spec: E-12
     #[test]
     fn hostile_payloads_are_refused_without_panic() {
         let bytes = two_commits();

@@ -95,6 +95,7 @@ fn a_crash_in_recovery_and_again_in_that_recovery() {
     assert!(second_points > 100, "{second_points}");
 }
 
+/// spec: E-13
 #[test]
 fn recovery_changes_no_byte_of_the_log() {
     for seed in 1..=10 {
@@ -116,7 +117,7 @@ fn recovery_changes_no_byte_of_the_log() {
     }
 }
 
-/// A crash inside a compaction leaves the old file or the new one, each whole.
+/// A crash inside a compaction leaves the old file or the new one, each whole. spec: E-15
 #[test]
 fn a_crash_inside_a_compaction() {
     let disk = SimDisk::new(11);

@@ -31,7 +31,8 @@ fn open_bytes(bytes: &[u8], options: &Options) -> Result<Model, OpenError> {
     Store::open(disk.env(NAME), options.clone().create(false)).map(|store| model_of(&store))
 }
 
-fn every_bit(options: &Options, closed: bool) -> (u64, u64, u64) {
+/// Flips bits one at a time and counts what came of it: same content, torn tail, refused.
+fn flip(options: &Options, closed: bool, bits: fn(usize) -> std::ops::Range<usize>) -> (u64, u64, u64) {
     let (bytes, states) = small(options, closed);
     let newest = states.last().expect("has states");
     assert_eq!(open_bytes(&bytes, options).as_ref().ok(), Some(newest));
@@ -39,7 +40,7 @@ fn every_bit(options: &Options, closed: bool) -> (u64, u64, u64) {
     // The headers and the gaps between them are the same for both; one look is enough.
     let header = (0..4096).chain(64 << 10..(64 << 10) + 4096).chain((4096..64 << 10).step_by(397));
     for at in header.filter(|_| closed).chain(LOG..bytes.len().min(LOG + 4 * 4096)) {
-        for bit in 0..8 {
+        for bit in bits(at) {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1 << bit;
             match open_bytes(&damaged, options) {
@@ -60,22 +61,31 @@ fn every_bit(options: &Options, closed: bool) -> (u64, u64, u64) {
     (same, torn, refused)
 }
 
+/// spec: E-7, E-8, E-9, E-17
 #[test]
 fn every_bit_of_a_closed_file() {
-    for options in [options(), Options::unencrypted()] {
-        let (same, torn, refused) = every_bit(&options, true);
-        assert_eq!(torn, 0);
-        assert_eq!(refused, 3 * 4096 * 8, "each bit of each group, padding included, is noticed");
-        assert!(same >= 2 * 4096 * 8, "one damaged header slot is made up for by the other");
-    }
+    let (same, torn, refused) = flip(&options(), true, |_| 0..8);
+    assert_eq!(torn, 0);
+    assert_eq!(refused, 3 * 4096 * 8, "each bit of each group, padding included, is noticed");
+    assert!(same >= 2 * 4096 * 8, "one damaged header slot is made up for by the other");
 }
 
+/// spec: C-8. One bit of every byte here, every bit with encryption: the checksum that notices them is the same.
 #[test]
-fn every_bit_of_a_file_that_was_not_closed() {
-    let (_, torn, refused) = every_bit(&options(), false);
-    assert_eq!((torn, refused), (4096 * 8, 2 * 4096 * 8), "the last group is the torn tail, those before are not");
+fn every_byte_of_a_closed_unencrypted_file() {
+    let (same, torn, refused) = flip(&Options::unencrypted(), true, |at| at % 8..at % 8 + 1);
+    assert_eq!((torn, refused), (0, 3 * 4096));
+    assert!(same >= 2 * 4096);
 }
 
+/// spec: E-9
+#[test]
+fn every_byte_of_a_file_that_was_not_closed() {
+    let (_, torn, refused) = flip(&options(), false, |at| at % 8..at % 8 + 1);
+    assert_eq!((torn, refused), (4096, 2 * 4096), "the last group is the torn tail, those before are not");
+}
+
+/// spec: E-2, E-4
 #[test]
 fn both_headers_damaged() {
     let (mut bytes, _) = small(&options(), true);
@@ -86,7 +96,7 @@ fn both_headers_damaged() {
     assert!(matches!(open_bytes(b"", &options()), Err(OpenError::NotAStore { .. })));
 }
 
-/// A header that somebody changed without the key, checksum made to fit.
+/// A header that somebody changed without the key, checksum made to fit. spec: C-6
 #[test]
 fn a_forged_header_is_refused() {
     let (bytes, _) = small(&options(), true);
@@ -104,6 +114,7 @@ fn a_forged_header_is_refused() {
     }
 }
 
+/// spec: E-1, E-5, E-9
 #[test]
 fn every_length() {
     for (closed, step) in [(true, 1), (false, 1)] {
@@ -124,6 +135,7 @@ fn every_length() {
     }
 }
 
+/// spec: E-8, C-7
 #[test]
 fn groups_that_were_moved_copied_or_taken_from_another_file() {
     let (bytes, states) = small(&options(), false);
@@ -150,6 +162,7 @@ fn groups_that_were_moved_copied_or_taken_from_another_file() {
     check("foreign", &[foreign, b, c], &corrupt);
 }
 
+/// spec: E-10
 #[test]
 fn a_damaged_base_is_corruption() {
     let disk = SimDisk::new(4);
@@ -181,4 +194,27 @@ fn verify_notices_damage_under_an_open_store() {
     assert_eq!((report.groups, report.entries, report.log_bytes, seen), (5, 6, 5 * 4096, 5 * 4096));
     disk.flip_bit(NAME, ((LOG + 4096 + 200) * 8) as u64);
     assert!(store.verify(&mut |_| {}).is_err());
+}
+
+/// Fields out of range with a checksum that fits: by name, before the key is asked for. spec: E-3
+#[test]
+fn header_fields_out_of_range() {
+    let (bytes, _) = small(&options(), true);
+    let check = |at: usize, value: u8, want: fn(&OpenError) -> bool| {
+        let mut changed = bytes.clone();
+        for slot in [0, 64 << 10] {
+            changed[slot + at] = value;
+            let crc = crc32fast::hash(&changed[slot..slot + 4092]);
+            changed[slot + 4092..slot + 4096].copy_from_slice(&crc.to_le_bytes());
+        }
+        let error = open_bytes(&changed, &options()).expect_err("out of range");
+        assert!(want(&error), "byte {at}: {error:?}");
+    };
+    check(8, 1, |e| matches!(e, OpenError::UnsupportedVersion(1)));
+    check(10, 1, |e| matches!(e, OpenError::Unsupported { what: "feature bits", given: 1 }));
+    check(12, 3, |e| matches!(e, OpenError::Unsupported { what: "cipher", given: 3 }));
+    check(41, 32, |e| matches!(e, OpenError::Unsupported { what: "log block size", given: 8192 }));
+    for at in [13, 44, 48, 64, 96, 128, 129, 210, 600] {
+        check(at, 7, |e| matches!(e, OpenError::Corruption(_)));
+    }
 }

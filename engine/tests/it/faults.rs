@@ -35,6 +35,7 @@ fn an_error_at_every_call() {
     assert!(failed > 40, "{failed} failures");
 }
 
+/// spec: E-16
 #[test]
 fn a_failed_sync_poisons_and_is_not_tried_again() {
     let disk = SimDisk::new(1);
@@ -59,7 +60,7 @@ fn a_failed_sync_poisons_and_is_not_tried_again() {
 }
 
 /// What Linux does after a failed sync: the bytes stay readable and never reach the disk. A store that builds on
-/// them loses acknowledged commits at the next power cut.
+/// them loses acknowledged commits at the next power cut. spec: E-13
 #[test]
 fn commits_after_a_failed_sync_and_a_reopen_survive_a_crash() {
     let disk = SimDisk::new(2);

@@ -257,6 +257,7 @@ fn limits_hold_exactly() {
     assert!(matches!(other.read().get(t, b"k"), Err(blazedb_engine::ReadError::UnknownTree(_))));
 }
 
+/// spec: E-14
 #[test]
 fn a_tree_number_outlives_the_transaction_that_asked_for_it() {
     let disk = SimDisk::new(7);
@@ -306,6 +307,7 @@ fn the_feed_tells_every_commit_once_and_says_when_it_lost_some() {
     assert!(feed.is_closed() && feed.recv(std::time::Duration::from_secs(60)).is_none(), "a closed feed does not wait");
 }
 
+/// spec: E-16, E-17
 #[test]
 fn one_sync_per_durable_group_and_blocks_are_overwritten_in_place() {
     use blazedb_engine::env::CallKind;

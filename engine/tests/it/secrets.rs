@@ -17,6 +17,7 @@ fn contains(bytes: &[u8], canary: &[u8]) -> bool {
     bytes.windows(canary.len()).any(|w| w == canary)
 }
 
+/// spec: C-1, C-2
 #[test]
 fn no_plaintext_in_the_file() {
     for (options, hidden) in [
@@ -54,6 +55,7 @@ fn nonces(bytes: &[u8]) -> Vec<[u8; 24]> {
     blocks.filter(|b| b[..4] == *b"BLZG").map(|b| b[40..64].try_into().expect("24 bytes")).collect()
 }
 
+/// spec: C-5
 #[test]
 fn a_nonce_never_repeats_across_reopening_copies_and_compaction() {
     let disk = SimDisk::new(2);
@@ -93,6 +95,7 @@ fn a_nonce_never_repeats_across_reopening_copies_and_compaction() {
     assert!(distinct.len() > 70, "{}", distinct.len());
 }
 
+/// spec: C-3
 #[test]
 fn a_wrong_key_is_refused_and_nothing_is_written() {
     let disk = SimDisk::new(3);
@@ -117,7 +120,7 @@ fn a_wrong_key_is_refused_and_nothing_is_written() {
     assert!(matches!(Store::open(plain.env(NAME), with_passphrase("x")), Err(OpenError::NotEncrypted)));
 }
 
-/// A file is bytes from outside: it may not make its reader spend a gigabyte.
+/// A file is bytes from outside: it may not make its reader spend a gigabyte. spec: C-4
 #[test]
 fn key_stretching_costs_from_the_file_are_capped() {
     let disk = SimDisk::new(5);
@@ -137,6 +140,7 @@ fn key_stretching_costs_from_the_file_are_capped() {
     }
 }
 
+/// spec: C-3
 #[test]
 fn the_key_can_be_changed_and_a_crash_leaves_one_that_opens() {
     let disk = SimDisk::new(7);
@@ -165,6 +169,7 @@ fn the_key_can_be_changed_and_a_crash_leaves_one_that_opens() {
     assert_eq!(get(&store, "t", b"k2"), Some(b"v".to_vec()));
 }
 
+/// spec: E-6
 #[test]
 fn a_second_opener_is_told_who_has_the_file() {
     let folder = tempfile::tempdir().expect("a folder");
