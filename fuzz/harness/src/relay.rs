@@ -159,12 +159,17 @@ impl Relay {
         }
         let mut group = std::mem::take(&mut up.group);
         if self.bug == Some(Bug::SequenceOutside) && group.len() > 1 {
-            // Each was given its number, and now they come in another order; the log is not told what to expect.
+            // Each was given its number, and now they come in another order; the log believes them in order.
             group.reverse();
             let mut head = group.iter().map(|append| append.expected_head).min().unwrap_or_default();
             for append in &mut group {
                 append.expected_head = head;
-                head += append.entries.iter().map(|e| e.last_seq - e.first_seq + 1).sum::<u64>();
+                for entry in &mut append.entries {
+                    let count = entry.last_seq - entry.first_seq + 1;
+                    entry.first_seq = head + 1;
+                    head += count;
+                    entry.last_seq = head;
+                }
             }
         }
         let results = up.log.append(&group);
