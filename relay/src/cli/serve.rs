@@ -1,5 +1,6 @@
 //! `blazedb serve` and `blazedb token`: run a relay, and let devices in.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 
 use blazedb_relay::config::Config;
@@ -44,7 +45,11 @@ impl std::fmt::Display for Ready {
 /// Runs a relay until Ctrl-C or SIGTERM.
 pub(crate) fn serve(args: ServeArgs) -> Outcome {
     let filter = EnvFilter::try_from_env("BLAZEDB_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("relay")

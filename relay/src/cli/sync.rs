@@ -159,12 +159,14 @@ fn gave_up(args: &SyncArgs, status: &SyncStatus) -> Failure {
     let why = status.last_error.clone().unwrap_or_else(|| "the relay does not answer".to_owned());
     let why = ui::printable(&why, 600);
     let lower = why.to_lowercase();
-    let next = if lower.contains("fingerprint") || lower.contains("certificate") {
+    let next = if lower.contains("spacemismatch") || lower.contains("another space") {
+        "use a token of the file's own space (`blazedb stats` shows its id), or sync this space into a new file"
+    } else if lower.contains("fingerprint") || lower.contains("certificate") {
         "compare with the fingerprint that `blazedb serve` prints, or pass the relay's tls.crt as --ca"
-    } else if lower.contains("token") || lower.contains("expired") || lower.contains("unauthenticated") {
+    } else if lower.contains("token") || lower.contains("unauthenticated") {
         "make a new token where the relay runs: blazedb token --data DIR --space NAME > FILE"
-    } else if lower.contains("space") || lower.contains("permission") {
-        "check --space and the token; a database file stays with the space it was first synced with"
+    } else if lower.contains("permission") {
+        "check --space, and that the token was made for it"
     } else {
         "check that the relay runs and that --relay is its address; nothing is lost, run the command again"
     };

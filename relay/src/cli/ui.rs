@@ -27,7 +27,7 @@ impl Progress {
             let (bar, template) = if total == 0 {
                 (ProgressBar::new_spinner(), "{spinner} {msg} {human_pos}")
             } else {
-                (ProgressBar::new(total), "{msg} [{bar:32}] {human_pos}/{human_len} ({per_sec}, {eta} left)")
+                (ProgressBar::new(total), "{msg} [{bar:32}] {human_pos}/{human_len} ({eta} left)")
             };
             let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             bar.set_style(style.progress_chars("=> "));

@@ -9,7 +9,7 @@ use blazedb_wire::json::{Documents, Limits};
 
 use crate::cli::failure::Failure;
 use crate::cli::load::Item;
-use crate::cli::passphrase;
+use crate::cli::{passphrase, ui};
 
 /// Bugs that are made up where there is no cargo.
 const BUGS: u64 = 600;
@@ -59,7 +59,30 @@ fn from_file(path: &Path) -> Result<Data, Failure> {
     if documents.is_empty() {
         return Err(Failure::new(format!("{shown} has no records"), "give the demo a file with at least one"));
     }
-    build(shown.to_string(), "records", documents)
+    let (origin, documents) = unwrap(shown.to_string(), documents);
+    build(origin, "records", documents)
+}
+
+/// Finds the records in a file that wraps them in one object, as GeoJSON does: its longest array of objects.
+fn unwrap(origin: String, documents: Vec<Document>) -> (String, Vec<Document>) {
+    let [wrapper] = documents.as_slice() else { return (origin, documents) };
+    let longest = wrapper
+        .iter()
+        .filter_map(|(name, value)| match value {
+            Value::Array(items) if items.iter().all(|item| matches!(item, Value::Map(_))) => Some((name, items)),
+            _ => None,
+        })
+        .max_by_key(|(_, items)| items.len());
+    match longest {
+        Some((name, items)) if items.len() > 1 => {
+            let records = items.iter().filter_map(|item| match item {
+                Value::Map(document) => Some(document.clone()),
+                _ => None,
+            });
+            (format!("{origin}, field {}", ui::printable(name, 60)), records.collect())
+        }
+        _ => (origin, documents),
+    }
 }
 
 /// Records are named by their field `id` if every one of them has its own.
@@ -174,6 +197,19 @@ mod tests {
         assert_eq!(data.items.len() as u64, BUGS);
         assert!(data.items.iter().all(|item| item.key.is_some()));
         assert!(data.json_bytes > BUGS * 100);
+    }
+
+    #[test]
+    fn records_inside_one_object_are_found() {
+        let wrapper = Document::from_iter([
+            ("type", Value::Text("collection".to_owned())),
+            ("features", Value::Array(bugs().into_iter().map(Value::Map).collect())),
+            ("numbers", Value::Array(vec![Value::I64(1); 2_000])),
+        ]);
+        let (origin, records) = unwrap("f.json".to_owned(), vec![wrapper]);
+        assert_eq!((origin.as_str(), records.len() as u64), ("f.json, field features", BUGS));
+        let (_, alone) = unwrap("f.json".to_owned(), bugs().into_iter().take(1).collect());
+        assert_eq!(alone.len(), 1, "a record with one nested array is a record");
     }
 
     #[test]
