@@ -123,6 +123,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn every_tick_exceeds_all_that_came_before(steps in prop::collection::vec(step(), 1..200)) {
             // spec: M-21

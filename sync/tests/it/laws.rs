@@ -301,6 +301,13 @@ fn own_operations_box_nothing_and_anticipate_the_relay() {
     let dead = fold(&log.state, own.iter().copied());
     assert_eq!(dead.dead().map(|dead| dead.seq), Some(0), "the relay will absorb a create that follows an own delete");
     assert_eq!(apply(&dead, &own[0]).lost, Some(BoxReason::Absorbed));
+    let blind = delete(6, 0);
+    let outcome = apply(&log.state, &OpContext::own(&blind, id(2, 9), &[]));
+    assert_eq!(
+        (outcome.boxed, outcome.concurrent),
+        (None, false),
+        "whether it missed an edit is known when it has a number"
+    );
     assert_eq!(fold(&log.state, []), log.state);
     assert_eq!(apply(&DocState::Absent, &own[0]).boxed, None);
 }
@@ -371,7 +378,7 @@ fn base() -> Record {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn merging_is_commutative_associative_and_idempotent(a in write(), b in write(), c in write()) {

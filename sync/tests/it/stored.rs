@@ -66,6 +66,8 @@ prop_compose! {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn records_come_back_as_they_went(record in record()) {
         // spec: M-17
