@@ -2,4 +2,5 @@
 
 mod api;
 mod crashers;
+mod kill;
 mod tidy;
