@@ -17,6 +17,10 @@ const BUGS: u64 = 600;
 /// Records of a demo; larger files are imported with `blazedb import`, which does not hold them in memory.
 const RECORDS_MAX: usize = 200_000;
 
+/// A lone object with a list of at least this many objects is taken for a wrapper around records; with fewer it is a
+/// record that has a list.
+const WRAPPED_MIN: usize = 10;
+
 /// The records and where they come from.
 pub(crate) struct Data {
     pub(crate) origin: String,
@@ -74,7 +78,7 @@ fn unwrap(origin: String, documents: Vec<Document>) -> (String, Vec<Document>) {
         })
         .max_by_key(|(_, items)| items.len());
     match longest {
-        Some((name, items)) if items.len() > 1 => {
+        Some((name, items)) if items.len() >= WRAPPED_MIN => {
             let records = items.iter().filter_map(|item| match item {
                 Value::Map(document) => Some(document.clone()),
                 _ => None,
@@ -209,7 +213,7 @@ mod tests {
         let (origin, records) = unwrap("f.json".to_owned(), vec![wrapper]);
         assert_eq!((origin.as_str(), records.len() as u64), ("f.json, field features", BUGS));
         let (_, alone) = unwrap("f.json".to_owned(), bugs().into_iter().take(1).collect());
-        assert_eq!(alone.len(), 1, "a record with one nested array is a record");
+        assert_eq!(alone.len(), 1, "a record with a short list is a record");
     }
 
     #[test]
