@@ -82,10 +82,19 @@ impl Window {
         Some(batch)
     }
 
-    /// Takes out what a relay that wants `replica` from `counter` cannot have accepted; returns whether there was any.
+    /// Takes out what a relay that wants `replica` from `counter` has refused; returns whether there was any.
     pub(super) fn take_above(&mut self, replica: ReplicaId, counter: u64) -> bool {
+        self.take_where(|pushed| pushed.name.replica == replica && pushed.name.first_counter > counter)
+    }
+
+    /// Takes out what holds operations of `replica` from `counter` on.
+    pub(super) fn take_from(&mut self, replica: ReplicaId, counter: u64) {
+        self.take_where(|pushed| pushed.name.replica == replica && pushed.last_counter >= counter);
+    }
+
+    fn take_where(&mut self, taken: impl Fn(&InFlight) -> bool) -> bool {
         let before = self.pushed.len();
-        self.pushed.retain(|pushed| pushed.name.replica != replica || pushed.name.first_counter <= counter);
+        self.pushed.retain(|pushed| !taken(pushed));
         self.bytes = self.pushed.iter().map(|pushed| pushed.bytes).sum();
         self.pushed.len() < before
     }
@@ -127,5 +136,7 @@ mod tests {
         assert!(window.take_above(replica, 4));
         assert_eq!((window.bytes(), window.len()), (20, 2));
         assert!(!window.take_above(replica, 4));
+        window.take_from(replica, 4);
+        assert_eq!((window.bytes(), window.len()), (10, 1));
     }
 }

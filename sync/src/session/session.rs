@@ -359,10 +359,6 @@ impl Session {
             // spec: S-12
             let known = self.known.get(&name.replica).copied().unwrap_or(0);
             if position.counter <= known || self.window.contains(name) {
-                // What the relay asked for is on its way already: it was overtaken, not lost.
-                if self.needed.get(&name.replica).is_some_and(|wanted| *wanted <= position.counter) {
-                    self.needed.remove(&name.replica);
-                }
                 self.send_after = position;
                 continue;
             }
@@ -525,8 +521,8 @@ impl Session {
     /// when its Pong is back those answers have been heard, and pushing goes back once instead of once for each.
     fn on_need_from(&mut self, now: Millis, replica: ReplicaId, counter: u64) {
         if self.known.get(&replica).is_some_and(|known| *known >= counter) {
-            // It acknowledged that operation on this very connection. An answer that was doubled or held up on the way looks
-            // like this; a relay that really lost something says so in its next Welcome.
+            // The relay has said on this very connection that it has that operation. An answer that was doubled or held up on
+            // the way looks like this; a relay that really lost something says so in its next Welcome.
             return self.misbehaved(now, PeerMisbehaved::NeedFromUnasked { replica, counter });
         }
         let taken = self.window.take_above(replica, counter);
@@ -544,7 +540,13 @@ impl Session {
     }
 
     /// Goes back to the start of the outbox; what the relay has or what is on its way is passed over on the way forward.
+    ///
+    /// What holds an operation that is still wanted did not arrive: otherwise its answer would be here before the Pong, or
+    /// follow at once, and then the second push of it is a repeat without effect.
     fn rewind(&mut self) {
+        for (replica, wanted) in &self.needed {
+            self.window.take_from(*replica, *wanted);
+        }
         self.rewinding = None;
         self.held = None;
         self.send_after = OutboxPosition::default();

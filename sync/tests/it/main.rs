@@ -6,5 +6,6 @@ mod make;
 mod random;
 mod relay;
 mod sealing;
+mod session;
 mod stored;
 mod world;
