@@ -5,7 +5,7 @@
 //!
 //! One space is one pipeline. A batch is admitted against the head as it will be once the appends in flight are in, so
 //! that many connections can push without waiting for each other's sync; its append names that head, and only when the
-//! log says that it is durable does the entry move [`durable`](Space) forward and out to the subscribers:
+//! log says that it is durable does the entry move the durable head forward and out to the subscribers:
 //!
 //! ```text
 //!   Frame(Push) -> admit -> Effect::Append ... Input::Appended -> Ack to the author, Entry to the others
@@ -276,7 +276,13 @@ impl Hub {
             // It was streaming before the space was read again: only its position matters, and that has not moved.
             return self.advance(conn, out);
         };
-        let refusal = if hello.space.is_some_and(|given| given != space.state.id()) {
+        let refusal = if hello.protocol != PROTOCOL_VERSION {
+            let text = format!(
+                "the client speaks protocol {}, this relay {PROTOCOL_VERSION}: update the older one",
+                hello.protocol
+            );
+            Some(fatal(ErrorCode::Unsupported, &text))
+        } else if hello.space.is_some_and(|given| given != space.state.id()) {
             let here = space.state.id();
             let text =
                 format!("the file belongs to another space than this token ({here}): use the token of its own space");

@@ -127,7 +127,8 @@ impl Hub {
                     if state.phase != Phase::Streaming {
                         continue;
                     }
-                    if state.position + 1 == pending.first_seq && !state.reading && !state.lagging {
+                    if state.position + 1 == pending.first_seq {
+                        debug_assert!(!state.reading && !state.lagging, "both mean that it was behind");
                         let mine = state.unread_pushes.contains(&pending.first_seq);
                         let bytes = if mine { &pending.ack } else { &pending.entry };
                         if state.has_room(bytes.len(), self.limits.queue_bytes_max) {

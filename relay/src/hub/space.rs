@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use blazedb_wire::{Batch, Frame, ReplicaId};
+use blazedb_wire::{Batch, ReplicaId};
 use bytes::Bytes;
 
 use super::ConnId;
 use crate::admit::{AdmitTime, Admitted, SpaceState};
-use crate::log::{Append, AppendId, LogEntry, PayloadDigest, SpaceInfo};
+use crate::log::{Append, AppendId, LogEntry, PayloadDigest, SpaceInfo, envelope_bytes};
 
 /// A name that somebody asked for.
 #[derive(Debug)]
@@ -130,11 +130,9 @@ impl Space {
 
     /// Returns the payload digest of an operation that is in flight.
     pub(super) fn inflight_digest(&self, replica: ReplicaId, counter: u64) -> Option<PayloadDigest> {
+        // Where two batches in flight hold it, the second repeats the first.
         let holder = self.inflight.iter().find(|pending| {
-            let head = pending.batch.head();
-            head.replica == replica
-                && counter > pending.counter_before
-                && pending.batch.counter_range().contains(&counter)
+            pending.batch.head().replica == replica && pending.batch.counter_range().contains(&counter)
         })?;
         let i = usize::try_from(counter - holder.batch.head().first_counter).ok()?;
         Some(holder.batch.op(i).payload_digest())
@@ -143,8 +141,5 @@ impl Space {
 
 /// Makes the author's ack out of a logged entry; `None` if the log holds something else than it was given.
 pub(super) fn ack_of(entry: &Bytes) -> Option<Bytes> {
-    match Frame::decode(entry.clone()) {
-        Ok(Frame::Entry { envelope, .. }) => Some(Frame::Ack(envelope).to_bytes()),
-        _ => None,
-    }
+    envelope_bytes(entry).map(blazedb_wire::ack_frame)
 }

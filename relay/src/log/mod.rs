@@ -14,7 +14,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use blazedb_wire::{DocumentId, Hlc, ReplicaId, SpaceId};
+use blazedb_wire::limits::FRAME_BODY_BYTES_MAX;
+use blazedb_wire::{DocumentId, HEADER_BYTES, Hlc, Reader, ReplicaId, SpaceId};
 use bytes::Bytes;
 
 pub use store::{KEY_FILE, STORE_FILE, StoreLog, StoreLogOptions, store_key};
@@ -167,6 +168,15 @@ pub struct StoredEntry {
     pub frame: Bytes,
 }
 
+/// Returns the envelope's bytes out of an `Entry` frame, without a look at the batch; `None` if it is none.
+///
+/// For frames that this relay made and its store has authenticated; frames from elsewhere are decoded whole.
+pub fn envelope_bytes(frame: &[u8]) -> Option<&[u8]> {
+    let mut reader = Reader::with_offset(frame.get(HEADER_BYTES..)?, HEADER_BYTES);
+    let length = reader.uvarint_max(FRAME_BODY_BYTES_MAX as u64, "envelope bytes").ok()?;
+    reader.bytes(usize::try_from(length).ok()?).ok()
+}
+
 /// Why an append left the log as it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AppendError {
@@ -288,7 +298,8 @@ pub trait RelayLog: Send + Sync + 'static {
     /// Appends a group under one durable sync: one result for each append, in order.
     ///
     /// An append whose head does not match is left out; the others are not affected by it. When this returns, what is
-    /// `Ok` is durable; what is not left no trace.
+    /// `Ok` is durable. What is not left no trace, but for [`AppendError::Storage`]: after a failed sync nobody can say,
+    /// and it may be found when the log is opened again. It was not acknowledged, and its author will repeat it.
     fn append(&self, group: &[Append]) -> Vec<Result<(), AppendError>>;
 
     /// Reads whole entries with numbers above `after_seq`, oldest first: at least one if there is any, then as long as

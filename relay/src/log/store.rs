@@ -17,14 +17,14 @@ use std::ops::Bound;
 use std::path::Path;
 
 use blazedb_engine::{CommitError, Durability, Env, Options, ReadView, Store, TreeId, WriteTransaction};
-use blazedb_wire::{DocumentId, Frame, Hlc, ReplicaId, SpaceId};
+use blazedb_wire::{DocumentId, Envelope, Frame, Hlc, ReplicaId, SpaceId};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use super::{
     Append, AppendError, DeadDocuments, Known, LogEntry, LogError, PayloadDigest, RelayLog, SPACE_NAME_BYTES_MAX,
-    SpaceInfo, StoredEntry,
+    SpaceInfo, StoredEntry, envelope_bytes,
 };
 use crate::secrets;
 
@@ -145,6 +145,12 @@ impl StoreLog {
         Ok(spaces)
     }
 
+    fn find_space(&self, name: &str) -> Result<Option<(ReadView, SpaceId)>, LogError> {
+        let view = self.store.read();
+        let id = view.get(self.trees.names, name.as_bytes()).map_err(|error| storage("reading names", &error))?;
+        id.map(|id| Ok((view, space_id(&id)?))).transpose()
+    }
+
     fn create_space(&self, name: &str) -> Result<SpaceInfo, LogError> {
         let mut id = [0; 16];
         self.env.entropy.public(&mut id).map_err(|error| storage("drawing a space id", &error))?;
@@ -249,12 +255,17 @@ impl RelayLog for StoreLog {
         if name.is_empty() || name.len() > SPACE_NAME_BYTES_MAX {
             return Err(LogError::BadName { given: name.len() });
         }
-        // Taken also for reading, so that two first openings of one name make one space.
-        let _writer = self.writer.lock();
-        let view = self.store.read();
-        let id = view.get(self.trees.names, name.as_bytes()).map_err(|error| storage("reading names", &error))?;
-        let Some(id) = id else { return self.create_space(name) };
-        let id = space_id(&id)?;
+        let (view, id) = match self.find_space(name)? {
+            Some(found) => found,
+            None => {
+                // Two first openings of one name make one space: who comes second looks again.
+                let _writer = self.writer.lock();
+                match self.find_space(name)? {
+                    Some(found) => found,
+                    None => return self.create_space(name),
+                }
+            }
+        };
         let row = self.row(&view, id)?;
         if row.name != name {
             return Err(damaged("spaces", "a space has another name than the one that leads to it"));
@@ -313,11 +324,9 @@ impl RelayLog for StoreLog {
                 break;
             }
             let first_seq = array(&key, 16).map(u64::from_be_bytes).ok_or_else(|| damaged("entries", "a short key"))?;
-            let last_seq = match Frame::decode(frame.clone()) {
-                Ok(Frame::Entry { envelope, .. }) if envelope.first_seq == first_seq => envelope.last_seq(),
-                Ok(_) => return Err(damaged("entries", "another frame than the entry of its key")),
-                Err(error) => return Err(damaged("entries", &error.to_string())),
-            };
+            let envelope = envelope_bytes(&frame).and_then(|bytes| Envelope::decode(bytes).ok());
+            let envelope = envelope.filter(|envelope| envelope.first_seq == first_seq);
+            let last_seq = envelope.ok_or_else(|| damaged("entries", "not the entry of its key"))?.last_seq();
             entries.push(StoredEntry { first_seq, last_seq, frame });
         }
         Ok(entries)

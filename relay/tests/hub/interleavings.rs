@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use blazedb_relay::hub::{ConnId, HubLimits};
 use blazedb_relay::log::AppendError;
-use blazedb_wire::{Frame, Op, OpId};
+use blazedb_wire::{ErrorCode, Frame, Op, OpId};
 
 use crate::rig::{Rig, Rng, SPACE, create, delete, names, replica, update};
 
@@ -176,7 +176,12 @@ fn look(rig: &Rig, device: &mut Device, acked: &mut BTreeSet<OpId>) {
         }
     }
     device.looked = seen.frames.len();
-    if seen.closed.is_some() {
+    if let Some(closed) = &seen.closed {
+        let code = closed.as_ref().map(|error| error.code);
+        assert!(
+            matches!(code, Some(ErrorCode::Internal | ErrorCode::Overloaded)),
+            "ended for no fault of its own: {code:?}"
+        );
         (device.conn, device.next) = (None, None);
     }
 }

@@ -47,8 +47,32 @@ fn nothing_leaves_before_it_is_durable() {
     assert_eq!(rig.seen(late).welcome().head, 0);
     assert_eq!(rig.seen(late).welcome().counters, [(replica(1), 0)], "a counter in flight is not known yet");
     assert_eq!(rig.seen(late).frames.len(), 1);
+    // Nor can anybody have seen it (spec: R-7).
+    let early = rig.open(SPACE);
+    let hello = rig.hello(1, &[]);
+    rig.send(early, &Frame::Hello(hello));
+    assert_eq!(rig.seen(early).closed_with().code, ErrorCode::CursorAhead);
     rig.settle();
     assert_eq!(rig.seen(late).position(0), 1);
+}
+
+// spec: what a read finds in the log before the hub has heard that it is durable waits for that
+#[test]
+fn a_read_that_is_ahead_of_the_answers_is_cut() {
+    let mut rig = Rig::new();
+    let a = rig.connect(0);
+    rig.push(a, 1, 1, &[create(1, 0)]);
+    rig.settle();
+    let late = rig.open(SPACE);
+    let hello = rig.hello(0, &[]);
+    rig.send(late, &Frame::Hello(hello));
+    rig.push(a, 1, 2, &[create(2, 0)]);
+    rig.append_silently();
+    rig.answer_reads();
+    while rig.read_one(late) {}
+    assert_eq!(rig.seen(late).position(0), 1);
+    rig.settle();
+    assert_eq!(rig.seen(late).position(0), 2);
 }
 
 // spec: R-4
@@ -200,6 +224,19 @@ fn a_cursor_within_a_batch_is_refused() {
     rig.settle();
     let conn = rig.connect(1);
     assert_eq!(rig.seen(conn).closed_with().code, ErrorCode::CursorAhead);
+}
+
+// spec: R-7
+#[test]
+fn another_protocol_is_refused() {
+    let mut rig = Rig::new();
+    let a = rig.open(SPACE);
+    let mut hello = rig.hello(0, &[]);
+    hello.protocol = 2;
+    rig.send(a, &Frame::Hello(hello));
+    rig.settle();
+    let error = rig.seen(a).closed_with();
+    assert_eq!((error.code, error.fatal), (ErrorCode::Unsupported, true));
 }
 
 // spec: R-7
