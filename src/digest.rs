@@ -1,7 +1,7 @@
 //! The digest of a database: equal for equal documents, whatever order they came in.
 //!
 //! SHA-256 over, for each collection with live documents ascending by name, for each live document ascending by id:
-//! uvarint length and name of the collection | id | shape | uvarint length and row body (spec: M-30).
+//! uvarint length and name of the collection | id | shape | uvarint length and row body (spec: D-5).
 
 use blazedb_engine::ReadView;
 use blazedb_sync::DocState;

@@ -1,4 +1,4 @@
-//! Applying the relay's log: one entry, one transaction, in the serial section, so that it never conflicts.
+//! Applying the relay's log (spec: D-1): one entry, one transaction, in the serial section, so that it never conflicts.
 //!
 //! The entry moves the document's base (its state by the log alone); what is shown is base plus the own operations that
 //! remain (joints P3). A document without own operations has no base row: its record is the base.

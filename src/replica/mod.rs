@@ -12,7 +12,7 @@ mod outbox;
 pub(crate) mod pending;
 mod seal;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -49,6 +49,8 @@ pub(crate) struct ReplicaState {
     sealed: BTreeMap<LocalName, u64>,
     /// Highest counter that the relay said it has, by incarnation: those batches need no sending.
     known: HashMap<u32, u64>,
+    /// Incarnations of earlier opens with nothing in the outbox: the next seal removes them (spec: D-6).
+    spent: Vec<u32>,
     cursor: u64,
     /// The sealed batches looked at last, decoded.
     decoded: Vec<(LocalName, Batch)>,
@@ -64,6 +66,7 @@ impl ReplicaState {
             by_replica: HashMap::new(),
             sealed: BTreeMap::new(),
             known: HashMap::new(),
+            spent: Vec::new(),
             cursor,
             decoded: Vec::new(),
         };
@@ -85,7 +88,34 @@ impl ReplicaState {
                 state.sealed.insert(name, name.counter + batch.len() as u64 - 1);
             }
         }
+        let waiting = state.waiting_incarnations(view)?;
+        state.spent = state.incarnations.keys().copied().filter(|number| !waiting.contains(number)).collect();
+        for number in &state.spent {
+            if let Some(incarnation) = state.incarnations.remove(number) {
+                state.by_replica.remove(&incarnation.replica);
+            }
+        }
         Ok(state)
+    }
+
+    /// Returns the incarnations that have operations in the outbox, oldest first.
+    fn waiting_incarnations(&self, view: &ReadView) -> Result<BTreeSet<u32>, Error> {
+        let mut numbers: BTreeSet<u32> = self.sealed.keys().map(|name| name.incarnation).collect();
+        if let Some(tree) = view.tree(layout::PENDING) {
+            // One probe per incarnation instead of a walk over everything that waits.
+            let mut from = 0u32;
+            loop {
+                let start = LocalName { incarnation: from, counter: 0 }.key();
+                let Some((key, _)) = view.range(tree, (Bound::Included(&start[..]), Bound::Unbounded)).next() else {
+                    break;
+                };
+                let name = LocalName::from_key(&key)?;
+                numbers.insert(name.incarnation);
+                let Some(next) = name.incarnation.checked_add(1) else { break };
+                from = next;
+            }
+        }
+        Ok(numbers)
     }
 
     fn learn(&mut self, number: u32, incarnation: Incarnation) {
@@ -134,7 +164,11 @@ impl Replica {
         let state = self.inner.replica.lock();
         let binding = *self.inner.binding.read();
         let view = self.inner.store.read();
-        let replicas = self.outbox_incarnations(&state, &view)?.into_iter().map(|(_, replica)| replica).collect();
+        let replicas = state
+            .waiting_incarnations(&view)?
+            .into_iter()
+            .map(|number| Ok(self.incarnation(&state, &view, number)?.replica))
+            .collect::<Result<_, Error>>()?;
         Ok(Hello {
             protocol: PROTOCOL,
             space: binding.map(|b| b.space),
@@ -230,30 +264,6 @@ impl Replica {
         };
         let position = OutboxPosition { incarnation: name.incarnation, counter: *last };
         Ok(bytes.map(|bytes| (position, bytes)))
-    }
-
-    /// Returns the incarnations that have operations in the outbox, oldest first.
-    fn outbox_incarnations(&self, state: &ReplicaState, view: &ReadView) -> Result<Vec<(u32, ReplicaId)>, Error> {
-        let mut numbers: Vec<u32> = state.sealed.keys().map(|name| name.incarnation).collect();
-        if let Some(tree) = view.tree(layout::PENDING) {
-            // One probe per incarnation instead of a walk over everything that waits.
-            let mut from = 0u32;
-            loop {
-                let start = LocalName { incarnation: from, counter: 0 }.key();
-                let Some(item) = view.range(tree, (Bound::Included(&start[..]), Bound::Unbounded)).next() else { break };
-                let name = LocalName::from_key(&item.0)?;
-                numbers.push(name.incarnation);
-                let Some(next) = name.incarnation.checked_add(1) else { break };
-                from = next;
-            }
-        }
-        numbers.sort_unstable();
-        numbers.dedup();
-        let mut out = Vec::with_capacity(numbers.len());
-        for number in numbers {
-            out.push((number, self.incarnation(state, view, number)?.replica));
-        }
-        Ok(out)
     }
 
     /// Returns an incarnation; the one of this open is written by the first local commit, behind this side's back.

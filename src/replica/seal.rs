@@ -129,6 +129,9 @@ impl Replica {
             for (name, _, bytes) in &puts {
                 serial_put(serial, core.outbox, &name.key(), bytes.clone())?;
             }
+            for number in &state.spent {
+                serial_delete(serial, core.replicas, &number.to_be_bytes())?;
+            }
             let mut newest = serial_progress(serial, &core)?;
             newest.sealed = newest.sealed.max(progress.sealed);
             newest.clock = newest.clock.max(progress.sealed);
@@ -149,6 +152,7 @@ impl Replica {
             return Err(e);
         }
         inner.shapes.mark_durable(through);
+        state.spent.clear();
         Ok(names.len() as u64)
     }
 }

@@ -7,6 +7,7 @@ use blazedb::{
     ChangeEvent, ChangeKind, Database, Document, DocumentId, Env, ErrorKind, Options, Origin, Patch, Value,
 };
 use serde::{Deserialize, Serialize};
+use sha2::Digest;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Todo {
@@ -199,6 +200,29 @@ fn a_file_that_is_open_already_says_so() {
     let error = Database::open(&path, Options::unencrypted()).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Open);
     assert!(format!("{error:?}").contains("in this process"), "{error:?}");
+}
+
+/// spec: D-5
+#[test]
+fn the_digest_is_the_one_of_the_specification() {
+    let db = memory();
+    let ids = [DocumentId::from_bytes([1; 16]), DocumentId::from_bytes([2; 16])];
+    let document = |n: i64| Document::from_pairs([("n", Value::I64(n))]).unwrap();
+    db.collection::<Document>("b").unwrap().insert_with_id(ids[1], &document(300)).unwrap();
+    db.collection::<Document>("b").unwrap().insert_with_id(ids[0], &document(2)).unwrap();
+    db.collection::<Document>("a").unwrap().insert_with_id(ids[1], &document(3)).unwrap();
+    let gone = db.collection::<Document>("c").unwrap();
+    gone.insert_with_id(ids[0], &document(4)).unwrap();
+    gone.delete(ids[0]).unwrap();
+    // Written by hand from the text: collection, id, shape, body (width 1, tag, heap).
+    let mut bytes = Vec::new();
+    for (collection, id, body) in [(b'a', 2u8, &[1, 0x13][..]), (b'b', 1, &[1, 0x12]), (b'b', 2, &[1, 0x22, 0x2C, 0x01])] {
+        bytes.extend([1, collection]);
+        bytes.extend([id; 16]);
+        bytes.extend([1, 1, b'n', body.len() as u8]);
+        bytes.extend(body);
+    }
+    assert_eq!(db.digest().unwrap()[..], sha2::Sha256::digest(&bytes)[..]);
 }
 
 #[test]

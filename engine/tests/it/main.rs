@@ -4,7 +4,6 @@ mod concurrency;
 mod crash;
 mod damage;
 mod faults;
-mod figures;
 mod kill;
 mod model;
 mod secrets;

@@ -132,7 +132,7 @@ pub(super) fn testing_features(tree: &Tree) -> Vec<Offence> {
     match root_entries.iter().find(|e| e.table == "workspace" && e.key == "default-members") {
         Some(entry) if !entry.value.contains("harness") && !entry.value.contains("benches") => {}
         Some(entry) => {
-            offences.push(Offence::new("Cargo.toml", entry.line, "harness and benches are not default members"))
+            offences.push(Offence::new("Cargo.toml", entry.line, "harness and benches are not default members"));
         }
         None => offences.push(Offence::new("Cargo.toml", 1, "default-members is missing: the harness would be one")),
     }
