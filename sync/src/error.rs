@@ -113,22 +113,22 @@ impl fmt::Display for PeerMisbehaved {
             Self::UnexpectedFrame { kind, state } => write!(f, "{kind:?} while {state:?}")?,
             Self::Protocol { given } => write!(f, "protocol version {given}")?,
             Self::WelcomeReplicas { position } => {
-                write!(f, "replica {position} of the welcome is not that of the hello")?
+                write!(f, "replica {position} of the welcome is not that of the hello")?;
             }
             Self::WelcomeFloor { floor, head } => write!(f, "floor {floor} above head {head}")?,
             Self::SequenceGap { wanted, given } => write!(f, "sequence {given} where {wanted} had to come")?,
             Self::SequenceOverlap { cursor, first, last } => {
-                write!(f, "entry {first}..={last} across cursor {cursor}")?
+                write!(f, "entry {first}..={last} across cursor {cursor}")?;
             }
             Self::EntryEpoch { wanted, given } => write!(f, "epoch {given} instead of {wanted}")?,
             Self::EntrySpace { given } => write!(f, "an entry of space {given}")?,
             Self::EnvelopeMismatch { first } => write!(f, "the envelope at {first} does not describe its batch")?,
             Self::EntryUnnumbered => f.write_str("an entry without a sequence")?,
             Self::AckUnasked { replica, first_counter } => {
-                write!(f, "an acknowledgement of {replica}:{first_counter}, not pushed here")?
+                write!(f, "an acknowledgement of {replica}:{first_counter}, not pushed here")?;
             }
             Self::NeedFromUnasked { replica, counter } => {
-                write!(f, "a request for {replica}:{counter}, which nothing pushed needs")?
+                write!(f, "a request for {replica}:{counter}, which nothing pushed needs")?;
             }
         }
         f.write_str("); the connection is made anew, update the relay if this repeats")

@@ -172,7 +172,7 @@ impl Stage {
     }
 
     #[track_caller]
-    fn is_rejected(mut self, frame: Frame, code: ErrorCode) {
+    fn rejects(mut self, frame: Frame, code: ErrorCode) {
         self.hear(frame);
         let events = self.events();
         let [Event::Rejected(error), Event::Disconnect { reason }, Event::StateChanged(state)] = &events[..] else {
@@ -245,7 +245,7 @@ fn entries_that_the_driver_never_got_are_dropped_with_the_connection() {
 fn another_space_epoch_or_past_is_refused() {
     // spec: S-2
     let check = |cursor: u64, welcome: Welcome, code| {
-        Stage::greeting(cursor, Outbox::default()).is_rejected(Frame::Welcome(welcome), code);
+        Stage::greeting(cursor, Outbox::default()).rejects(Frame::Welcome(welcome), code);
     };
     check(0, Welcome { space: SpaceId([1; 16]), ..welcome(0) }, ErrorCode::SpaceMismatch);
     check(0, Welcome { epoch: EPOCH + 1, ..welcome(0) }, ErrorCode::EpochMismatch);
@@ -622,8 +622,8 @@ fn fatal_errors_are_final_and_others_are_not() {
         ErrorCode::CursorAhead,
     ];
     for code in codes {
-        Stage::greeting(0, Outbox::default()).is_rejected(Frame::Error(ErrorFrame::fatal(code, "no")), code);
-        Stage::live(10, 0, outbox(0)).is_rejected(Frame::Error(ErrorFrame::fatal(code, "no")), code);
+        Stage::greeting(0, Outbox::default()).rejects(Frame::Error(ErrorFrame::fatal(code, "no")), code);
+        Stage::live(10, 0, outbox(0)).rejects(Frame::Error(ErrorFrame::fatal(code, "no")), code);
         if !matches!(code, ErrorCode::NeedFrom(_) | ErrorCode::Unsupported | ErrorCode::CursorAhead) {
             let error = Frame::Error(ErrorFrame::new(code, "later"));
             Stage::live(10, 0, Outbox::default()).ends(error, DisconnectReason::Relay(code));
