@@ -159,6 +159,23 @@ fn an_append_to_another_head_is_refused_as_a_whole_and_others_of_its_group_are_n
 }
 
 #[test]
+fn an_append_that_fails_half_way_takes_its_group_with_it() {
+    let log = open(Env::memory(1));
+    let (home, work) = (log.open_space("home").unwrap(), log.open_space("work").unwrap());
+    let mut author = Author::new(home.clone());
+    let (mut half, second) = (author.append(1, 1, &[create(1, 0)]), author.append(1, 2, &[create(2, 0)]));
+    half.entries.extend(second.entries);
+    half.entries[1].frame = vec![0; 3 << 20].into();
+    let elsewhere = Author::new(work.clone()).append(2, 1, &[create(1, 0)]);
+    let results = log.append(&[elsewhere.clone(), half, elsewhere.clone()]);
+    assert!(results.iter().all(|result| matches!(result, Err(AppendError::Storage { .. }))), "{results:?}");
+    assert_eq!(log.open_space("home").unwrap(), home);
+    assert_eq!(log.open_space("work").unwrap(), work);
+    assert!(log.read(home.id, 0, 1_000).unwrap().is_empty());
+    assert_eq!(log.append(&[elsewhere]), [Ok(())], "the log goes on");
+}
+
+#[test]
 fn reading_starts_anywhere_and_keeps_to_its_bytes() {
     let log = open(Env::memory(1));
     let home = log.open_space("home").unwrap();
