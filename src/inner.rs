@@ -115,7 +115,8 @@ pub(crate) struct CoreTrees {
 
 impl CoreTrees {
     pub(crate) fn open(tx: &mut WriteTransaction) -> Result<Self, Error> {
-        let mut tree = |name| tx.tree(name).map_err(|e| Error::with(ErrorKind::Storage, "a tree could not be opened", e));
+        let mut tree =
+            |name| tx.tree(name).map_err(|e| Error::with(ErrorKind::Storage, "a tree could not be opened", e));
         Ok(Self {
             meta: tree(layout::META)?,
             shapes: tree(layout::SHAPES)?,
@@ -159,7 +160,12 @@ impl Inner {
     }
 
     /// Writes the catalogue entries that a record refers to and that may not be durable yet.
-    pub(crate) fn put_shapes(&self, serial: &mut Serial<'_>, trees: &CoreTrees, through: Option<u32>) -> Result<(), Error> {
+    pub(crate) fn put_shapes(
+        &self,
+        serial: &mut Serial<'_>,
+        trees: &CoreTrees,
+        through: Option<u32>,
+    ) -> Result<(), Error> {
         let Some(through) = through else { return Ok(()) };
         for (number, bytes) in self.shapes.not_durable_through(through) {
             serial_put(serial, trees.shapes, &number.to_be_bytes(), bytes)?;
@@ -222,7 +228,12 @@ pub(crate) fn serial_progress(serial: &Serial<'_>, trees: &CoreTrees) -> Result<
     Progress::from_stored(serial.get(trees.meta, meta::PROGRESS)?.as_deref())
 }
 
-pub(crate) fn serial_put(serial: &mut Serial<'_>, tree: TreeId, key: &[u8], value: impl AsRef<[u8]>) -> Result<(), Error> {
+pub(crate) fn serial_put(
+    serial: &mut Serial<'_>,
+    tree: TreeId,
+    key: &[u8],
+    value: impl AsRef<[u8]>,
+) -> Result<(), Error> {
     serial
         .put(tree, key, value.as_ref())
         .map_err(|e| Error::with(ErrorKind::Limit, "a record does not fit the store", e))

@@ -201,9 +201,8 @@ impl LocalName {
     }
 
     pub(crate) fn from_key(key: &[u8]) -> Result<Self, Error> {
-        let key: [u8; 12] = key
-            .try_into()
-            .map_err(|_| Error::new(crate::ErrorKind::Corrupt, "an outbox key has the wrong length"))?;
+        let key: [u8; 12] =
+            key.try_into().map_err(|_| Error::new(crate::ErrorKind::Corrupt, "an outbox key has the wrong length"))?;
         let (incarnation, counter) = key.split_at(4);
         Ok(Self {
             incarnation: u32::from_be_bytes(incarnation.try_into().expect("four of twelve bytes")),
@@ -261,9 +260,7 @@ pub(crate) fn uvarint(value: u64) -> Vec<u8> {
 pub(crate) fn read_uvarint(bytes: Option<&[u8]>) -> Result<u64, Error> {
     let Some(bytes) = bytes else { return Ok(0) };
     let mut r = Reader::new(bytes);
-    r.uvarint()
-        .and_then(|n| r.finish().map(|()| n))
-        .map_err(|e| Error::corrupt("a counter of the file", e))
+    r.uvarint().and_then(|n| r.finish().map(|()| n)).map_err(|e| Error::corrupt("a counter of the file", e))
 }
 
 /// Reads one key of the `meta` tree as of a snapshot.
@@ -285,12 +282,8 @@ mod tests {
         let progress = Progress { clock: Hlc(5), incarnation: 9, counter: 1 << 40, sealed: Hlc(4), seen: Hlc(3) };
         assert_eq!(Progress::decode(&progress.encode()).unwrap(), progress);
         let replica = ReplicaId::from_bytes([3; 16]);
-        let incarnation = Incarnation {
-            replica,
-            secret: [8; 32],
-            acked: 1,
-            deps: vec![OpId { replica, counter: 200 }],
-        };
+        let incarnation =
+            Incarnation { replica, secret: [8; 32], acked: 1, deps: vec![OpId { replica, counter: 200 }] };
         assert_eq!(Incarnation::decode(&incarnation.encode()).unwrap(), incarnation);
         for state in [None, Some(Bytes::from_static(b"state"))] {
             let base = Base { state, ops: vec![LocalName { incarnation: 1, counter: 500 }] };

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use blazedb_sync::DocState;
 use blazedb_wire::SpaceId;
 
+use crate::Error;
 use crate::inner::Inner;
 use crate::layout::{self, meta};
 use crate::replica::{OutboxCounts, Replica};
 use crate::transaction::decode_state;
-use crate::Error;
 
 /// A database in numbers, as of one snapshot.
 #[derive(Clone, Debug)]

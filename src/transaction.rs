@@ -154,10 +154,11 @@ impl<'db> Draft<'db> {
         }
         let index = self.ops.len();
         self.ops.push(op);
-        let touched = self
-            .touched
-            .entry((Arc::clone(collection), id))
-            .or_insert_with(|| Touched { before, kind: ChangeKind::Put, ops: Vec::new() });
+        let touched = self.touched.entry((Arc::clone(collection), id)).or_insert_with(|| Touched {
+            before,
+            kind: ChangeKind::Put,
+            ops: Vec::new(),
+        });
         touched.kind = if kind == OpKind::Delete { ChangeKind::Delete } else { ChangeKind::Put };
         touched.ops.push(index);
         Ok(())
@@ -178,7 +179,9 @@ impl<'db> Draft<'db> {
             )),
             DocState::Dead(_) => Err(Error::new(
                 ErrorKind::Key,
-                format!("document {id} of `{collection}` was deleted, and a deleted id stays dead; insert under a new id"),
+                format!(
+                    "document {id} of `{collection}` was deleted, and a deleted id stays dead; insert under a new id"
+                ),
             )),
         }
     }
@@ -236,7 +239,8 @@ impl<'db> Draft<'db> {
         if self.binding.is_some() {
             let mut size = TransactionSize::new();
             for op in &self.ops {
-                size.add(op).map_err(|e| Error::with(ErrorKind::Limit, "the transaction is too large to be replicated", e))?;
+                size.add(op)
+                    .map_err(|e| Error::with(ErrorKind::Limit, "the transaction is too large to be replicated", e))?;
             }
         }
         let Self { inner, engine, core, binding, author, ops, touched, trees, mut shapes_through, _writer, .. } = self;
@@ -252,7 +256,8 @@ impl<'db> Draft<'db> {
                 pending.push(PendingOp { op, epoch: binding.epoch }.encode(&inner.shapes)?);
             }
         }
-        let commit_no = inner.commit(engine, durability, Origin::Local, |serial| {
+        let commit_no =
+            inner.commit(engine, durability, Origin::Local, |serial| {
                 inner.put_shapes(serial, &core, shapes_through)?;
                 let mut progress = serial_progress(serial, &core)?;
                 if progress.incarnation != number {

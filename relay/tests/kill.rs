@@ -83,11 +83,14 @@ fn a_hundred_kills_of_the_relay_lose_nothing_and_double_nothing() {
     let stop = AtomicBool::new(false);
     let mut chance = 0x9E37_79B9_7F4A_7C15u64;
     let counts: Vec<i64> = std::thread::scope(|scope| {
-        let writers: Vec<_> =
-            devices.iter().enumerate().map(|(n, db)| {
+        let writers: Vec<_> = devices
+            .iter()
+            .enumerate()
+            .map(|(n, db)| {
                 let stop = &stop;
                 scope.spawn(move || write(db, n as i64, stop))
-            }).collect();
+            })
+            .collect();
         for _ in 0..kills {
             // At some moment after both have reached it: reading, syncing, answering, starting to stream.
             for sync in &syncs {

@@ -38,7 +38,10 @@ impl Replica {
     pub fn apply_entry(&self, envelope: &Envelope, batch: &Batch) -> Result<Applied, Error> {
         let mut state = self.inner.replica.lock();
         let head = batch.head();
-        if head.replica != envelope.replica || head.first_counter != envelope.first_counter || batch.len() != envelope.n as usize {
+        if head.replica != envelope.replica
+            || head.first_counter != envelope.first_counter
+            || batch.len() != envelope.n as usize
+        {
             return Err(Error::new(ErrorKind::Sync, "the relay's envelope and its batch do not belong together"));
         }
         self.apply(&mut state, envelope, batch)
@@ -68,10 +71,14 @@ impl Replica {
             Some(tree) => view.get(tree, &name.key())?,
             None => None,
         };
-        let stored = stored.ok_or_else(|| Error::new(ErrorKind::Sync, "the relay acknowledged a batch that was not sent"))?;
+        let stored =
+            stored.ok_or_else(|| Error::new(ErrorKind::Sync, "the relay acknowledged a batch that was not sent"))?;
         let batch = Batch::decode(stored).map_err(|e| Error::corrupt("a sealed batch", e))?;
         if batch.len() != envelope.n as usize {
-            return Err(Error::new(ErrorKind::Sync, "the relay acknowledged another number of operations than were sent"));
+            return Err(Error::new(
+                ErrorKind::Sync,
+                "the relay acknowledged another number of operations than were sent",
+            ));
         }
         drop(view);
         self.apply(&mut state, envelope, &batch)
@@ -80,11 +87,9 @@ impl Replica {
     /// Takes over the incarnation that the first local commit of this open wrote.
     fn learn_current(&self, state: &mut ReplicaState, envelope: &Envelope) -> Result<u32, Error> {
         self.refresh_incarnations(state)?;
-        state
-            .by_replica
-            .get(&envelope.replica)
-            .copied()
-            .ok_or_else(|| Error::new(ErrorKind::Sync, "the relay acknowledged operations of a replica that is not this one"))
+        state.by_replica.get(&envelope.replica).copied().ok_or_else(|| {
+            Error::new(ErrorKind::Sync, "the relay acknowledged operations of a replica that is not this one")
+        })
     }
 
     /// Reads the incarnation of this open, if a local commit wrote it since the last look.
@@ -133,8 +138,10 @@ impl Replica {
                 let mut open = |name: String| {
                     engine.tree(&name).map_err(|e| Error::with(ErrorKind::Storage, "a tree could not be opened", e))
                 };
-                let pair =
-                    Pair { records: open(layout::records_tree(op.collection))?, bases: open(layout::bases_tree(op.collection))? };
+                let pair = Pair {
+                    records: open(layout::records_tree(op.collection))?,
+                    bases: open(layout::bases_tree(op.collection))?,
+                };
                 pairs.insert(Arc::clone(op.collection), pair);
             }
         }

@@ -36,8 +36,9 @@ impl Replica {
         let mut author = None;
         for tree_name in view.tree_names() {
             let Some(collection) = layout::collection_of(&tree_name).map(Arc::<str>::from) else { continue };
-            let mut open =
-                |name: &str| engine.tree(name).map_err(|e| Error::with(ErrorKind::Storage, "a tree could not be opened", e));
+            let mut open = |name: &str| {
+                engine.tree(name).map_err(|e| Error::with(ErrorKind::Storage, "a tree could not be opened", e))
+            };
             let records = open(&tree_name)?;
             let bases = open(&layout::bases_tree(&collection))?;
             for item in view.range(records, ..) {

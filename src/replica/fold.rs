@@ -52,10 +52,7 @@ impl<'a> Fold<'a> {
     }
 
     pub(super) fn into_changes(self) -> Vec<DocumentChange> {
-        self.changes
-            .into_iter()
-            .map(|((collection, id), kind)| DocumentChange { collection, id, kind })
-            .collect()
+        self.changes.into_iter().map(|((collection, id), kind)| DocumentChange { collection, id, kind }).collect()
     }
 
     /// Applies one sequenced operation to the document's base and shows the result.

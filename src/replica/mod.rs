@@ -187,7 +187,10 @@ impl Replica {
         if welcome.protocol != PROTOCOL {
             return Err(Error::new(
                 ErrorKind::Sync,
-                format!("the relay speaks protocol {}, this library {PROTOCOL}; update the older one", welcome.protocol),
+                format!(
+                    "the relay speaks protocol {}, this library {PROTOCOL}; update the older one",
+                    welcome.protocol
+                ),
             ));
         }
         let binding = *self.inner.binding.read();
@@ -233,9 +236,7 @@ impl Replica {
         let binding = *self.inner.binding.read();
         match binding {
             Some(b) if b.follower && b.space == space && b.epoch == epoch => Ok(()),
-            None if self.inner.store.read().commit_no() == 0 => {
-                self.bind(Binding { space, epoch, follower: true })
-            }
+            None if self.inner.store.read().commit_no() == 0 => self.bind(Binding { space, epoch, follower: true }),
             _ => Err(Error::new(ErrorKind::State, "only an empty file can become a follower of a space")),
         }
     }
@@ -275,8 +276,9 @@ impl Replica {
             Some(tree) => view.get(tree, &number.to_be_bytes())?,
             None => None,
         };
-        let stored =
-            stored.ok_or_else(|| Error::new(ErrorKind::Corrupt, "the outbox names a replica id that the file does not hold"))?;
+        let stored = stored.ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, "the outbox names a replica id that the file does not hold")
+        })?;
         Incarnation::decode(&stored).map_err(|e| Error::corrupt("a replica id", e))
     }
 }

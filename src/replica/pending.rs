@@ -90,7 +90,18 @@ impl PendingOp {
             let shape = shape(&r, set_number - 1)?;
             Some(Row::decode(shape, body)?)
         };
-        let op = Op { kind, merge: MergeKind::Register, more: flags & MORE != 0, hlc, cursor, collection, id, attrs, set, unset };
+        let op = Op {
+            kind,
+            merge: MergeKind::Register,
+            more: flags & MORE != 0,
+            hlc,
+            cursor,
+            collection,
+            id,
+            attrs,
+            set,
+            unset,
+        };
         Ok(Self { op, epoch })
     }
 }

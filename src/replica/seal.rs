@@ -79,7 +79,10 @@ impl Replica {
         let mut restamped: BTreeSet<(Arc<str>, DocumentId)> = BTreeSet::new();
         for run in runs {
             let incarnation = state.incarnations.get(&run.number).ok_or_else(|| {
-                Error::new(ErrorKind::Corrupt, "the outbox names a replica id that the file does not hold; run `blazedb verify`")
+                Error::new(
+                    ErrorKind::Corrupt,
+                    "the outbox names a replica id that the file does not hold; run `blazedb verify`",
+                )
             })?;
             let context = SealContext {
                 space: binding.space,
@@ -90,7 +93,9 @@ impl Replica {
                 max_seen: progress.seen,
                 previous: progress.sealed,
             };
-            names.extend((0..run.ops.len() as u64).map(|i| LocalName { incarnation: run.number, counter: run.first + i }));
+            names.extend(
+                (0..run.ops.len() as u64).map(|i| LocalName { incarnation: run.number, counter: run.first + i }),
+            );
             let sealed = blazedb_sync::seal(run.first, &run.ops, &context)
                 .map_err(|e| Error::with(ErrorKind::State, "committed operations cannot be sealed", e))?;
             if let Some(newest) = sealed.stamps.iter().max() {
@@ -113,8 +118,10 @@ impl Replica {
                 engine.tree(&name).map_err(|e| Error::with(ErrorKind::Storage, "a tree could not be opened", e))
             };
             if !pairs.contains_key(collection) {
-                let pair =
-                    Pair { records: open(layout::records_tree(collection))?, bases: open(layout::bases_tree(collection))? };
+                let pair = Pair {
+                    records: open(layout::records_tree(collection))?,
+                    bases: open(layout::bases_tree(collection))?,
+                };
                 pairs.insert(Arc::clone(collection), pair);
             }
         }

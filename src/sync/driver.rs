@@ -211,12 +211,16 @@ impl Driver<'_> {
             Event::Rejected(error) => {
                 self.stopped = Some(format!("the relay refused ({:?}): {}", error.code, error.text));
             }
-            Event::Unsupported(error) => self.lost(&format!("the relay does not do that ({:?}): {}", error.code, error.text)),
+            Event::Unsupported(error) => {
+                self.lost(&format!("the relay does not do that ({:?}): {}", error.code, error.text));
+            }
             Event::Digest { seq, digest, documents } => self.shared.digest_arrived((seq, digest, documents)),
             Event::StateChanged(state) => {
                 let state = match state {
                     SessionState::Live => SyncState::Online,
-                    SessionState::Connecting | SessionState::Greeting | SessionState::Preparing => SyncState::Connecting,
+                    SessionState::Connecting | SessionState::Greeting | SessionState::Preparing => {
+                        SyncState::Connecting
+                    }
                     SessionState::Stopped | SessionState::Backoff => SyncState::Offline,
                     SessionState::Rejected => SyncState::Stopped,
                 };

@@ -15,8 +15,8 @@ use crate::transport::{Target, Trust};
 use crate::{Database, Error, ErrorKind};
 
 use driver::Command;
-pub use status::{SyncState, SyncStatus};
 use status::Shared;
+pub use status::{SyncState, SyncStatus};
 
 /// Where to sync to, and as whom.
 ///

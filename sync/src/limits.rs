@@ -12,7 +12,7 @@ pub const BATCH_TARGET_BYTES: usize = 16 * 1024;
 /// Earlier incarnations one batch can name as its dependencies.
 ///
 /// An incarnation is one opening of a file in which something was written. 256 of them without a single contact with
-/// the relay is most of a year of daily use; past that the newest are named (see [`crate::seal`]).
+/// the relay is most of a year of daily use; past that the newest are named (see [`seal()`](crate::seal())).
 pub const DEPS_MAX: usize = 256;
 
 /// Bytes kept free for the head of a batch when a transaction is measured at commit time.

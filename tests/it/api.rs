@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use blazedb::{
-    ChangeEvent, ChangeKind, Database, Document, DocumentId, Env, ErrorKind, Options, Origin, Patch, Value,
-};
+use blazedb::{ChangeEvent, ChangeKind, Database, Document, DocumentId, Env, ErrorKind, Options, Origin, Patch, Value};
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
@@ -52,7 +50,9 @@ fn a_patch_touches_only_the_fields_it_names() {
     let db = memory();
     let todos = db.collection::<Document>("todos").unwrap();
     let id = todos
-        .insert(&Document::from_pairs([("title", Value::from("a")), ("n", 1i64.into()), ("gone", true.into())]).unwrap())
+        .insert(
+            &Document::from_pairs([("title", Value::from("a")), ("n", 1i64.into()), ("gone", true.into())]).unwrap(),
+        )
         .unwrap();
     assert!(todos.update(id, Patch::new().set("n", 2).set_null("note").unset("gone")).unwrap());
     let document = todos.get(id).unwrap().unwrap();
@@ -216,7 +216,9 @@ fn the_digest_is_the_one_of_the_specification() {
     gone.delete(ids[0]).unwrap();
     // Written by hand from the text: collection, id, shape, body (width 1, tag, heap).
     let mut bytes = Vec::new();
-    for (collection, id, body) in [(b'a', 2u8, &[1, 0x13][..]), (b'b', 1, &[1, 0x12]), (b'b', 2, &[1, 0x22, 0x2C, 0x01])] {
+    for (collection, id, body) in
+        [(b'a', 2u8, &[1, 0x13][..]), (b'b', 1, &[1, 0x12]), (b'b', 2, &[1, 0x22, 0x2C, 0x01])]
+    {
         bytes.extend([1, collection]);
         bytes.extend([id; 16]);
         bytes.extend([1, 1, b'n', body.len() as u8]);

@@ -17,7 +17,8 @@ fn open(path: &str) -> Database {
 }
 
 fn member(round: i64, number: i64) -> Document {
-    Document::from_pairs([("round", Value::I64(round)), ("member", Value::I64(number)), ("seen", Value::I64(0))]).unwrap()
+    Document::from_pairs([("round", Value::I64(round)), ("member", Value::I64(number)), ("seen", Value::I64(0))])
+        .unwrap()
 }
 
 fn round_of(document: &Document, field: &str) -> i64 {

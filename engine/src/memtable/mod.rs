@@ -3,8 +3,7 @@
 //! Why persistent and not a `BTreeMap` of version chains behind a lock: a snapshot is one reference count, a
 //! reader never takes a lock while it reads, cursors walk both ways over a tree that cannot change under them,
 //! and versions nobody can see vanish with their last reference, without a collector. The price is that the
-//! first change of a leaf after each published group copies that leaf (up to 64 slots, 3.5 KiB). Figures:
-//! `cargo test --release -p blazedb-engine --test it figures -- --ignored --nocapture`.
+//! first change of a leaf after each published group copies that leaf (up to 64 slots, 3.5 KiB).
 //!
 //! `Table` is all trees at one commit; cloning it copies one pointer per tree. Nodes are shared by `Arc` and
 //! changed in place only while nobody else holds them (`Arc::make_mut`), which is what makes a bulk load cheap.

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use super::record::{Head, Record};
 
 /// Slots of a leaf at most. The first change of a leaf after a publication copies it and counts up a reference
-/// per slot; a narrower leaf makes that cheaper and the tree deeper. Measured 2026-11-22 with 16, 32 and 64 on two
-/// cores of an AMD EPYC (figures.rs): batches of random keys cost the same, reads and scans are best with 64.
+/// per slot; a narrower leaf makes that cheaper and the tree deeper. In a first try with
+/// 16, 32 and 64 (2026-11-22, two busy cores of an AMD EPYC, one run each) reads and scans were best with 64 and
+/// batches of random keys cost the same.
 const LEAF_MAX: usize = 64;
 
 /// Children of a branch at most: branches are few and stay in the cache.

@@ -45,13 +45,18 @@ pub(crate) fn check(world: &mut World) -> Result<(), String> {
     let mut values = Values { written: BTreeMap::new(), twins: world.unbound_copies };
     let mut documents: BTreeMap<Place, Naive> = BTreeMap::new();
     for frame in frames {
-        let Frame::Entry { envelope, batch } = frame else { return Err("the log holds something that is no entry".into()) };
+        let Frame::Entry { envelope, batch } = frame else {
+            return Err("the log holds something that is no entry".into());
+        };
         world.report.ops += batch.len() as u64;
         read_entry(&envelope, &batch, &mut names, &mut values, &mut documents)?;
     }
     for device in &world.devices {
         if let Some(lost) = device.acknowledged.iter().find(|value| !values.written.contains_key(value)) {
-            return Err(format!("device {} acknowledged the write of {lost}, and the log does not hold it", device.name));
+            return Err(format!(
+                "device {} acknowledged the write of {lost}, and the log does not hold it",
+                device.name
+            ));
         }
     }
     let expected = shown(documents);
@@ -66,7 +71,10 @@ pub(crate) fn check(world: &mut World) -> Result<(), String> {
         let db = device.database().ok_or("a device is off at the end")?;
         let digest = db.digest().map_err(|e| format!("{e:?}"))?;
         if digest != relay.digest {
-            return Err(format!("device {} shows the right documents under another digest than the relay", device.name));
+            return Err(format!(
+                "device {} shows the right documents under another digest than the relay",
+                device.name
+            ));
         }
         let entries = db.inbox().map_err(|e| format!("{e:?}"))?;
         world.report.boxed += entries.len() as u64;
@@ -94,7 +102,7 @@ fn read_entry(
 ) -> Result<(), String> {
     let verdicts: Vec<Verdict> =
         envelope.verdicts.iter().flat_map(|(v, n)| std::iter::repeat_n(*v, *n as usize)).collect();
-    for index in 0..batch.len() {
+    for (index, verdict) in verdicts.into_iter().enumerate() {
         let op = batch.op(index);
         let id = OpId { replica: envelope.replica, counter: envelope.first_counter + index as u64 };
         if envelope.repeated.get(index) {
@@ -113,13 +121,16 @@ fn read_entry(
                 }
             }
         }
-        if verdicts[index] != Verdict::Applied {
+        if verdict != Verdict::Applied {
             continue;
         }
         let seq = envelope.first_seq + index as u64;
         let absorbed = apply(documents, &op, seq, envelope.replica.tag());
         if absorbed != envelope.absorbed.get(index) {
-            return Err(format!("operation {seq}: the relay says absorbed = {}, a reader of its log {absorbed}", !absorbed));
+            return Err(format!(
+                "operation {seq}: the relay says absorbed = {}, a reader of its log {absorbed}",
+                !absorbed
+            ));
         }
     }
     Ok(())
@@ -147,8 +158,7 @@ fn apply(documents: &mut BTreeMap<Place, Naive>, op: &OpRef<'_>, seq: u64, tag: 
         (OpKind::Create, Some(died)) if op.cursor < died => return true,
         (OpKind::Create, _) => {
             if dead_at.is_some() || !documents.contains_key(&place) {
-                let life =
-                    Naive::Live { fields: BTreeMap::new(), birth: seq, reborn: dead_at.is_some(), creator: tag };
+                let life = Naive::Live { fields: BTreeMap::new(), birth: seq, reborn: dead_at.is_some(), creator: tag };
                 documents.insert(place.clone(), life);
             }
             write(documents, &place, stamp, writes);

@@ -73,7 +73,7 @@ impl Device {
         self.set_clock(now);
         let db = Database::open_in(self.disk.env(), Options::raw_key(KEY))
             .map_err(|e| format!("device {} does not open: {e:?}", self.name))?;
-        let mut session = Session::new(SessionConfig::default(), rng.next());
+        let mut session = Session::new(SessionConfig::default(), rng.draw());
         session.start(now);
         self.up = Some(Up { replica: db.replica(), db, session, relay_clock: None });
         Ok(())

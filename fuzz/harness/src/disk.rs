@@ -58,9 +58,8 @@ impl Disk {
 
     /// The power comes back; some of what was not synced is there, some is not.
     pub(crate) fn crash(&mut self, rng: &mut Rng) {
-        let survivors =
-            *rng.pick(&Survivors::ALL);
-        self.disk = self.disk.after_crash(survivors, rng.next());
+        let survivors = *rng.pick(&Survivors::ALL);
+        self.disk = self.disk.after_crash(survivors, rng.draw());
         self.disk.lie_about_syncs(self.lies);
     }
 }

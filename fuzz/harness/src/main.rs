@@ -11,7 +11,9 @@ use clap::Parser;
 
 /// Simulates clusters: real databases, sessions, hub and log, on disks that crash and links that lose.
 #[derive(Parser)]
-#[command(after_help = "Examples:\n  cargo sim -- --seeds 10000          ten thousand worlds\n  cargo sim -- --seed 17              one world again, with the same faults\n  cargo sim -- --seed 17 --steps 80   the same world, stopped early\n  cargo sim -- --bug lying-sync       a planted bug: must be found")]
+#[command(
+    after_help = "Examples:\n  cargo sim -- --seeds 10000          ten thousand worlds\n  cargo sim -- --seed 17              one world again, with the same faults\n  cargo sim -- --seed 17 --steps 80   the same world, stopped early\n  cargo sim -- --bug lying-sync       a planted bug: must be found"
+)]
 struct Args {
     /// How many worlds to run.
     #[arg(long, default_value_t = 1000)]

@@ -1,5 +1,6 @@
 //! The relay of a simulated world: the real hub and the real log, on a disk that crashes.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use blazedb::{Database, Options};
@@ -216,12 +217,14 @@ impl Up {
     /// Brings the materialised copy up to the head and returns its digest.
     fn digest(&mut self, space: SpaceId, epoch: u32) -> Result<SpaceDigest, String> {
         let text = |e: blazedb::Error| format!("the relay's copy: {e:?}");
-        if !self.copies.contains_key(&space) {
-            let copy = Database::open_in(Env::memory(77), Options::unencrypted()).map_err(text)?;
-            copy.follow(space, epoch).map_err(text)?;
-            self.copies.insert(space, copy);
-        }
-        let copy = &self.copies[&space];
+        let copy = match self.copies.entry(space) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let copy = Database::open_in(Env::memory(77), Options::unencrypted()).map_err(text)?;
+                copy.follow(space, epoch).map_err(text)?;
+                entry.insert(copy)
+            }
+        };
         let replica = copy.replica();
         loop {
             let entries = self.log.read(space, replica.cursor(), 1 << 20).map_err(|e| format!("{e:?}"))?;

@@ -12,7 +12,7 @@ impl Rng {
     }
 
     /// Returns the next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -22,12 +22,12 @@ impl Rng {
 
     /// Returns a number below `bound`, which must not be 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        (self.draw() % bound as u64) as usize
     }
 
     /// Returns true in `percent` of a hundred cases.
     pub fn chance(&mut self, percent: u64) -> bool {
-        self.next() % 100 < percent
+        self.draw() % 100 < percent
     }
 
     /// Returns one of the items.
@@ -43,6 +43,6 @@ mod tests {
     #[test]
     fn the_stream_of_a_seed_never_changes() {
         let mut rng = Rng::new(1);
-        assert_eq!([rng.next(), rng.next()], [10_451_216_379_200_822_465, 13_757_245_211_066_428_519]);
+        assert_eq!([rng.draw(), rng.draw()], [10_451_216_379_200_822_465, 13_757_245_211_066_428_519]);
     }
 }

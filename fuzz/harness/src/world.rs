@@ -78,12 +78,12 @@ impl World {
         let count = 2 + rng.below(2);
         let devices: Vec<Device> = (0..count)
             .map(|name| {
-                let disk = Disk::new(rng.next(), config.bug == Some(Bug::LyingSync));
+                let disk = Disk::new(rng.draw(), config.bug == Some(Bug::LyingSync));
                 let skew = if rng.chance(50) { 0 } else { rng.below(7_200_000) as i64 - 3_600_000 };
                 Device::new(name, disk, skew)
             })
             .collect();
-        let relay = Relay::new(Disk::new(rng.next(), false), config.bug);
+        let relay = Relay::new(Disk::new(rng.draw(), false), config.bug);
         let links = (0..count).map(|_| None).collect();
         Self {
             config,
@@ -375,12 +375,12 @@ impl World {
         self.devices[index].disconnected(self.now);
         self.devices[index].close()?;
         let name = self.devices.len();
-        let seed = self.rng.next();
+        let seed = self.rng.draw();
         let mut copy = self.devices[index].copy(name, seed);
         self.unbound_copies |= !copy.bound;
         if self.config.bug == Some(Bug::CounterReused) {
             // Both draw the same random bytes from here on, and so the same replica id.
-            let shared = self.rng.next();
+            let shared = self.rng.draw();
             copy.disk.reseed(shared);
             self.devices[index].disk.reseed(shared);
         }

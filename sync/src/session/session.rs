@@ -164,11 +164,8 @@ impl Session {
         // spec: S-1
         self.out = Control { hello: Some(Frame::Hello(hello.clone()).to_bytes()), ..Control::default() };
         self.peer = Some(Peer { space: SpaceId::default(), epoch: hello.epoch, cursor: hello.cursor, head: 0, hello });
-        self.window.clear();
         self.known.clear();
         self.needed.clear();
-        self.rewinding = None;
-        self.held = None;
         self.send_after = OutboxPosition::default();
         self.outbox_dry = false;
         self.digests_due = 0;

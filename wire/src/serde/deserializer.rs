@@ -7,8 +7,8 @@ use std::borrow::Cow;
 
 use serde::de::value::{BorrowedStrDeserializer, StrDeserializer, StringDeserializer};
 use serde::de::{
-    self, Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected,
-    IntoDeserializer, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
+    self, Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected, IntoDeserializer, MapAccess,
+    SeqAccess, Unexpected, VariantAccess, Visitor,
 };
 
 use super::error::{SerdeError, SerdeErrorKind};
@@ -62,10 +62,7 @@ enum Held<'de, S: Source<'de>> {
 
 impl<'de, S: Source<'de>> ValueDeserializer<'de, S> {
     fn new(source: S, depth: usize) -> Self {
-        Self {
-            held: Held::Closed(source),
-            depth,
-        }
+        Self { held: Held::Closed(source), depth }
     }
 
     fn node(self) -> Node<'de, S> {
@@ -93,10 +90,7 @@ fn unexpected<'a, 'de, S: Source<'de>>(node: &'a Node<'de, S>) -> Unexpected<'a>
     }
 }
 
-fn wrong_type<'de, S: Source<'de>, T>(
-    node: &Node<'de, S>,
-    expected: &dyn Expected,
-) -> Result<T, SerdeError> {
+fn wrong_type<'de, S: Source<'de>, T>(node: &Node<'de, S>, expected: &dyn Expected) -> Result<T, SerdeError> {
     Err(SerdeError::invalid_type(unexpected(node), expected))
 }
 
@@ -119,27 +113,15 @@ fn visit<'de, S: Source<'de>, V: Visitor<'de>>(
         Node::Timestamp(timestamp) => visitor.visit_string(native::timestamp_text(timestamp)),
         Node::Uuid(uuid) => visitor.visit_string(uuid.to_string()),
         Node::Array(items) => {
-            let mut access = ItemsAccess {
-                left: items.len(),
-                items,
-                depth: deeper(depth)?,
-                index: 0,
-            };
+            let mut access = ItemsAccess { left: items.len(), items, depth: deeper(depth)?, index: 0 };
             let value = visitor.visit_seq(&mut access)?;
             if access.left > 0 {
                 let expected = format!("{} items", access.index);
-                return Err(SerdeError::invalid_length(
-                    access.index + access.left,
-                    &expected.as_str(),
-                ));
+                return Err(SerdeError::invalid_length(access.index + access.left, &expected.as_str()));
             }
             Ok(value)
         }
-        Node::Map(entries) => visitor.visit_map(EntriesAccess {
-            entries,
-            depth: deeper(depth)?,
-            entry: None,
-        }),
+        Node::Map(entries) => visitor.visit_map(EntriesAccess { entries, depth: deeper(depth)?, entry: None }),
     }
 }
 
@@ -201,9 +183,7 @@ impl<'de, S: Source<'de>> Deserializer<'de> for ValueDeserializer<'de, S> {
     /// An integer becomes a float only if that float is exactly it. spec: J-42
     fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
         match exact_float(&self.node(), &visitor)? {
-            Number::Integer(integer, float) if float as i128 != integer => {
-                inexact(integer.to_string(), "f64")
-            }
+            Number::Integer(integer, float) if float as i128 != integer => inexact(integer.to_string(), "f64"),
             Number::Integer(_, float) | Number::Float(float) => visitor.visit_f64(float),
         }
     }
@@ -211,9 +191,7 @@ impl<'de, S: Source<'de>> Deserializer<'de> for ValueDeserializer<'de, S> {
     /// As [`deserialize_f64`](Self::deserialize_f64), but a float is rounded, as the type asks; only not to infinity.
     fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
         match exact_float(&self.node(), &visitor)? {
-            Number::Integer(integer, _) if integer as f32 as i128 != integer => {
-                inexact(integer.to_string(), "f32")
-            }
+            Number::Integer(integer, _) if integer as f32 as i128 != integer => inexact(integer.to_string(), "f32"),
             Number::Float(float) if float.is_finite() && (float as f32).is_infinite() => {
                 inexact(float.to_string(), "f32")
             }
@@ -225,18 +203,11 @@ impl<'de, S: Source<'de>> Deserializer<'de> for ValueDeserializer<'de, S> {
         let depth = self.depth;
         match self.node() {
             Node::Null => visitor.visit_none(),
-            node => visitor.visit_some(Self {
-                held: Held::Open(node),
-                depth,
-            }),
+            node => visitor.visit_some(Self { held: Held::Open(node), depth }),
         }
     }
 
-    fn deserialize_unit_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, SerdeError> {
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, SerdeError> {
         self.deserialize_unit(visitor)
     }
 
@@ -251,23 +222,14 @@ impl<'de, S: Source<'de>> Deserializer<'de> for ValueDeserializer<'de, S> {
             (native::UUID, Node::Uuid(uuid)) => visitor.visit_bytes(&uuid.0),
             (native::TIMESTAMP | native::UUID, node @ Node::Text(_)) => visit(node, depth, visitor),
             (native::TIMESTAMP | native::UUID, node) => wrong_type(&node, &visitor),
-            (native::VALUE, Node::Timestamp(timestamp)) => {
-                visitor.visit_enum(Native::Timestamp(timestamp))
-            }
+            (native::VALUE, Node::Timestamp(timestamp)) => visitor.visit_enum(Native::Timestamp(timestamp)),
             (native::VALUE, Node::Uuid(uuid)) => visitor.visit_enum(Native::Uuid(uuid)),
             (native::VALUE, node) => visit(node, depth, visitor),
-            (_, node) => visitor.visit_newtype_struct(Self {
-                held: Held::Open(node),
-                depth,
-            }),
+            (_, node) => visitor.visit_newtype_struct(Self { held: Held::Open(node), depth }),
         }
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(
-        self,
-        _len: usize,
-        visitor: V,
-    ) -> Result<V::Value, SerdeError> {
+    fn deserialize_tuple<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, SerdeError> {
         self.deserialize_seq(visitor)
     }
 
@@ -297,29 +259,18 @@ impl<'de, S: Source<'de>> Deserializer<'de> for ValueDeserializer<'de, S> {
     ) -> Result<V::Value, SerdeError> {
         let depth = self.depth;
         match self.node() {
-            Node::Text(Cow::Borrowed(variant)) => {
-                visitor.visit_enum(BorrowedStrDeserializer::new(variant))
-            }
+            Node::Text(Cow::Borrowed(variant)) => visitor.visit_enum(BorrowedStrDeserializer::new(variant)),
             Node::Text(Cow::Owned(variant)) => visitor.visit_enum(StringDeserializer::new(variant)),
             Node::Map(mut entries) => match (entries.next(), entries.next()) {
-                (Some((variant, content)), None) => visitor.visit_enum(ContentAccess {
-                    variant,
-                    content,
-                    depth: deeper(depth)?,
-                }),
-                (None, _) => Err(SerdeError::invalid_length(
-                    0,
-                    &"a map of one entry, variant to content",
-                )),
-                (Some(_), Some(_)) => Err(SerdeError::invalid_length(
-                    2 + entries.len(),
-                    &"a map of one entry, variant to content",
-                )),
+                (Some((variant, content)), None) => {
+                    visitor.visit_enum(ContentAccess { variant, content, depth: deeper(depth)? })
+                }
+                (None, _) => Err(SerdeError::invalid_length(0, &"a map of one entry, variant to content")),
+                (Some(_), Some(_)) => {
+                    Err(SerdeError::invalid_length(2 + entries.len(), &"a map of one entry, variant to content"))
+                }
             },
-            node => wrong_type(
-                &node,
-                &"a variant's name, or a map of one entry, variant to content",
-            ),
+            node => wrong_type(&node, &"a variant's name, or a map of one entry, variant to content"),
         }
     }
 
@@ -334,10 +285,7 @@ enum Number {
     Float(f64),
 }
 
-fn exact_float<'de, S: Source<'de>>(
-    node: &Node<'de, S>,
-    expected: &dyn Expected,
-) -> Result<Number, SerdeError> {
+fn exact_float<'de, S: Source<'de>>(node: &Node<'de, S>, expected: &dyn Expected) -> Result<Number, SerdeError> {
     match *node {
         Node::F64(value) => Ok(Number::Float(value)),
         Node::I64(value) => Ok(Number::Integer(value.into(), value as f64)),
@@ -365,10 +313,7 @@ where
 {
     type Error = SerdeError;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, SerdeError> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, SerdeError> {
         let Some(source) = self.items.next() else {
             return Ok(None);
         };
@@ -400,31 +345,20 @@ where
 {
     type Error = SerdeError;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(
-        &mut self,
-        seed: K,
-    ) -> Result<Option<K::Value>, SerdeError> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, SerdeError> {
         let Some((name, source)) = self.entries.next() else {
             return Ok(None);
         };
-        let key = seed
-            .deserialize(KeyDeserializer { name: &name })
-            .map_err(|error| error.prepend_key(&name))?;
+        let key = seed.deserialize(KeyDeserializer { name: &name }).map_err(|error| error.prepend_key(&name))?;
         self.entry = Some((name, source));
         Ok(Some(key))
     }
 
-    fn next_value_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<T::Value, SerdeError> {
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, SerdeError> {
         let Some((name, source)) = self.entry.take() else {
-            return Err(SerdeError::custom(
-                "a map's value was asked for before its key; call next_key first",
-            ));
+            return Err(SerdeError::custom("a map's value was asked for before its key; call next_key first"));
         };
-        seed.deserialize(ValueDeserializer::new(source, self.depth))
-            .map_err(|error| error.prepend_key(&name))
+        seed.deserialize(ValueDeserializer::new(source, self.depth)).map_err(|error| error.prepend_key(&name))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -512,29 +446,14 @@ impl<'de, S: Source<'de>> EnumAccess<'de> for ContentAccess<'de, S> {
     type Error = SerdeError;
     type Variant = Self;
 
-    fn variant_seed<V: DeserializeSeed<'de>>(
-        self,
-        seed: V,
-    ) -> Result<(V::Value, Self), SerdeError> {
-        Ok((
-            seed.deserialize(KeyDeserializer {
-                name: &self.variant,
-            })?,
-            self,
-        ))
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), SerdeError> {
+        Ok((seed.deserialize(KeyDeserializer { name: &self.variant })?, self))
     }
 }
 
 impl<'de, S: Source<'de>> ContentAccess<'de, S> {
-    fn read<T>(
-        self,
-        read: impl FnOnce(ValueDeserializer<'de, S>) -> Result<T, SerdeError>,
-    ) -> Result<T, SerdeError> {
-        let Self {
-            variant,
-            content,
-            depth,
-        } = self;
+    fn read<T>(self, read: impl FnOnce(ValueDeserializer<'de, S>) -> Result<T, SerdeError>) -> Result<T, SerdeError> {
+        let Self { variant, content, depth } = self;
         read(ValueDeserializer::new(content, depth)).map_err(|error| error.prepend_key(&variant))
     }
 }
@@ -546,18 +465,11 @@ impl<'de, S: Source<'de>> VariantAccess<'de> for ContentAccess<'de, S> {
         self.read(<()>::deserialize)
     }
 
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(
-        self,
-        seed: T,
-    ) -> Result<T::Value, SerdeError> {
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, SerdeError> {
         self.read(|content| seed.deserialize(content))
     }
 
-    fn tuple_variant<V: Visitor<'de>>(
-        self,
-        _len: usize,
-        visitor: V,
-    ) -> Result<V::Value, SerdeError> {
+    fn tuple_variant<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, SerdeError> {
         self.read(|content| content.deserialize_seq(visitor))
     }
 

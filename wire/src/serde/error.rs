@@ -85,10 +85,7 @@ pub enum SerdeErrorKind {
 
 impl SerdeError {
     pub(super) fn new(kind: SerdeErrorKind) -> Self {
-        Self {
-            path: String::new(),
-            kind,
-        }
+        Self { path: String::new(), kind }
     }
 
     pub(super) fn prepend_key(mut self, key: &str) -> Self {
@@ -119,38 +116,23 @@ impl serde::de::Error for SerdeError {
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(SerdeErrorKind::InvalidType {
-            found: found.to_string(),
-            expected: expected.to_string(),
-        })
+        Self::new(SerdeErrorKind::InvalidType { found: found.to_string(), expected: expected.to_string() })
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::new(SerdeErrorKind::InvalidValue {
-            found: found.to_string(),
-            expected: expected.to_string(),
-        })
+        Self::new(SerdeErrorKind::InvalidValue { found: found.to_string(), expected: expected.to_string() })
     }
 
     fn invalid_length(given: usize, expected: &dyn Expected) -> Self {
-        Self::new(SerdeErrorKind::InvalidLength {
-            given,
-            expected: expected.to_string(),
-        })
+        Self::new(SerdeErrorKind::InvalidLength { given, expected: expected.to_string() })
     }
 
     fn unknown_variant(name: &str, expected: &'static [&'static str]) -> Self {
-        Self::new(SerdeErrorKind::UnknownVariant {
-            name: name.to_owned(),
-            expected,
-        })
+        Self::new(SerdeErrorKind::UnknownVariant { name: name.to_owned(), expected })
     }
 
     fn unknown_field(name: &str, expected: &'static [&'static str]) -> Self {
-        Self::new(SerdeErrorKind::UnknownField {
-            name: name.to_owned(),
-            expected,
-        })
+        Self::new(SerdeErrorKind::UnknownField { name: name.to_owned(), expected })
     }
 
     fn missing_field(name: &'static str) -> Self {
@@ -166,54 +148,42 @@ impl fmt::Display for SerdeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "at {}: ", self.path)?;
         match &self.kind {
-            SerdeErrorKind::InvalidType { found, expected } => write!(
-                f,
-                "found {found}, expected {expected}; change the type or the stored value"
-            ),
-            SerdeErrorKind::InvalidValue { found, expected } => write!(
-                f,
-                "found {found}, expected {expected}; change the stored value"
-            ),
-            SerdeErrorKind::InvalidLength { given, expected } => write!(
-                f,
-                "found {given} items, expected {expected}; change the type or the stored value"
-            ),
-            SerdeErrorKind::UnknownVariant { name, expected } => write!(
-                f,
-                "there is no variant {name:?}; the type has {}",
-                Names(expected)
-            ),
-            SerdeErrorKind::UnknownField { name, expected } => write!(
-                f,
-                "there is no field {name:?}; the type has {}",
-                Names(expected)
-            ),
-            SerdeErrorKind::MissingField(name) => write!(
-                f,
-                "the field {name:?} is missing; give it #[serde(default)], or make it an Option"
-            ),
+            SerdeErrorKind::InvalidType { found, expected } => {
+                write!(f, "found {found}, expected {expected}; change the type or the stored value")
+            }
+            SerdeErrorKind::InvalidValue { found, expected } => {
+                write!(f, "found {found}, expected {expected}; change the stored value")
+            }
+            SerdeErrorKind::InvalidLength { given, expected } => {
+                write!(f, "found {given} items, expected {expected}; change the type or the stored value")
+            }
+            SerdeErrorKind::UnknownVariant { name, expected } => {
+                write!(f, "there is no variant {name:?}; the type has {}", Names(expected))
+            }
+            SerdeErrorKind::UnknownField { name, expected } => {
+                write!(f, "there is no field {name:?}; the type has {}", Names(expected))
+            }
+            SerdeErrorKind::MissingField(name) => {
+                write!(f, "the field {name:?} is missing; give it #[serde(default)], or make it an Option")
+            }
             SerdeErrorKind::DuplicateField(name) => {
                 write!(f, "the field {name:?} is there twice; look for an alias")
             }
-            SerdeErrorKind::IntegerOutOfRange(number) => write!(
-                f,
-                "the integer {number} is outside -2^63 .. 2^64-1; store it as text or bytes"
-            ),
-            SerdeErrorKind::Inexact { found, wanted } => write!(
-                f,
-                "the number {found} has no exact {wanted}; use an integer or a wider type"
-            ),
-            SerdeErrorKind::KeyType(found) => write!(
-                f,
-                "{found} cannot be a map key; use text, an integer, a boolean or a unit variant"
-            ),
+            SerdeErrorKind::IntegerOutOfRange(number) => {
+                write!(f, "the integer {number} is outside -2^63 .. 2^64-1; store it as text or bytes")
+            }
+            SerdeErrorKind::Inexact { found, wanted } => {
+                write!(f, "the number {found} has no exact {wanted}; use an integer or a wider type")
+            }
+            SerdeErrorKind::KeyType(found) => {
+                write!(f, "{found} cannot be a map key; use text, an integer, a boolean or a unit variant")
+            }
             SerdeErrorKind::NotADocument(found) => {
                 write!(f, "{found} is not a document; use a struct or a map")
             }
-            SerdeErrorKind::TooDeep { max } => write!(
-                f,
-                "nested deeper than {max} levels; flatten it, or store this part as bytes"
-            ),
+            SerdeErrorKind::TooDeep { max } => {
+                write!(f, "nested deeper than {max} levels; flatten it, or store this part as bytes")
+            }
             SerdeErrorKind::Encode(error) => fmt::Display::fmt(error, f),
             SerdeErrorKind::Custom(message) => f.write_str(message),
         }

@@ -8,8 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{
-    self, Deserialize, Deserializer, EnumAccess, MapAccess, SeqAccess, Unexpected, VariantAccess,
-    Visitor,
+    self, Deserialize, Deserializer, EnumAccess, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor,
 };
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -40,9 +39,7 @@ enum Body<'a> {
 impl Serialize for Body<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match (self, serializer.is_human_readable()) {
-            (Self::Timestamp(timestamp), true) => {
-                serializer.serialize_str(&timestamp_text(*timestamp))
-            }
+            (Self::Timestamp(timestamp), true) => serializer.serialize_str(&timestamp_text(*timestamp)),
             (Self::Timestamp(timestamp), false) => serializer.serialize_i64(timestamp.0),
             (Self::Uuid(uuid), true) => serializer.collect_str(uuid),
             (Self::Uuid(uuid), false) => serializer.serialize_bytes(&uuid.0),
@@ -111,10 +108,7 @@ impl<'de> Visitor<'de> for TimestampVisitor {
         f.write_str("a timestamp, or its RFC 3339 text with at most six digits of fraction")
     }
 
-    fn visit_newtype_struct<D: Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> Result<Timestamp, D::Error> {
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Timestamp, D::Error> {
         if deserializer.is_human_readable() {
             deserializer.deserialize_str(self)
         } else {
@@ -127,9 +121,7 @@ impl<'de> Visitor<'de> for TimestampVisitor {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Timestamp, E> {
-        parse_rfc3339(text)
-            .map(Timestamp)
-            .ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+        parse_rfc3339(text).map(Timestamp).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
     }
 }
 
@@ -157,25 +149,19 @@ impl<'de> Visitor<'de> for UuidVisitor {
     }
 
     fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Uuid, E> {
-        bytes
-            .try_into()
-            .map(Uuid)
-            .map_err(|_| E::invalid_length(bytes.len(), &"16 bytes"))
+        bytes.try_into().map(Uuid).map_err(|_| E::invalid_length(bytes.len(), &"16 bytes"))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Uuid, A::Error> {
         let mut bytes = [0; 16];
         for (index, byte) in bytes.iter_mut().enumerate() {
-            *byte = items
-                .next_element()?
-                .ok_or_else(|| de::Error::invalid_length(index, &"16 bytes"))?;
+            *byte = items.next_element()?.ok_or_else(|| de::Error::invalid_length(index, &"16 bytes"))?;
         }
         Ok(Uuid(bytes))
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Uuid, E> {
-        text.parse()
-            .map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+        text.parse().map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
     }
 }
 
@@ -195,10 +181,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     /// How other formats answer; ours calls the method of the value's type at once.
-    fn visit_newtype_struct<D: Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> Result<Value, D::Error> {
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 
@@ -261,12 +244,8 @@ impl<'de> Visitor<'de> for ValueVisitor {
     fn visit_enum<A: EnumAccess<'de>>(self, native: A) -> Result<Value, A::Error> {
         let (name, content) = native.variant::<Cow<'de, str>>()?;
         match &*name {
-            TIMESTAMP => content
-                .newtype_variant::<i64>()
-                .map(|micros| Value::Timestamp(Timestamp(micros))),
-            UUID => content
-                .newtype_variant::<[u8; 16]>()
-                .map(|bytes| Value::Uuid(Uuid(bytes))),
+            TIMESTAMP => content.newtype_variant::<i64>().map(|micros| Value::Timestamp(Timestamp(micros))),
+            UUID => content.newtype_variant::<[u8; 16]>().map(|bytes| Value::Uuid(Uuid(bytes))),
             other => Err(de::Error::unknown_variant(other, NATIVE)),
         }
     }
@@ -306,54 +285,31 @@ impl<'de> EnumAccess<'de> for Native {
     type Error = super::SerdeError;
     type Variant = Self;
 
-    fn variant_seed<V: de::DeserializeSeed<'de>>(
-        self,
-        seed: V,
-    ) -> Result<(V::Value, Self), Self::Error> {
+    fn variant_seed<V: de::DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Self::Error> {
         let name = match self {
             Self::Timestamp(_) => TIMESTAMP,
             Self::Uuid(_) => UUID,
         };
-        Ok((
-            seed.deserialize(de::value::BorrowedStrDeserializer::new(name))?,
-            self,
-        ))
+        Ok((seed.deserialize(de::value::BorrowedStrDeserializer::new(name))?, self))
     }
 }
 
 impl<'de> VariantAccess<'de> for Native {
     type Error = super::SerdeError;
 
-    fn newtype_variant_seed<T: de::DeserializeSeed<'de>>(
-        self,
-        seed: T,
-    ) -> Result<T::Value, Self::Error> {
+    fn newtype_variant_seed<T: de::DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Self::Error> {
         match self {
-            Self::Timestamp(timestamp) => {
-                seed.deserialize(de::value::I64Deserializer::new(timestamp.0))
-            }
-            Self::Uuid(uuid) => {
-                seed.deserialize(de::value::SeqDeserializer::new(uuid.0.into_iter()))
-            }
+            Self::Timestamp(timestamp) => seed.deserialize(de::value::I64Deserializer::new(timestamp.0)),
+            Self::Uuid(uuid) => seed.deserialize(de::value::SeqDeserializer::new(uuid.0.into_iter())),
         }
     }
 
     fn unit_variant(self) -> Result<(), Self::Error> {
-        Err(de::Error::invalid_type(
-            Unexpected::NewtypeVariant,
-            &"a unit variant",
-        ))
+        Err(de::Error::invalid_type(Unexpected::NewtypeVariant, &"a unit variant"))
     }
 
-    fn tuple_variant<V: Visitor<'de>>(
-        self,
-        _len: usize,
-        visitor: V,
-    ) -> Result<V::Value, Self::Error> {
-        Err(de::Error::invalid_type(
-            Unexpected::NewtypeVariant,
-            &visitor,
-        ))
+    fn tuple_variant<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, Self::Error> {
+        Err(de::Error::invalid_type(Unexpected::NewtypeVariant, &visitor))
     }
 
     fn struct_variant<V: Visitor<'de>>(
@@ -361,9 +317,6 @@ impl<'de> VariantAccess<'de> for Native {
         _fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
-        Err(de::Error::invalid_type(
-            Unexpected::NewtypeVariant,
-            &visitor,
-        ))
+        Err(de::Error::invalid_type(Unexpected::NewtypeVariant, &visitor))
     }
 }

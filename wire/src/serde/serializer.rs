@@ -11,11 +11,7 @@ use crate::{Document, EncodeError, Timestamp, Uuid, Value};
 
 /// Returns the value of `it`. spec: J-40
 pub fn to_value<T: Serialize + ?Sized>(it: &T) -> Result<Value, SerdeError> {
-    it.serialize(ValueSerializer {
-        depth: 1,
-        readable: true,
-    })
-    .map_err(SerdeError::finish)
+    it.serialize(ValueSerializer { depth: 1, readable: true }).map_err(SerdeError::finish)
 }
 
 /// Returns the document of `it`, which must serialise as a struct or a map. spec: J-40
@@ -30,12 +26,7 @@ pub fn to_value<T: Serialize + ?Sized>(it: &T) -> Result<Value, SerdeError> {
 /// # Ok::<(), blazedb_wire::serde::SerdeError>(())
 /// ```
 pub fn to_document<T: Serialize + ?Sized>(it: &T) -> Result<Document, SerdeError> {
-    let value = it
-        .serialize(ValueSerializer {
-            depth: 0,
-            readable: true,
-        })
-        .map_err(SerdeError::finish)?;
+    let value = it.serialize(ValueSerializer { depth: 0, readable: true }).map_err(SerdeError::finish)?;
     let found = match value {
         Value::Map(document) => return Ok(document),
         Value::Null => "null",
@@ -66,10 +57,7 @@ impl ValueSerializer {
         if self.depth > DEPTH_MAX {
             return Err(SerdeError::new(SerdeErrorKind::TooDeep { max: DEPTH_MAX }));
         }
-        Ok(Self {
-            depth: self.depth + 1,
-            ..self
-        })
+        Ok(Self { depth: self.depth + 1, ..self })
     }
 
     fn entries(self, len: usize) -> Result<EntriesSerializer, SerdeError> {
@@ -83,11 +71,7 @@ impl ValueSerializer {
     }
 
     fn items(self, len: usize) -> Result<ItemsSerializer, SerdeError> {
-        Ok(ItemsSerializer {
-            item: self.inside()?,
-            variant: None,
-            items: Vec::with_capacity(len.min(FIELDS_MAX)),
-        })
+        Ok(ItemsSerializer { item: self.inside()?, variant: None, items: Vec::with_capacity(len.min(FIELDS_MAX)) })
     }
 }
 
@@ -98,11 +82,7 @@ fn variant_map(name: &'static str, content: Value) -> Result<Value, SerdeError> 
 
 fn map(pairs: Vec<(String, Value)>) -> Result<Value, SerdeError> {
     let refused = |what, given: usize, max: usize| {
-        SerdeError::new(SerdeErrorKind::Encode(EncodeError::Limit {
-            what,
-            given: given as u64,
-            max: max as u64,
-        }))
+        SerdeError::new(SerdeErrorKind::Encode(EncodeError::Limit { what, given: given as u64, max: max as u64 }))
     };
     if pairs.len() > FIELDS_MAX {
         return Err(refused("fields", pairs.len(), FIELDS_MAX));
@@ -110,9 +90,7 @@ fn map(pairs: Vec<(String, Value)>) -> Result<Value, SerdeError> {
     if let Some((name, _)) = pairs.iter().find(|(name, _)| name.len() > NAME_BYTES_MAX) {
         return Err(refused("field name bytes", name.len(), NAME_BYTES_MAX));
     }
-    Document::from_pairs(pairs)
-        .map(Value::Map)
-        .map_err(|error| SerdeError::new(SerdeErrorKind::Encode(error)))
+    Document::from_pairs(pairs).map(Value::Map).map_err(|error| SerdeError::new(SerdeErrorKind::Encode(error)))
 }
 
 fn integer_out_of_range(number: impl fmt::Display) -> SerdeError {
@@ -179,9 +157,7 @@ impl Serializer for ValueSerializer {
     }
 
     fn serialize_u128(self, value: u128) -> Result<Value, SerdeError> {
-        u64::try_from(value)
-            .map(Value::from)
-            .map_err(|_| integer_out_of_range(value))
+        u64::try_from(value).map(Value::from).map_err(|_| integer_out_of_range(value))
     }
 
     fn serialize_f32(self, value: f32) -> Result<Value, SerdeError> {
@@ -237,16 +213,13 @@ impl Serializer for ValueSerializer {
         if ![native::TIMESTAMP, native::UUID, native::BYTES].contains(&name) {
             return value.serialize(self);
         }
-        let content = value.serialize(Self {
-            readable: false,
-            ..self
-        })?;
+        let content = value.serialize(Self { readable: false, ..self })?;
         match (name, content) {
             (native::TIMESTAMP, Value::I64(micros)) => Ok(Value::Timestamp(Timestamp(micros))),
             (native::BYTES, Value::Bytes(bytes)) => Ok(Value::Bytes(bytes)),
-            (native::UUID, Value::Bytes(bytes)) if bytes.len() == 16 => Ok(Value::Uuid(Uuid(
-                bytes.try_into().expect("the length was just compared"),
-            ))),
+            (native::UUID, Value::Bytes(bytes)) if bytes.len() == 16 => {
+                Ok(Value::Uuid(Uuid(bytes.try_into().expect("the length was just compared"))))
+            }
             _ => Err(ser::Error::custom(format_args!(
                 "the name {name} belongs to a type of this crate; rename the struct"
             ))),
@@ -260,9 +233,7 @@ impl Serializer for ValueSerializer {
         variant: &'static str,
         value: &T,
     ) -> Result<Value, SerdeError> {
-        let content = value
-            .serialize(self.inside()?)
-            .map_err(|error| error.prepend_key(variant))?;
+        let content = value.serialize(self.inside()?).map_err(|error| error.prepend_key(variant))?;
         variant_map(variant, content)
     }
 
@@ -274,11 +245,7 @@ impl Serializer for ValueSerializer {
         self.items(len)
     }
 
-    fn serialize_tuple_struct(
-        self,
-        _name: &'static str,
-        len: usize,
-    ) -> Result<ItemsSerializer, SerdeError> {
+    fn serialize_tuple_struct(self, _name: &'static str, len: usize) -> Result<ItemsSerializer, SerdeError> {
         self.items(len)
     }
 
@@ -289,25 +256,15 @@ impl Serializer for ValueSerializer {
         variant: &'static str,
         len: usize,
     ) -> Result<ItemsSerializer, SerdeError> {
-        let content = self
-            .inside()?
-            .items(len)
-            .map_err(|error| error.prepend_key(variant))?;
-        Ok(ItemsSerializer {
-            variant: Some(variant),
-            ..content
-        })
+        let content = self.inside()?.items(len).map_err(|error| error.prepend_key(variant))?;
+        Ok(ItemsSerializer { variant: Some(variant), ..content })
     }
 
     fn serialize_map(self, len: Option<usize>) -> Result<EntriesSerializer, SerdeError> {
         self.entries(len.unwrap_or(0))
     }
 
-    fn serialize_struct(
-        self,
-        _name: &'static str,
-        len: usize,
-    ) -> Result<EntriesSerializer, SerdeError> {
+    fn serialize_struct(self, _name: &'static str, len: usize) -> Result<EntriesSerializer, SerdeError> {
         self.entries(len)
     }
 
@@ -318,14 +275,8 @@ impl Serializer for ValueSerializer {
         variant: &'static str,
         len: usize,
     ) -> Result<EntriesSerializer, SerdeError> {
-        let content = self
-            .inside()?
-            .entries(len)
-            .map_err(|error| error.prepend_key(variant))?;
-        Ok(EntriesSerializer {
-            variant: Some(variant),
-            ..content
-        })
+        let content = self.inside()?.entries(len).map_err(|error| error.prepend_key(variant))?;
+        Ok(EntriesSerializer { variant: Some(variant), ..content })
     }
 
     fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<Value, SerdeError> {
@@ -416,8 +367,7 @@ impl EntriesSerializer {
     }
 
     fn finish(mut self) -> Result<Value, SerdeError> {
-        let map =
-            map(std::mem::take(&mut self.pairs)).map_err(|error| self.within_variant(error))?;
+        let map = map(std::mem::take(&mut self.pairs)).map_err(|error| self.within_variant(error))?;
         match self.variant {
             Some(variant) => variant_map(variant, map),
             None => Ok(map),
@@ -437,9 +387,7 @@ impl ser::SerializeMap for EntriesSerializer {
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), SerdeError> {
         match self.key.take() {
             Some(key) => self.push(key, value),
-            None => Err(ser::Error::custom(
-                "a map's value was serialised before its key; call serialize_key first",
-            )),
+            None => Err(ser::Error::custom("a map's value was serialised before its key; call serialize_key first")),
         }
     }
 
@@ -594,11 +542,7 @@ impl Serializer for KeySerializer {
         bad_key("a map")
     }
 
-    fn serialize_struct(
-        self,
-        _name: &'static str,
-        _len: usize,
-    ) -> Result<Self::SerializeStruct, SerdeError> {
+    fn serialize_struct(self, _name: &'static str, _len: usize) -> Result<Self::SerializeStruct, SerdeError> {
         bad_key("a struct")
     }
 

@@ -39,8 +39,7 @@ pub(super) enum Node<'de, S: Source<'de>> {
 impl<'de> Source<'de> for Value {
     type Item = Self;
     type Items = std::vec::IntoIter<Self>;
-    type Entries =
-        Map<std::vec::IntoIter<(String, Self)>, fn((String, Self)) -> (Cow<'de, str>, Self)>;
+    type Entries = Map<std::vec::IntoIter<(String, Self)>, fn((String, Self)) -> (Cow<'de, str>, Self)>;
 
     fn node(self) -> Node<'de, Self> {
         match self {
@@ -78,11 +77,7 @@ pub(super) struct Encoded<'de> {
 
 impl<'de> From<RawField<'de>> for Encoded<'de> {
     fn from(field: RawField<'de>) -> Self {
-        Self {
-            tag: field.tag,
-            payload: field.payload,
-            table: None,
-        }
+        Self { tag: field.tag, payload: field.payload, table: None }
     }
 }
 
@@ -99,21 +94,10 @@ impl<'de> Encoded<'de> {
         let head = usize::try_from(reader.uvarint().ok()?).ok()?;
         if self.tag == TAG_ARRAY {
             let items = Sequence::split(head, reader.rest(), 0).ok()?;
-            return Some(Node::Array(EncodedItems {
-                table,
-                items,
-                at: 0,
-            }));
+            return Some(Node::Array(EncodedItems { table, items, at: 0 }));
         }
         let items = Sequence::split(table.shape(head)?.len(), reader.rest(), 0).ok()?;
-        Some(Node::Map(EncodedEntries {
-            shape: head,
-            items: EncodedItems {
-                table,
-                items,
-                at: 0,
-            },
-        }))
+        Some(Node::Map(EncodedEntries { shape: head, items: EncodedItems { table, items, at: 0 } }))
     }
 }
 
@@ -150,11 +134,7 @@ impl<'de> Iterator for EncodedItems<'de> {
     fn next(&mut self) -> Option<Encoded<'de>> {
         let (tag, payload) = self.items.item(self.at)?;
         self.at += 1;
-        Some(Encoded {
-            tag,
-            payload,
-            table: Some(Rc::clone(&self.table)),
-        })
+        Some(Encoded { tag, payload, table: Some(Rc::clone(&self.table)) })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -213,10 +193,7 @@ impl<'de> Iterator for RowEntries<'de> {
         }
         let at = self.at;
         self.at += 1;
-        Some((
-            Cow::Borrowed(self.row.shape().name(at)),
-            self.row.field(at).into(),
-        ))
+        Some((Cow::Borrowed(self.row.shape().name(at)), self.row.field(at).into()))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
