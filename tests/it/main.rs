@@ -3,4 +3,5 @@
 mod api;
 mod crashers;
 mod kill;
+mod replica;
 mod tidy;

@@ -1,0 +1,185 @@
+//! The promises of spec/database.md, seen from outside: what an opening writes under, what leaves the outbox and when,
+//! and that what is shown is the log with the own operations on top. A relay of twenty lines numbers and judges.
+
+use blazedb::{Collection, Database, Document, Options, OutboxPosition, Patch, Replica, SpaceId, Value};
+use blazedb_engine::env::{SimDisk, Survivors};
+use blazedb_wire::{Batch, Bitmap, Envelope, Hello, ReplicaId, Verdict, Welcome};
+
+/// A log that takes every batch with one verdict.
+#[derive(Default)]
+struct TinyRelay {
+    log: Vec<(Envelope, Batch)>,
+}
+
+impl TinyRelay {
+    fn head(&self) -> u64 {
+        self.log.last().map_or(0, |(envelope, _)| envelope.last_seq())
+    }
+
+    fn welcome(&self, hello: &Hello) -> Welcome {
+        let known = |replica: &ReplicaId| {
+            let of_it = self.log.iter().filter(|(envelope, _)| envelope.replica == *replica);
+            of_it.map(|(envelope, _)| envelope.first_counter + u64::from(envelope.n) - 1).max().unwrap_or(0)
+        };
+        Welcome {
+            protocol: hello.protocol,
+            space: SpaceId::from_bytes([9; 16]),
+            epoch: 1,
+            head: self.head(),
+            floor: 0,
+            relay_ms: 0,
+            clock_trusted: false,
+            counters: hello.replicas.iter().map(|replica| (*replica, known(replica))).collect(),
+        }
+    }
+
+    fn append(&mut self, batch: Batch, verdict: Verdict) {
+        let n = batch.len() as u32;
+        let envelope = Envelope {
+            epoch: 1,
+            first_seq: self.head() + 1,
+            relay_ms: 0,
+            replica: batch.head().replica,
+            first_counter: batch.head().first_counter,
+            n,
+            verdicts: batch.transactions().map(|range| (verdict, range.len() as u32)).collect(),
+            absorbed: Bitmap::new(n),
+            repeated: Bitmap::new(n),
+        };
+        self.log.push((envelope, batch));
+    }
+
+    fn greet(&self, replica: &Replica) {
+        replica.welcome(&self.welcome(&replica.hello().unwrap())).unwrap();
+    }
+
+    /// Takes everything that a database has to send.
+    fn push(&mut self, db: &Database, verdict: Verdict) {
+        let replica = db.replica();
+        self.greet(&replica);
+        replica.seal(None).unwrap();
+        let mut position = OutboxPosition::default();
+        while let Some((next, bytes)) = replica.batch_after(position).unwrap() {
+            self.append(Batch::decode(bytes).unwrap(), verdict);
+            position = next;
+        }
+    }
+
+    /// Gives a database everything that it lacks.
+    fn pull(&self, db: &Database) {
+        let replica = db.replica();
+        self.greet(&replica);
+        for (envelope, batch) in self.log.iter().filter(|(envelope, _)| envelope.last_seq() > replica.cursor()) {
+            replica.apply_entry(envelope, batch).unwrap();
+        }
+    }
+}
+
+fn memory(seed: u64) -> Database {
+    Database::open_in(blazedb::Env::memory(seed), Options::raw_key([1; 32])).unwrap()
+}
+
+fn notes(db: &Database) -> Collection<Document> {
+    db.collection("notes").unwrap()
+}
+
+fn note(x: i64, y: i64) -> Document {
+    Document::from_pairs([("x", Value::from(x)), ("y", Value::from(y))]).unwrap()
+}
+
+/// spec: D-2
+#[test]
+fn every_opening_writes_under_a_name_of_its_own() {
+    let disk = SimDisk::new(1);
+    let open = |disk: &SimDisk| Database::open_in(disk.env("notes.blaze"), Options::raw_key([1; 32])).unwrap();
+    let db = open(&disk);
+    TinyRelay::default().greet(&db.replica());
+    notes(&db).insert(&note(1, 1)).unwrap();
+    let first = db.replica().hello().unwrap().replicas;
+    assert_eq!(first.len(), 1);
+    db.close().unwrap();
+
+    let names = [disk.copy(), disk.copy()].map(|disk| {
+        let db = open(&disk);
+        assert_eq!(db.replica().hello().unwrap().replicas, first, "reading mints no name");
+        notes(&db).insert(&note(2, 2)).unwrap();
+        db.replica().hello().unwrap().replicas
+    });
+    for replicas in &names {
+        assert_eq!(replicas.len(), 2);
+        assert_eq!(replicas[0], first[0], "what waited keeps its name");
+    }
+    assert_ne!(names[0][1], names[1][1]);
+    assert!(names.iter().all(|replicas| replicas[1] != first[0]));
+}
+
+/// spec: D-1
+#[test]
+fn an_operation_leaves_the_outbox_with_its_entry_or_not_at_all() {
+    let open = |disk: &SimDisk| Database::open_in(disk.env("notes.blaze"), Options::raw_key([1; 32]));
+    let disk = SimDisk::new(2);
+    let mut relay = TinyRelay::default();
+    let db = open(&disk).unwrap();
+    relay.greet(&db.replica());
+    notes(&db).insert(&note(1, 1)).unwrap();
+    relay.push(&db, Verdict::Applied);
+    db.close().unwrap();
+
+    let (mut before, mut after) = (0, 0);
+    for nth in 1.. {
+        let dying = disk.copy();
+        let db = open(&dying).unwrap();
+        dying.crash_at(nth);
+        let (envelope, batch) = &relay.log[0];
+        let applied = db.replica().apply_entry(envelope, batch).is_ok() && db.close().is_ok();
+        for survivors in Survivors::ALL {
+            let db = open(&dying.after_crash(survivors, nth)).unwrap();
+            let replica = db.replica();
+            match (replica.cursor(), replica.outbox().unwrap().sealed_ops) {
+                (0, 1) => before += 1,
+                (1, 0) => after += 1,
+                mixed => panic!("cursor and outbox {mixed:?} after a crash at change {nth}, {survivors:?}"),
+            }
+            assert_eq!(notes(&db).len().unwrap(), 1);
+        }
+        if applied && !dying.is_dead() {
+            break;
+        }
+    }
+    assert!(before > 0 && after > 0, "no crash fell before ({before}), or none behind ({after})");
+}
+
+/// spec: D-3
+#[test]
+fn what_is_shown_is_the_log_with_the_own_operations_on_top() {
+    let mut relay = TinyRelay::default();
+    let (a, b) = (memory(1), memory(2));
+    let id = notes(&a).insert(&note(1, 1)).unwrap();
+    relay.push(&a, Verdict::Applied);
+    relay.pull(&a);
+    relay.pull(&b);
+    assert_eq!(notes(&b).get(id).unwrap(), Some(note(1, 1)));
+
+    // B's edit waits while the log goes on beneath it.
+    notes(&b).update(id, Patch::new().set("x", 2)).unwrap();
+    notes(&a).update(id, Patch::new().set("y", 3)).unwrap();
+    relay.push(&a, Verdict::Applied);
+    relay.pull(&a);
+    relay.pull(&b);
+    assert_eq!(notes(&b).get(id).unwrap(), Some(note(2, 3)), "the log with the own edit on top");
+
+    // The relay refuses it: the log alone remains, and the edit is not lost.
+    relay.push(&b, Verdict::RefusedPermission);
+    relay.pull(&b);
+    relay.pull(&a);
+    assert_eq!(notes(&b).get(id).unwrap(), Some(note(1, 3)), "the log alone");
+    assert!(b.replica().outbox().unwrap().is_empty());
+    assert_eq!(b.inbox().unwrap().len(), 1);
+    assert_eq!(a.digest().unwrap(), b.digest().unwrap());
+
+    // Nothing of the refused edit is left to come back with the next one.
+    notes(&a).update(id, Patch::new().set("y", 4)).unwrap();
+    relay.push(&a, Verdict::Applied);
+    relay.pull(&b);
+    assert_eq!(notes(&b).get(id).unwrap(), Some(note(1, 4)));
+}
