@@ -1,7 +1,7 @@
 //! The rules of the session one by one, with a scripted peer.
 
 use blazedb_sync::limits::{
-    BACKOFF_FIRST_MS, BACKOFF_MAX_MS, DEAD_AFTER_MS, PING_AFTER_MS, PONGS_MAX, RETRY_MS_MAX, WINDOW_BYTES,
+    BACKOFF_FIRST_MS, BACKOFF_MAX_MS, DEAD_AFTER_MS, EVENTS_MAX, PING_AFTER_MS, PONGS_MAX, RETRY_MS_MAX, WINDOW_BYTES,
 };
 use blazedb_sync::{
     DisconnectReason, Event, OpSource, OutboxPosition, PeerMisbehaved, SealContext, Session, SessionConfig,
@@ -721,4 +721,21 @@ fn several_incarnations_are_pushed_in_the_order_of_the_outbox() {
         })
         .collect();
     assert_eq!(names, [(replica(1), 5), (replica(2), 1)]);
+}
+
+#[test]
+fn a_driver_that_reads_no_events_is_told() {
+    let mut stage = Stage::live(0, 0, Outbox::default());
+    let error = Frame::Error(ErrorFrame::new(ErrorCode::Unsupported, "no"));
+    for _ in 0..EVENTS_MAX {
+        stage.session.handle_frame(stage.now, error.clone());
+    }
+    assert_eq!(stage.session.state(), SessionState::Live);
+    stage.session.handle_frame(stage.now, error);
+    let events = stage.events();
+    let wanted = DisconnectReason::Session(SessionError::EventsUnread { count: EVENTS_MAX });
+    assert_eq!(
+        events[EVENTS_MAX..],
+        [Event::Disconnect { reason: wanted }, Event::StateChanged(SessionState::Backoff)]
+    );
 }
