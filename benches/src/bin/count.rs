@@ -79,6 +79,7 @@ fn main() -> Result<(), Failure> {
         let case = CASES.iter().find(|case| case.name == name).ok_or("no case of that name")?;
         return (case.run)(times.parse()?);
     }
+    println!("{}\n", sizes()?);
     println!("| case | what | instructions |\n|---|---|---|");
     for case in &CASES {
         let (once, twice) = (instructions(case, case.times)?, instructions(case, 2 * case.times)?);
@@ -86,6 +87,25 @@ fn main() -> Result<(), Failure> {
         println!("| {} | {} | {each:.0} |", case.name, case.what);
     }
     Ok(())
+}
+
+/// What a ticket weighs in each form.
+fn sizes() -> Result<String, Failure> {
+    let (tickets, rows) = (tickets(), rows()?);
+    let mean = |total: usize| total / tickets.len();
+    let bodies = mean(rows.iter().map(|row| row.body().len()).sum());
+    let mut shape = Vec::new();
+    rows[0].shape().encode(&mut shape);
+    let mut total = (0, 0);
+    for ticket in &tickets {
+        total.0 += serde_json::to_vec(ticket)?.len();
+        total.1 += rmp_serde::to_vec_named(ticket)?.len();
+    }
+    let (json, msgpack) = (mean(total.0), mean(total.1));
+    let shape = shape.len();
+    Ok(format!(
+        "A ticket: {bodies} B as a row body (its shape, once per batch: {shape} B), {msgpack} B as MessagePack, {json} B as JSON."
+    ))
 }
 
 /// Runs a case in a process of its own under callgrind.
