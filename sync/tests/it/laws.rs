@@ -285,6 +285,30 @@ fn a_document_does_not_grow_past_its_limits() {
 }
 
 #[test]
+fn the_names_of_a_document_count_against_its_size() {
+    // spec: M-13
+    let long = |n: usize| format!("{n:0>250}");
+    let wide: Document = (0..4_000).map(|n| (long(n), Value::Null)).collect();
+    let mut log = Log::default();
+    log.put(1, &Op { set: Row::encode(&wide).ok(), ..op(OpKind::Create, 1, 0) }, &[]);
+    let add = |bytes: usize| update(2, 1, &[("z", Value::Bytes(vec![7; bytes]))], &[]);
+    assert_eq!(log.put(1, &add(60_000), &[]).boxed.map(|entry| entry.reason), Some(BoxReason::TooLarge));
+    assert_eq!(log.put(1, &add(10_000), &[]).boxed, None);
+}
+
+#[test]
+fn folding_takes_every_operation_for_unsequenced() {
+    // spec: M-14
+    let mut log = Log::default();
+    log.put(1, &create(1, 0, &[("a", text("x"))]), &[]);
+    let edit = update(5, 1, &[("a", text("own"))], &[]);
+    let own = OpContext::own(&edit, id(2, 1), &[]);
+    let shown = fold(&log.state, [own]);
+    assert_eq!(fold(&log.state, [OpContext { seq: 9, ..own }]), shown);
+    assert_eq!(shown.live().map(|record| record.meta.last_seq), Some(1));
+}
+
+#[test]
 fn own_operations_box_nothing_and_anticipate_the_relay() {
     // spec: M-14
     let mut log = Log::default();

@@ -198,6 +198,24 @@ fn what_the_bound_admits_can_be_sealed() {
 }
 
 #[test]
+fn names_are_counted_once_for_each_list() {
+    // spec: M-19
+    let mut size = TransactionSize::new();
+    let mut ops: Vec<Op> = Vec::new();
+    loop {
+        let name = format!("{:0>250}", ops.len() / 2);
+        let op = Op { more: true, ..update(ops.len() as u64 + 1, 0, &[(&name, Value::Null)], &[]) };
+        if size.add(&op).is_err() {
+            break;
+        }
+        ops.push(op);
+    }
+    assert!(ops.len() > 1_200, "{} operations of some 180 bytes", ops.len());
+    ops.last_mut().expect("some fit").more = false;
+    assert_eq!(seal(1, &ops, &context(&[])).map(|sealed| sealed.batches.len()), Ok(1));
+}
+
+#[test]
 fn the_largest_single_operation_fits() {
     // spec: M-19
     let big = create(1, 0, &[("b", Value::Bytes(vec![9; limits::ROW_BYTES_MAX - 100]))]);

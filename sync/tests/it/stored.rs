@@ -165,6 +165,19 @@ fn errors_have_names() {
         RecordError::Field { position: 0, fields: 2 }
     );
 
+    // Stamps that say nothing, names twice or out of order.
+    let DocState::Live(record) = &log.state else { panic!("live") };
+    let row_stamp = record.meta.row_stamp;
+    let with = |exceptions: &[(u32, Stamp)], unset: &[&str]| {
+        let unset = unset.iter().map(|name| (Arc::from(*name), row_stamp)).collect();
+        let meta = RecordMeta { exceptions: exceptions.to_vec(), unset, ..record.meta.clone() };
+        encoded(&DocState::Live(Record { meta, row: record.row.clone() })).expect("stored")
+    };
+    assert!(DocState::decode(Some(&with(&[], &["x", "y"])), &knows(&shape)).is_ok());
+    for bad in [with(&[(1, row_stamp)], &[]), with(&[], &["x", "x"]), with(&[], &["y", "x"])] {
+        assert!(matches!(refused(&bad), RecordError::Bytes(_)));
+    }
+
     let tombstone = encoded(&DocState::Dead(Tombstone { stamp: Stamp::default(), seq: 300 })).expect("stored");
     for cut in 0..tombstone.len() {
         assert!(matches!(refused(&tombstone[..cut]), RecordError::Bytes(_)));
