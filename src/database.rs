@@ -128,6 +128,14 @@ impl Database {
         }
     }
 
+    /// Returns a setting of this file, as [`Transaction::set_local`] wrote it.
+    ///
+    /// # Errors
+    /// Only those of the store.
+    pub fn local(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        Ok(layout::read_meta(&self.inner.store.read(), &meta::local(name))?.map(|value| value.to_vec()))
+    }
+
     /// Subscribes to committed changes from now on, local and remote alike, in commit order.
     pub fn changes(&self) -> Changes {
         self.inner.changes.subscribe()

@@ -32,6 +32,12 @@ const BASES_PREFIX: &str = "b:";
 /// Longest name of a collection in bytes; the same limit as on the wire.
 pub(crate) const COLLECTION_NAME_BYTES_MAX: usize = 255;
 
+/// Longest name of a local setting in bytes.
+pub(crate) const LOCAL_NAME_BYTES_MAX: usize = 255;
+
+/// Longest value of a local setting in bytes: a mark or a preference, not a document.
+pub(crate) const LOCAL_VALUE_BYTES_MAX: usize = 64 * 1024;
+
 pub(crate) fn records_tree(collection: &str) -> String {
     format!("{RECORDS_PREFIX}{collection}")
 }
@@ -55,6 +61,12 @@ pub(crate) mod meta {
     pub(crate) const PROGRESS: &[u8] = b"progress";
     /// Operations merged that did not know of an edit by another replica, uvarint.
     pub(crate) const CONFLICTS: &[u8] = b"conflicts";
+    const LOCAL_PREFIX: &str = "local/";
+
+    /// Key of an application's own setting, which stays in this file.
+    pub(crate) fn local(name: &str) -> Vec<u8> {
+        [LOCAL_PREFIX, name].concat().into_bytes()
+    }
 }
 
 /// The space that a file belongs to.

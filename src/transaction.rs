@@ -46,6 +46,8 @@ pub(crate) struct Draft<'db> {
     touched: BTreeMap<(Arc<str>, DocumentId), Touched>,
     trees: BTreeMap<Arc<str>, (TreeId, TreeId)>,
     shapes_through: Option<u32>,
+    /// A local setting was written: there is something to commit without any operation.
+    set_locals: bool,
     /// Last, so that it is released after everything above.
     _writer: RwLockReadGuard<'db, ()>,
 }
@@ -78,6 +80,7 @@ impl<'db> Draft<'db> {
             touched: BTreeMap::new(),
             trees: BTreeMap::new(),
             shapes_through: None,
+            set_locals: false,
             _writer: writer,
         })
     }
@@ -230,9 +233,39 @@ impl<'db> Draft<'db> {
         Ok(true)
     }
 
+    /// Sets or removes a local setting.
+    pub(crate) fn set_local(&mut self, name: &str, value: Option<&[u8]>) -> Result<(), Error> {
+        let bytes = value.map_or(0, <[u8]>::len);
+        if name.is_empty() || name.len() > layout::LOCAL_NAME_BYTES_MAX || bytes > layout::LOCAL_VALUE_BYTES_MAX {
+            return Err(Error::new(
+                ErrorKind::Limit,
+                format!(
+                    "a local setting has a name of 1 to {} bytes and a value of at most {} bytes; keep more in a document",
+                    layout::LOCAL_NAME_BYTES_MAX,
+                    layout::LOCAL_VALUE_BYTES_MAX
+                ),
+            ));
+        }
+        let key = meta::local(name);
+        self.set_locals = true;
+        match value {
+            Some(value) => self.engine.put(self.core.meta, &key, value),
+            None => self.engine.delete(self.core.meta, &key),
+        }
+        .map_err(|e| Error::with(ErrorKind::Storage, "the local setting was not taken", e))
+    }
+
+    fn commit_locals(self, durability: Durability) -> Result<Option<u64>, Error> {
+        let Self { inner, engine, set_locals, _writer, .. } = self;
+        if !set_locals {
+            return Ok(None);
+        }
+        inner.commit(engine, durability, Origin::Local, |_| Ok(Vec::new())).map(Some)
+    }
+
     /// Commits; returns the commit number, or `None` if nothing was written.
     pub(crate) fn commit(mut self, durability: Durability) -> Result<Option<u64>, Error> {
-        let Some(last) = self.ops.len().checked_sub(1) else { return Ok(None) };
+        let Some(last) = self.ops.len().checked_sub(1) else { return self.commit_locals(durability) };
         for op in &mut self.ops[..last] {
             op.more = true;
         }
@@ -344,6 +377,15 @@ pub(crate) fn live(state: DocState) -> Option<Record> {
 impl<'db> Transaction<'db> {
     pub(crate) fn new(draft: Draft<'db>) -> Self {
         Self { draft: RefCell::new(draft) }
+    }
+
+    /// Sets a setting of this file, or removes it: something like an import's resume mark or the last window size. It is
+    /// committed with the transaction's documents, and it stays here: it is never sent anywhere.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Limit`] for a name that is empty or longer than 255 bytes, or a value of more than 64 KiB.
+    pub fn set_local(&self, name: &str, value: Option<&[u8]>) -> Result<(), Error> {
+        self.draft.borrow_mut().set_local(name, value)
     }
 
     pub(crate) fn into_draft(self) -> Draft<'db> {

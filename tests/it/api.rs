@@ -119,6 +119,24 @@ fn a_transaction_happens_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_local_setting_is_committed_with_its_transaction() {
+    let db = memory();
+    let failed: Result<(), _> = db.transaction(|tx| {
+        tx.set_local("mark", Some(b"lost"))?;
+        tx.collection::<Todo>("todos")?.insert_with_key("k", &todo("a"))?;
+        tx.collection::<Todo>("todos")?.insert_with_key("k", &todo("b")).map(drop)
+    });
+    failed.unwrap_err();
+    assert_eq!(db.local("mark").unwrap(), None);
+    db.transaction(|tx| tx.set_local("mark", Some(b"7"))).unwrap();
+    assert_eq!(db.local("mark").unwrap(), Some(b"7".to_vec()));
+    db.transaction(|tx| tx.set_local("mark", None)).unwrap();
+    assert_eq!(db.local("mark").unwrap(), None);
+    let too_long = db.transaction(|tx| tx.set_local("mark", Some(&[0; 64 * 1024 + 1])));
+    assert_eq!(too_long.unwrap_err().kind(), ErrorKind::Limit);
+}
+
+#[test]
 fn concurrent_increments_are_all_counted() {
     let db = memory();
     let counters = db.collection::<Document>("counters").unwrap();

@@ -2,8 +2,9 @@
 //!
 //! The first pass reads every record and changes nothing; the second loads in chunks that are one
 //! transaction each ([`Loader`]). A file with one bad record is refused as a whole unless `--keep-going` is
-//! given. With `--id-field` loading is idempotent, which is the resume mark: running the command again after an
-//! interruption skips what is there. Without it each record gets a new id, and the failure says how many are in.
+//! given. With `--id-field` loading is idempotent: running the command again after an interruption finds what is there.
+//! Without it each record gets a new id, and a mark in the database, written with each chunk and named after the file's
+//! bytes, says how many are in: running the command again goes on behind them.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -12,6 +13,8 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use blazedb::{Database, Key};
+use sha2::{Digest as _, Sha256};
+
 use blazedb_wire::json::{Documents, JsonError, JsonErrorKind, Layout, Limits};
 
 use super::args::{ImportArgs, InputFormat};
@@ -68,7 +71,7 @@ pub(crate) fn run(args: &ImportArgs) -> Outcome {
     }
 }
 
-/// A file that can be read twice.
+/// A file that can be read several times.
 enum Input {
     File(File, u64),
     Memory(Vec<u8>),
@@ -98,6 +101,29 @@ impl Input {
             ));
         }
         Ok(Self::File(file, meta.len()))
+    }
+
+    /// Returns the name of the mark of this input's import into a collection.
+    fn mark(&mut self, collection: &str) -> Result<String, Failure> {
+        let mut hash = Sha256::new();
+        hash.update(collection.as_bytes());
+        hash.update([0]);
+        match self {
+            Self::File(file, _) => {
+                let failed = |e| Failure::io("cannot read the file from its beginning", &e);
+                file.seek(SeekFrom::Start(0)).map_err(failed)?;
+                let mut buffer = vec![0; 64 * 1024];
+                loop {
+                    match file.read(&mut buffer).map_err(failed)? {
+                        0 => break,
+                        n => hash.update(&buffer[..n]),
+                    }
+                }
+            }
+            Self::Memory(bytes) => hash.update(bytes),
+        }
+        let digits: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(format!("import/{digits}"))
     }
 
     fn len(&self) -> u64 {
@@ -228,6 +254,20 @@ fn load(
 ) -> Result<Loaded, Failure> {
     let mut progress = Progress::start("importing (records)", checked.good);
     let mut loader = Loader::new(db, &args.collection);
+    let mut skip = 0;
+    let mut mark = None;
+    if args.id_field.is_none() {
+        let name = input.mark(&args.collection)?;
+        let unreadable = |e: blazedb::Error| Failure::because("cannot read the import's mark", &e, "");
+        let stored = db.local(&name).map_err(unreadable)?;
+        skip = stored.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes).min(checked.good);
+        if skip > 0 {
+            progress.note(&format!("going on where an interrupted import stopped: {} in", ui::plural(skip, "record")));
+        }
+        loader = loader.with_mark(name.clone(), skip);
+        mark = Some(name);
+    }
+    let mut seen = 0;
     // What the first pass refused is refused again and was reported there.
     for parsed in input.documents(args.format)?.flatten() {
         if checked.unfit.contains(&parsed.index) {
@@ -235,9 +275,13 @@ fn load(
         }
         let item = Item::new(parsed.document, args.id_field.as_deref())
             .map_err(|_| halted(args, &loader.loaded(), changed_meanwhile(args)))?;
+        seen += 1;
+        if seen <= skip {
+            continue;
+        }
         let committed = loader.push(item);
         if committed.map_err(|e| stopped(args, &loader, &e))? {
-            progress.set(loader.loaded().total());
+            progress.set(skip + loader.loaded().total());
             if stop.is_raised() {
                 return Err(halted(args, &loader.loaded(), Failure::interrupted()));
             }
@@ -245,8 +289,12 @@ fn load(
     }
     let committed = loader.finish();
     committed.map_err(|e| stopped(args, &loader, &e))?;
-    if loader.loaded().total() != checked.good {
+    if skip + loader.loaded().total() != checked.good {
         return Err(halted(args, &loader.loaded(), changed_meanwhile(args)));
+    }
+    if let Some(name) = mark {
+        db.transaction(|tx| tx.set_local(&name, None))
+            .map_err(|e| Failure::because("the records are in, but the import's mark could not be removed", &e, ""))?;
     }
     Ok(loader.loaded())
 }
@@ -262,12 +310,8 @@ fn changed_meanwhile(args: &ImportArgs) -> Failure {
 /// Says how much is in when loading did not reach the end.
 fn halted(args: &ImportArgs, loaded: &Loaded, failure: Failure) -> Failure {
     let are_in = ui::plural(loaded.total(), "record");
-    failure.with_next(if args.id_field.is_some() {
-        format!("loaded so far: {are_in}; run the command again to load the rest")
-    } else {
-        format!(
-            "loaded so far: {are_in}, each under a new id; start afresh with a new file or collection, or name an \
-             --id-field so that importing can be finished by running it again"
-        )
-    })
+    failure.with_next(format!(
+        "loaded {are_in} this time; run the command again with the same {} to load the rest",
+        if args.id_field.is_some() { "--id-field" } else { "file" }
+    ))
 }

@@ -86,12 +86,20 @@ pub(crate) struct Loader<'a> {
     chunk: Vec<Item>,
     chunk_bytes: usize,
     loaded: Loaded,
+    /// Name of the local setting that says how many records are in, and how many were in before.
+    mark: Option<(String, u64)>,
 }
 
 impl<'a> Loader<'a> {
     /// Starts loading into a collection.
     pub(crate) fn new(db: &'a Database, collection: &'a str) -> Self {
-        Self { db, collection, chunk: Vec::new(), chunk_bytes: 0, loaded: Loaded::default() }
+        Self { db, collection, chunk: Vec::new(), chunk_bytes: 0, loaded: Loaded::default(), mark: None }
+    }
+
+    /// Keeps count under a local setting, in the very transactions that load: after an interruption it says how many
+    /// records are in. `before` is what it says now.
+    pub(crate) fn with_mark(self, name: String, before: u64) -> Self {
+        Self { mark: Some((name, before)), ..self }
     }
 
     /// Takes one more item; returns whether a chunk was committed on the way.
@@ -108,7 +116,8 @@ impl<'a> Loader<'a> {
 
     /// Commits what is collected.
     pub(crate) fn finish(&mut self) -> Result<(), blazedb::Error> {
-        self.loaded += commit(self.db, self.collection, &self.chunk)?;
+        let mark = self.mark.as_ref().map(|(name, before)| (name.as_str(), before + self.loaded.total()));
+        self.loaded += commit(self.db, self.collection, &self.chunk, mark)?;
         self.chunk.clear();
         self.chunk_bytes = 0;
         Ok(())
@@ -121,8 +130,18 @@ impl<'a> Loader<'a> {
 }
 
 /// Loads items in one transaction; in two of half the size if they are too many for one.
-fn commit(db: &Database, collection: &str, chunk: &[Item]) -> Result<Loaded, blazedb::Error> {
+///
+/// `mark` is the local setting that counts, and what it says before this chunk.
+fn commit(
+    db: &Database,
+    collection: &str,
+    chunk: &[Item],
+    mark: Option<(&str, u64)>,
+) -> Result<Loaded, blazedb::Error> {
     let outcome = db.transaction(|tx| {
+        if let Some((name, before)) = mark {
+            tx.set_local(name, Some(&(before + chunk.len() as u64).to_le_bytes()))?;
+        }
         let records = tx.collection::<Document>(collection)?;
         let mut loaded = Loaded::default();
         for Item { key, document, .. } in chunk {
@@ -152,8 +171,9 @@ fn commit(db: &Database, collection: &str, chunk: &[Item]) -> Result<Loaded, bla
     match outcome {
         Err(e) if e.kind() == ErrorKind::Limit && chunk.len() > 1 => {
             let (left, right) = chunk.split_at(chunk.len() / 2);
-            let mut loaded = commit(db, collection, left)?;
-            loaded += commit(db, collection, right)?;
+            let mut loaded = commit(db, collection, left, mark)?;
+            let mark = mark.map(|(name, before)| (name, before + left.len() as u64));
+            loaded += commit(db, collection, right, mark)?;
             Ok(loaded)
         }
         other => other,

@@ -66,6 +66,39 @@ fn importing_again_changes_nothing_and_parts_are_merged() {
 }
 
 #[test]
+fn an_import_that_was_killed_goes_on_where_it_stopped() {
+    const RECORDS: u64 = 30_000;
+    let folder = Folder::new();
+    let all: Vec<_> = (0..RECORDS).map(|n| json!({"n": n, "text": "x".repeat(60)})).collect();
+    let file = folder.write("all.ndjson", ndjson(&all));
+    // Killed at growing moments until one falls into the loading.
+    for (attempt, after_ms) in (50..).step_by(25).enumerate() {
+        assert!(attempt < 200, "the import was never interrupted in the middle");
+        let db = format!("{attempt}.blaze");
+        let mut child = folder
+            .program()
+            .args(["import", file.to_str().unwrap(), "--db", &db, "--collection", "c", "--kdf", "light"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(after_ms));
+        child.kill().unwrap();
+        let ended = child.wait().unwrap().success();
+        let again = folder.import(&file, &db, "c", &[]);
+        if again.stderr.contains("going on where an interrupted import stopped") {
+            let found = parse_ndjson(&folder.export(&db, "c"));
+            assert_eq!(found.len() as u64, RECORDS);
+            assert_eq!(multiset(&found), multiset(&all));
+            // The mark is gone with the end: importing the file once more is a new import.
+            folder.import(&file, &db, "c", &[]);
+            assert_eq!(parse_ndjson(&folder.export(&db, "c")).len() as u64, 2 * RECORDS);
+            return;
+        }
+        assert!(!ended, "the import ended before it could be interrupted in the middle");
+    }
+}
+
+#[test]
 fn exports_come_in_two_formats_with_and_without_ids() {
     let folder = Folder::new();
     let records = records(12);
