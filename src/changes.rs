@@ -1,6 +1,7 @@
 //! The change stream: what each committed transaction did to documents, local and remote alike.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -129,12 +130,16 @@ impl Queue {
 #[derive(Default)]
 pub(crate) struct ChangeHub {
     subscribers: Mutex<Vec<Weak<Subscriber>>>,
+    closed: AtomicBool,
 }
 
 impl ChangeHub {
     pub(crate) fn subscribe(&self) -> Changes {
         let subscriber = Arc::new(Subscriber { queue: Mutex::default(), wake: Condvar::new() });
-        self.subscribers.lock().push(Arc::downgrade(&subscriber));
+        let mut subscribers = self.subscribers.lock();
+        subscriber.queue.lock().closed = self.closed.load(Ordering::Acquire);
+        subscribers.push(Arc::downgrade(&subscriber));
+        drop(subscribers);
         Changes { subscriber }
     }
 
@@ -151,6 +156,7 @@ impl ChangeHub {
     }
 
     pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
         self.each(|queue| queue.closed = true);
     }
 
@@ -194,5 +200,6 @@ mod tests {
         hub.publish(&commit(1));
         hub.close();
         assert_eq!(changes.count(), 1);
+        assert_eq!(hub.subscribe().count(), 0, "who comes after the end does not wait for ever");
     }
 }

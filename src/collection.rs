@@ -66,7 +66,7 @@ pub(crate) fn transact<R>(
         let (result, draft) = body(Draft::begin(inner)?)?;
         match draft.commit(durability) {
             Ok(_) => return Ok(result),
-            Err(e) if e.is_conflict() && attempt < ATTEMPTS => std::thread::yield_now(),
+            Err(e) if e.is_conflict() && attempt < ATTEMPTS => inner.wait_for_winner(attempt),
             Err(e) => return Err(e),
         }
     }

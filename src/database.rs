@@ -120,8 +120,8 @@ impl Database {
             match tx.into_draft().commit(Durability::Durable) {
                 Ok(_) => return Ok(result),
                 Err(e) if e.is_conflict() && attempt < ATTEMPTS => {
+                    self.inner.wait_for_winner(attempt);
                     attempt += 1;
-                    std::thread::yield_now();
                 }
                 Err(e) => return Err(e),
             }

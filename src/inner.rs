@@ -159,6 +159,23 @@ impl Inner {
         self.clock.lock().tick(self.env.clock.wall_ms())
     }
 
+    /// Waits until the commit that won against a transaction can be seen, so that the next attempt does not run into
+    /// it again: the conflict check knows commits that are still on their way to the disk.
+    ///
+    /// Attempt by attempt a little longer and never in step with others, up to some milliseconds.
+    pub(crate) fn wait_for_winner(&self, attempt: usize) {
+        // An error here is an error of the next attempt, too, which reports it.
+        let _ = self.store.flush();
+        if attempt > 4 {
+            let mut dice = [0; 2];
+            // Without randomness all wait alike, which is slower and not wrong.
+            let _ = self.env.entropy.public(&mut dice);
+            let most_us = 50u64 << attempt.min(11);
+            let us = most_us * u64::from(u16::from_le_bytes(dice)) / u64::from(u16::MAX);
+            std::thread::sleep(std::time::Duration::from_micros(us.min(20_000)));
+        }
+    }
+
     /// Writes the catalogue entries that a record refers to and that may not be durable yet.
     pub(crate) fn put_shapes(
         &self,

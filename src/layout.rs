@@ -46,6 +46,11 @@ pub(crate) fn bases_tree(collection: &str) -> String {
     format!("{BASES_PREFIX}{collection}")
 }
 
+/// Returns whether the tree holds base rows.
+pub(crate) fn is_bases_tree(tree: &str) -> bool {
+    tree.starts_with(BASES_PREFIX)
+}
+
 /// Returns the collection whose records the tree holds, if it holds records.
 pub(crate) fn collection_of(tree: &str) -> Option<&str> {
     tree.strip_prefix(RECORDS_PREFIX)

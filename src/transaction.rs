@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use blazedb_engine::{Durability, TreeId, WriteTransaction};
-use blazedb_sync::{DocState, OpContext, Record, TransactionSize};
+use blazedb_sync::{BoxReason, DocState, OpContext, Record, TransactionSize};
 use blazedb_wire::{Document, DocumentId, Key, MergeKind, Op, OpId, OpKind, ReplicaId, Row, Shape};
 use bytes::Bytes;
 use parking_lot::RwLockReadGuard;
@@ -143,7 +143,17 @@ impl<'db> Draft<'db> {
         let state = decode_state(before.as_ref(), self.inner)?;
         // The counter is not known before the serial section, and only what the log holds is ever boxed under it.
         let context = OpContext::own(&op, OpId { replica, counter: 0 }, &[]);
-        let after = blazedb_sync::fold(&state, [context]);
+        let outcome = blazedb_sync::apply(&state, &context);
+        if let Some(reason) = outcome.lost {
+            return Err(Error::new(
+                ErrorKind::Limit,
+                match reason {
+                    BoxReason::TooLarge => format!("with this change document {id} would exceed 1 MiB or 4,096 fields"),
+                    other => format!("this change of document {id} would have no effect ({other:?})"),
+                },
+            ));
+        }
+        let after = outcome.state.unwrap_or(state);
         let tree = self.tree(collection)?;
         let unbound_delete = kind == OpKind::Delete && self.binding.is_none();
         if unbound_delete {

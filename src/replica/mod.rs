@@ -118,6 +118,14 @@ impl ReplicaState {
         Ok(numbers)
     }
 
+    /// Forgets what was read of the outbox at the opening: a file that binds now had none that counts.
+    fn forget_outbox(&mut self) {
+        self.incarnations.clear();
+        self.by_replica.clear();
+        self.sealed.clear();
+        self.decoded.clear();
+    }
+
     fn learn(&mut self, number: u32, incarnation: Incarnation) {
         self.by_replica.insert(incarnation.replica, number);
         self.incarnations.insert(number, incarnation);

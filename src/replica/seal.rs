@@ -49,8 +49,9 @@ impl Replica {
     fn seal_some(&self, state: &mut ReplicaState, relay_now: Option<u64>) -> Result<u64, Error> {
         let inner = &*self.inner;
         let Some(binding) = *inner.binding.read() else { return Ok(0) };
-        self.refresh_incarnations(state)?;
+        // The view first: whatever operation it shows, its incarnation is there to be read afterwards.
         let view = inner.store.read();
+        self.refresh_incarnations(state)?;
         let Some(pending) = view.tree(layout::PENDING) else { return Ok(0) };
         let mut runs: Vec<Run> = Vec::new();
         let mut count = 0;

@@ -103,7 +103,10 @@ impl Driver<'_> {
                     Event::Disconnect { reason } => {
                         link = None;
                         connecting = None;
-                        self.lost(&format!("the connection ended: {reason:?}"));
+                        // A refusal tells its own reason.
+                        if reason != DisconnectReason::Rejected {
+                            self.lost(&format!("the connection ended: {reason:?}"));
+                        }
                     }
                     event => {
                         if let Err(e) = self.handle(event) {
@@ -222,7 +225,8 @@ impl Driver<'_> {
                         SyncState::Connecting
                     }
                     SessionState::Stopped | SessionState::Backoff => SyncState::Offline,
-                    SessionState::Rejected => SyncState::Stopped,
+                    // The thread says so itself, together with the reason.
+                    SessionState::Rejected => return Ok(()),
                 };
                 self.shared.update(|link| link.state = state);
             }
@@ -266,7 +270,13 @@ impl Driver<'_> {
 
     /// The relay's fault ends the connection, and the next one may be better; the file's own fault ends the sync.
     fn fail(&mut self, e: &Error) {
-        if e.kind() == ErrorKind::Sync && self.session.state() == SessionState::Live {
+        let passes = match e.kind() {
+            ErrorKind::Sync => self.session.state() == SessionState::Live,
+            // The first sync did not get its turn.
+            ErrorKind::Conflict => true,
+            _ => false,
+        };
+        if passes {
             self.lost(&chain(e));
             let now = self.now();
             self.session.disconnected(now, DisconnectReason::Transport);

@@ -167,7 +167,7 @@ impl Sync {
     }
 
     /// Waits until the connection is up, everything committed here is in the relay's log, and everything in that log
-    /// is applied here.
+    /// that this replica has heard of is applied here. What others send at this very moment may still be on its way.
     ///
     /// # Errors
     /// [`ErrorKind::Sync`] when `timeout` passes first, saying what is missing, or at once when the relay refused for

@@ -137,6 +137,17 @@ fn a_local_setting_is_committed_with_its_transaction() {
 }
 
 #[test]
+fn a_change_that_makes_a_document_too_large_is_refused_at_once() {
+    let db = memory();
+    let things = db.collection::<Document>("things").unwrap();
+    let half = "x".repeat(600 * 1024);
+    let id = things.insert(&Document::from_pairs([("a", Value::from(half.clone()))]).unwrap()).unwrap();
+    let refused = things.update(id, Patch::new().set("b", half)).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Limit);
+    assert_eq!(things.row(id).unwrap().unwrap().shape().len(), 1);
+}
+
+#[test]
 fn concurrent_increments_are_all_counted() {
     let db = memory();
     let counters = db.collection::<Document>("counters").unwrap();
@@ -159,6 +170,33 @@ fn concurrent_increments_are_all_counted() {
         }
     });
     assert_eq!(counters.get(id).unwrap().unwrap().get("n"), Some(&Value::I64(200)));
+}
+
+/// The conflict check knows commits that are still on their way to the disk: an attempt must wait for the winner.
+#[test]
+fn contention_on_one_document_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Database::open(dir.path().join("slow.blaze"), Options::raw_key([1; 32])).unwrap();
+    let counters = db.collection::<Document>("counters").unwrap();
+    let id = counters.insert(&Document::from_pairs([("n", Value::I64(0))]).unwrap()).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..40 {
+                    db.transaction(|tx| {
+                        let counters = tx.collection::<Document>("counters")?;
+                        let Some(Value::I64(n)) = counters.get(id)?.unwrap().get("n").cloned() else {
+                            panic!("no number")
+                        };
+                        counters.update(id, Patch::new().set("n", n + 1)).map(drop)
+                    })
+                    .unwrap();
+                    counters.update(id, Patch::new().set("other", 1)).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(counters.get(id).unwrap().unwrap().get("n"), Some(&Value::I64(320)));
 }
 
 #[test]

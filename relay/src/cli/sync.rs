@@ -165,6 +165,11 @@ fn gave_up(args: &SyncArgs, status: &SyncStatus) -> Failure {
         "compare with the fingerprint that `blazedb serve` prints, or pass the relay's tls.crt as --ca"
     } else if lower.contains("token") || lower.contains("unauthenticated") {
         "make a new token where the relay runs: blazedb token --data DIR --space NAME > FILE"
+    } else if lower.contains("cursorahead") || lower.contains("epochmismatch") {
+        "the relay knows less than this device: it was put back to an older copy. Keep this file as it is and write nothing \
+         more on other devices until the relay's newest data is back"
+    } else if lower.contains("sealed") || lower.contains("the store") || lower.contains("corrupt") {
+        "run `blazedb verify` on the file, and keep a copy of it"
     } else if lower.contains("permission") {
         "check --space, and that the token was made for it"
     } else {
