@@ -135,13 +135,7 @@ impl Replica {
         let mut pairs: BTreeMap<Arc<str>, Pair> = BTreeMap::new();
         for op in batch.ops() {
             if !pairs.contains_key(op.collection) {
-                let mut open = |name: String| {
-                    engine.tree(&name).map_err(|e| Error::with(ErrorKind::Storage, "a tree could not be opened", e))
-                };
-                let pair = Pair {
-                    records: open(layout::records_tree(op.collection))?,
-                    bases: open(layout::bases_tree(op.collection))?,
-                };
+                let pair = Pair::open(&mut engine, op.collection)?;
                 pairs.insert(Arc::clone(op.collection), pair);
             }
         }

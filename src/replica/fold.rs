@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use blazedb_engine::{Serial, TreeId};
+use blazedb_engine::{Serial, TreeId, WriteTransaction};
 use blazedb_sync::{DocState, Fate, OpContext, fold, settle};
 use blazedb_wire::{Batch, DocumentId, Op, OpId};
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use super::apply::Applied;
 use super::pending::PendingOp;
 use crate::changes::{ChangeKind, DocumentChange};
 use crate::inner::{CoreTrees, Inner, serial_delete, serial_put};
-use crate::layout::{Base, Incarnation, LocalName};
+use crate::layout::{self, Base, Incarnation, LocalName};
 use crate::transaction::{decode_state, encode_state};
 use crate::{Error, ErrorKind};
 
@@ -23,6 +23,15 @@ use crate::{Error, ErrorKind};
 pub(super) struct Pair {
     pub(super) records: TreeId,
     pub(super) bases: TreeId,
+}
+
+impl Pair {
+    pub(super) fn open(engine: &mut WriteTransaction, collection: &str) -> Result<Self, Error> {
+        let mut open = |name: String| {
+            engine.tree(&name).map_err(|e| Error::with(ErrorKind::Storage, "a tree could not be opened", e))
+        };
+        Ok(Self { records: open(layout::records_tree(collection))?, bases: open(layout::bases_tree(collection))? })
+    }
 }
 
 /// One sequenced operation.

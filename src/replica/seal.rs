@@ -115,14 +115,8 @@ impl Replica {
         let core = CoreTrees::open(&mut engine)?;
         let mut pairs: BTreeMap<Arc<str>, Pair> = BTreeMap::new();
         for (collection, _) in &restamped {
-            let mut open = |name: String| {
-                engine.tree(&name).map_err(|e| Error::with(ErrorKind::Storage, "a tree could not be opened", e))
-            };
             if !pairs.contains_key(collection) {
-                let pair = Pair {
-                    records: open(layout::records_tree(collection))?,
-                    bases: open(layout::bases_tree(collection))?,
-                };
+                let pair = Pair::open(&mut engine, collection)?;
                 pairs.insert(Arc::clone(collection), pair);
             }
         }
