@@ -55,10 +55,12 @@ impl Options {
         self
     }
 
-    /// Sets the ceiling of the in-memory table in bytes; a transaction that would pass it fails and changes nothing.
-    /// Default: 256 MiB.
+    /// Sets how much memory the open file may take, in bytes. Default: 256 MiB.
+    ///
+    /// Today everything that the file holds has to fit: a transaction that would pass the ceiling fails and changes
+    /// nothing.
     #[must_use]
-    pub fn table_bytes_max(mut self, bytes: usize) -> Self {
+    pub fn memory_bytes_max(mut self, bytes: usize) -> Self {
         self.engine.table_bytes_max = bytes;
         self
     }

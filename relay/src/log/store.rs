@@ -37,20 +37,21 @@ pub const KEY_FILE: &str = "store.key";
 /// The epoch of a space that was never restored.
 const FIRST_EPOCH: u32 = 1;
 
-/// Ceiling of the store's table in memory. 1 GiB: the engine of this version keeps everything that it holds in memory,
+/// Memory that the store may take. 1 GiB: the engine of this version keeps everything that it holds in memory,
 /// and a relay of a few hundred users writes less than that in its first months.
-const TABLE_BYTES_MAX: usize = 1 << 30;
+const MEMORY_BYTES_MAX: usize = 1 << 30;
 
 /// Settings of a [`StoreLog`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreLogOptions {
-    /// Bytes the log may hold before appends are refused as [`AppendError::Full`].
-    pub table_bytes_max: usize,
+    /// Memory that the log's store may take, in bytes. Today it is a ceiling of the log as well: appends that would pass
+    /// it are refused as [`AppendError::Full`].
+    pub memory_bytes_max: usize,
 }
 
 impl Default for StoreLogOptions {
     fn default() -> Self {
-        Self { table_bytes_max: TABLE_BYTES_MAX }
+        Self { memory_bytes_max: MEMORY_BYTES_MAX }
     }
 }
 
@@ -107,7 +108,7 @@ impl StoreLog {
 
     /// Opens the log over injected storage, clock and entropy.
     pub fn open_in(env: Env, key: [u8; 32], options: StoreLogOptions) -> Result<Self, LogError> {
-        let store_options = Options::raw_key(key).table_bytes_max(options.table_bytes_max);
+        let store_options = Options::raw_key(key).table_bytes_max(options.memory_bytes_max);
         let store = Store::open(env.clone(), store_options).map_err(|error| storage("opening the store", &error))?;
         let trees = Self::make_trees(&store)?;
         Ok(Self { store, trees, env, writer: Mutex::new(()) })

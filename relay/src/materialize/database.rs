@@ -25,8 +25,8 @@ use crate::secrets;
 /// Copies that are open at one time. Each holds its space in memory with the engine of this version.
 const OPEN_MAX: usize = 64;
 
-/// Ceiling of one copy's table in memory: that of the log, since it cannot hold more than that.
-const TABLE_BYTES_MAX: usize = 1 << 30;
+/// Memory that one copy may take: that of the log, since it cannot hold more than that.
+const MEMORY_BYTES_MAX: usize = 1 << 30;
 
 /// A [`Materializer`] whose copies are databases.
 pub struct DatabaseCopies {
@@ -86,21 +86,19 @@ impl DatabaseCopies {
 
     fn open_copy(&self, space: SpaceEpoch) -> Result<Copy, MaterializeError> {
         let failed = |doing| move |source| MaterializeError::Database { doing, source };
-        let database = match &self.place {
-            Place::Memory => {
-                // The seed only feeds ids, and a copy makes none.
-                let options = Options::unencrypted().table_bytes_max(TABLE_BYTES_MAX);
-                Database::open_in(Env::memory(0), options).map_err(failed("opening"))?
-            }
+        let (env, options) = match &self.place {
+            // The seed only feeds ids, and a copy makes none.
+            Place::Memory => (Env::memory(0), Options::unencrypted()),
             Place::Folder { dir, key } => {
                 let mut raw = Zeroizing::new([0; 32]);
                 Hkdf::<Sha256>::new(Some(b"blazedb relay copy"), &key[..])
                     .expand(space.space.as_bytes(), &mut raw[..])
                     .expect("32 bytes are within what HKDF-SHA256 gives");
-                let options = Options::raw_key(*raw).table_bytes_max(TABLE_BYTES_MAX);
-                Database::open(file(dir, space), options).map_err(failed("opening"))?
+                (Env::file(file(dir, space)), Options::raw_key(*raw))
             }
         };
+        let options = options.memory_bytes_max(MEMORY_BYTES_MAX);
+        let database = Database::open_in(env, options).map_err(failed("opening"))?;
         database.follow(space.space, space.epoch).map_err(failed("binding it to its space"))?;
         let replica = database.replica();
         Ok(Copy { database, replica, used: 0 })

@@ -223,7 +223,7 @@ fn digests_are_found_by_name() {
 // spec: R-20
 #[test]
 fn a_full_log_says_so_and_keeps_what_it_has() {
-    let log = StoreLog::open_in(Env::memory(1), KEY, StoreLogOptions { table_bytes_max: 64 << 10 }).unwrap();
+    let log = StoreLog::open_in(Env::memory(1), KEY, StoreLogOptions { memory_bytes_max: 64 << 10 }).unwrap();
     let home = log.open_space("home").unwrap();
     let mut author = Author::new(home.clone());
     let mut logged = 0;
