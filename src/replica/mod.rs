@@ -291,9 +291,11 @@ impl Replica {
     }
 }
 
-/// Lets the session read the outbox; an error ends the session through the driver, which checks the store itself.
+/// Lets the session read the outbox.
 impl OpSource for Replica {
-    fn batch_after(&self, after: OutboxPosition) -> Option<(OutboxPosition, Bytes)> {
-        Self::batch_after(self, after).ok().flatten()
+    type Error = Error;
+
+    fn batch_after(&self, after: OutboxPosition) -> Result<Option<(OutboxPosition, Bytes)>, Error> {
+        Self::batch_after(self, after)
     }
 }

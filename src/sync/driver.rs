@@ -119,13 +119,12 @@ impl Driver<'_> {
             if let Some(why) = self.stopped.take() {
                 return Some(why);
             }
-            if let Some(open) = &link {
-                let now = self.now();
-                while let Some(frame) = self.session.poll_transmit(now, &self.replica) {
-                    if open.outgoing.send(frame).is_err() {
-                        break;
-                    }
-                }
+            if let Some(open) = &link
+                && let Err(e) = self.send(open)
+            {
+                self.fail(&e);
+                link = None;
+                continue;
             }
             let wait = self.session.poll_timeout().map(|at| Duration::from_millis(at.saturating_sub(self.now())));
             let wake = tokio::select! {
@@ -142,7 +141,8 @@ impl Driver<'_> {
                 Wake::Command(None | Some(Command::Stop)) => {
                     self.session.stop(now);
                     if let Some(open) = link.take() {
-                        if let Some(bye) = self.session.poll_transmit(now, &self.replica) {
+                        // A stopped session says Bye and does not look at the outbox: no error of the store is lost here.
+                        if let Ok(Some(bye)) = self.session.poll_transmit(now, &self.replica) {
                             let _ = open.outgoing.send(bye);
                         }
                         // One turn for the writing task; a Bye that does not get out is only a courtesy less.
@@ -238,6 +238,17 @@ impl Driver<'_> {
     /// Returns the relay's time now, if it trusts its clock.
     fn relay_now(&self) -> Option<u64> {
         self.relay_clock.map(|(then, at)| then + self.now().saturating_sub(at))
+    }
+
+    /// Hands the writing task whatever the session wants sent now.
+    fn send(&mut self, link: &Link) -> Result<(), Error> {
+        let now = self.now();
+        while let Some(frame) = self.session.poll_transmit(now, &self.replica)? {
+            if link.outgoing.send(frame).is_err() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn seal(&mut self) -> Result<(), Error> {

@@ -245,10 +245,16 @@ impl Device {
                 wants.push(Want::Fault(format!("device {}: {}", self.name, text(&e))));
             }
         }
-        while let Some(frame) = up.session.poll_transmit(now, &up.replica) {
-            frames.push(frame);
+        loop {
+            match up.session.poll_transmit(now, &up.replica) {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => return (frames, wants),
+                Err(e) => {
+                    wants.push(Want::Fault(format!("device {}: {}", self.name, text(&e))));
+                    return (frames, wants);
+                }
+            }
         }
-        (frames, wants)
     }
 
     /// Returns whether everything written here is in the relay's log and applied.

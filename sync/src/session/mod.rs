@@ -39,10 +39,16 @@ pub struct OutboxPosition {
 
 /// The outbox, as the session reads it.
 pub trait OpSource {
+    /// Why the outbox could not be read; the driver knows what to do about it.
+    type Error;
+
     /// Returns the first sealed batch after `after` and its own position, which is greater.
     ///
     /// A batch stays here until its entry or acknowledgement was applied.
-    fn batch_after(&self, after: OutboxPosition) -> Option<(OutboxPosition, Bytes)>;
+    ///
+    /// # Errors
+    /// Those of whoever keeps the outbox.
+    fn batch_after(&self, after: OutboxPosition) -> Result<Option<(OutboxPosition, Bytes)>, Self::Error>;
 }
 
 /// What a session can be told at birth.

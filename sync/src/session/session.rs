@@ -301,58 +301,56 @@ impl Session {
     /// Returns the next message to send, one whole frame.
     ///
     /// Changed by `connected`, `handle_frame`, `handle_timeout`, `resume`, `local_sealed`, `request_digest`, `stop`.
-    pub fn poll_transmit(&mut self, now: Millis, outbox: &dyn OpSource) -> Option<Bytes> {
+    ///
+    /// # Errors
+    /// The outbox could not be read. Nothing is taken for sent by that: the next call asks for the same batch again.
+    pub fn poll_transmit<O: OpSource>(&mut self, now: Millis, outbox: &O) -> Result<Option<Bytes>, O::Error> {
         if let Some(hello) = self.out.hello.take() {
-            return Some(hello);
+            return Ok(Some(hello));
         }
         if std::mem::take(&mut self.out.bye) {
-            return Some(Frame::Bye.to_bytes());
+            return Ok(Some(Frame::Bye.to_bytes()));
         }
         if !self.state.is_welcomed() {
-            return None;
+            return Ok(None);
         }
         if let Some(nonce) = self.out.pongs.pop_front() {
-            return Some(Frame::Pong(nonce).to_bytes());
+            return Ok(Some(Frame::Pong(nonce).to_bytes()));
         }
         if let Some(nonce) = self.out.ping.take() {
-            return Some(Frame::Ping(nonce).to_bytes());
+            return Ok(Some(Frame::Ping(nonce).to_bytes()));
         }
         if self.state != SessionState::Live {
-            return None;
+            return Ok(None);
         }
         if let Some(wish) = &mut self.digest
             && !wish.sent
         {
             wish.sent = true;
             self.digests_due += 1;
-            return Some(Frame::DigestRequest { min_seq: wish.min_seq }.to_bytes());
+            return Ok(Some(Frame::DigestRequest { min_seq: wish.min_seq }.to_bytes()));
         }
-        match self.next_push(outbox) {
-            Ok(push) => push,
-            Err(error) => {
-                self.fault(now, error);
-                None
-            }
-        }
+        self.next_push(now, outbox)
     }
 
     /// Finds the next batch to push, if the window has room for one.
-    fn next_push(&mut self, outbox: &dyn OpSource) -> Result<Option<Bytes>, SessionError> {
+    fn next_push<O: OpSource>(&mut self, now: Millis, outbox: &O) -> Result<Option<Bytes>, O::Error> {
         while self.rewinding.is_none() && !self.outbox_dry {
-            let Some((position, batch)) = self.held.take().or_else(|| outbox.batch_after(self.send_after)) else {
+            let next = match self.held.take() {
+                Some(held) => Some(held),
+                None => outbox.batch_after(self.send_after)?,
+            };
+            let Some((position, batch)) = next else {
                 self.outbox_dry = true;
                 break;
             };
-            // spec: S-10
-            if position <= self.send_after {
-                return Err(SessionError::OutboxOutOfOrder);
-            }
-            let name = BatchName::read(&batch).map_err(SessionError::OutboxDamaged)?;
-            if let Some(wanted) = self.needed.get(&name.replica).copied()
-                && name.first_counter > wanted
-            {
-                return Err(SessionError::OutboxGap { replica: name.replica, wanted, have: name.first_counter });
-            }
+            let name = match self.name_to_push(position, &batch) {
+                Ok(name) => name,
+                Err(error) => {
+                    self.fault(now, error);
+                    break;
+                }
+            };
             // spec: S-12
             let known = self.known.get(&name.replica).copied().unwrap_or(0);
             if position.counter <= known || self.window.contains(name) {
@@ -370,6 +368,21 @@ impl Session {
             return Ok(Some(push_frame(&batch)));
         }
         Ok(None)
+    }
+
+    /// Reads the name of a batch of the outbox, and checks that it is the one that goes next.
+    fn name_to_push(&self, position: OutboxPosition, batch: &[u8]) -> Result<BatchName, SessionError> {
+        // spec: S-10
+        if position <= self.send_after {
+            return Err(SessionError::OutboxOutOfOrder);
+        }
+        let name = BatchName::read(batch).map_err(SessionError::OutboxDamaged)?;
+        match self.needed.get(&name.replica).copied() {
+            Some(wanted) if name.first_counter > wanted => {
+                Err(SessionError::OutboxGap { replica: name.replica, wanted, have: name.first_counter })
+            }
+            _ => Ok(name),
+        }
     }
 
     fn on_welcome(&mut self, now: Millis, welcome: Welcome) {

@@ -1,5 +1,7 @@
 //! The rules of the session one by one, with a scripted peer.
 
+use std::convert::Infallible;
+
 use blazedb_sync::limits::{
     BACKOFF_FIRST_MS, BACKOFF_MAX_MS, DEAD_AFTER_MS, EVENTS_MAX, PING_AFTER_MS, PONGS_MAX, RETRY_MS_MAX, WINDOW_BYTES,
 };
@@ -22,8 +24,10 @@ const EPOCH: u32 = 4;
 struct Outbox(Vec<(OutboxPosition, Bytes)>);
 
 impl OpSource for Outbox {
-    fn batch_after(&self, after: OutboxPosition) -> Option<(OutboxPosition, Bytes)> {
-        self.0.iter().find(|(at, _)| *at > after).cloned()
+    type Error = Infallible;
+
+    fn batch_after(&self, after: OutboxPosition) -> Result<Option<(OutboxPosition, Bytes)>, Infallible> {
+        Ok(self.0.iter().find(|(at, _)| *at > after).cloned())
     }
 }
 
@@ -138,7 +142,10 @@ impl Stage {
     }
 
     fn sent(&mut self) -> Vec<Frame> {
-        let sent = std::iter::from_fn(|| self.session.poll_transmit(self.now, &self.outbox));
+        let sent = std::iter::from_fn(|| {
+            let Ok(frame) = self.session.poll_transmit(self.now, &self.outbox);
+            frame
+        });
         sent.map(|bytes| Frame::decode(bytes).expect("whole frames")).collect()
     }
 
@@ -201,9 +208,9 @@ fn hello_comes_first_and_nothing_else_before_welcome() {
     session.handle_frame(0, Frame::Ping(3));
     session.handle_timeout(PING_AFTER_MS);
     let outbox = outbox(0);
-    let first = session.poll_transmit(PING_AFTER_MS, &outbox).expect("the hello");
+    let Ok(Some(first)) = session.poll_transmit(PING_AFTER_MS, &outbox) else { panic!("no hello") };
     assert_eq!(Frame::decode(first), Ok(Frame::Hello(hello(5))));
-    assert_eq!(session.poll_transmit(PING_AFTER_MS, &outbox), None);
+    assert_eq!(session.poll_transmit(PING_AFTER_MS, &outbox), Ok(None));
 }
 
 #[test]
@@ -684,8 +691,10 @@ fn stop_says_bye_and_start_begins_anew() {
 fn an_outbox_that_is_wrong_ends_the_connection_with_a_name() {
     struct Stuck;
     impl OpSource for Stuck {
-        fn batch_after(&self, _: OutboxPosition) -> Option<(OutboxPosition, Bytes)> {
-            Some((OutboxPosition::default(), Bytes::new()))
+        type Error = Infallible;
+
+        fn batch_after(&self, _: OutboxPosition) -> Result<Option<(OutboxPosition, Bytes)>, Infallible> {
+            Ok(Some((OutboxPosition::default(), Bytes::new())))
         }
     }
     let fault = |stage: &mut Stage, wanted: &dyn Fn(&SessionError) -> bool| {
@@ -697,13 +706,31 @@ fn an_outbox_that_is_wrong_ends_the_connection_with_a_name() {
         assert!(wanted(error), "{error:?}");
     };
     let mut stage = Stage::live(0, 0, Outbox::default());
-    assert_eq!(stage.session.poll_transmit(stage.now, &Stuck), None);
+    assert_eq!(stage.session.poll_transmit(stage.now, &Stuck), Ok(None));
     fault(&mut stage, &|error| *error == SessionError::OutboxOutOfOrder);
 
     let damaged = Outbox(vec![(OutboxPosition { incarnation: 1, counter: 1 }, Bytes::from_static(&[0; 20]))]);
     let mut stage = Stage::live(0, 0, damaged);
     assert_eq!(stage.sent(), []);
     fault(&mut stage, &|error| matches!(error, SessionError::OutboxDamaged(_)));
+}
+
+#[test]
+fn an_outbox_that_cannot_be_read_is_told_to_the_driver_and_asked_again() {
+    struct Unreadable;
+    impl OpSource for Unreadable {
+        type Error = &'static str;
+
+        fn batch_after(&self, _: OutboxPosition) -> Result<Option<(OutboxPosition, Bytes)>, &'static str> {
+            Err("the disk failed")
+        }
+    }
+    let mut stage = Stage::live(0, 0, outbox(0));
+    for _ in 0..2 {
+        assert_eq!(stage.session.poll_transmit(stage.now, &Unreadable), Err("the disk failed"));
+    }
+    assert_eq!(stage.events(), [], "what to do about it is the driver's to say");
+    assert_eq!(stage.pushes(), [1, 3, 5], "nothing was taken for sent, nor the outbox for empty");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! At the end the lines are good and everything must come to rest.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 
 use blazedb_sync::{
     DisconnectReason, Event, Millis, OpSource, OutboxPosition, SealContext, Session, SessionConfig, SessionState, seal,
@@ -49,9 +50,11 @@ struct Line {
 struct Outbox<'a>(&'a BTreeMap<OutboxPosition, Bytes>);
 
 impl OpSource for Outbox<'_> {
-    fn batch_after(&self, after: OutboxPosition) -> Option<(OutboxPosition, Bytes)> {
+    type Error = Infallible;
+
+    fn batch_after(&self, after: OutboxPosition) -> Result<Option<(OutboxPosition, Bytes)>, Infallible> {
         use std::ops::Bound::{Excluded, Unbounded};
-        self.0.range((Excluded(after), Unbounded)).next().map(|(at, bytes)| (*at, bytes.clone()))
+        Ok(self.0.range((Excluded(after), Unbounded)).next().map(|(at, bytes)| (*at, bytes.clone())))
     }
 }
 
@@ -176,7 +179,7 @@ impl Client {
                 assert_eq!(self.session.cursor().map(|(_, cursor)| cursor >= self.cursor), Some(true));
             }
         }
-        while let Some(bytes) = self.session.poll_transmit(now, &Outbox(&self.outbox)) {
+        while let Ok(Some(bytes)) = self.session.poll_transmit(now, &Outbox(&self.outbox)) {
             // spec: S-11
             let one = self.session.unanswered_batches() <= 1;
             assert!(one || self.session.unanswered_bytes() <= WINDOW_BYTES);
