@@ -88,21 +88,25 @@ impl<T> Collection<T> {
     }
 
     fn row_in(&self, view: &ReadView, id: DocumentId) -> Result<Option<Row>, Error> {
-        let stored = match view.tree(&layout::records_tree(&self.name)) {
+        let stored = match view.tree(&layout::records_tree(&self.name))? {
             Some(tree) => view.get(tree, id.as_bytes())?,
             None => None,
         };
         Ok(live(decode_state(stored.as_ref(), &self.inner)?).map(|record| record.row))
     }
 
-    /// Returns every document's fields as they are stored, ascending by id, as of now.
+    /// Returns every document's fields as they are stored, ascending by id, as of now. After an error of the store the
+    /// iterator ends; a document that does not decode is an error in its own place, and those after it follow.
     pub fn rows(&self) -> impl Iterator<Item = Result<(DocumentId, Row), Error>> + use<T> {
         let view = self.inner.store.read();
         let inner = Arc::clone(&self.inner);
-        let cursor = view.tree(&layout::records_tree(&self.name)).map(|tree| view.range(tree, ..));
-        cursor.into_iter().flatten().filter_map(move |item| {
+        let (cursor, failed) = match view.tree(&layout::records_tree(&self.name)) {
+            Ok(tree) => (tree.map(|tree| view.range(tree, ..)), None),
+            Err(e) => (None, Some(Err(e))),
+        };
+        failed.into_iter().chain(cursor.into_iter().flatten()).filter_map(move |item| {
             let read = || -> Result<Option<(DocumentId, Row)>, Error> {
-                let (key, value) = item;
+                let (key, value) = item?;
                 let id = layout::document_id(&key)?;
                 Ok(live(decode_state(Some(&value), &inner)?).map(|record| (id, record.row)))
             };
@@ -250,7 +254,7 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
     pub fn get_by_key(&self, key: impl Into<Key>) -> Result<Option<(DocumentId, T)>, Error> {
         let key = key.into();
         let view = self.inner.store.read();
-        let Some(tree) = view.tree(&layout::records_tree(&self.name)) else { return Ok(None) };
+        let Some(tree) = view.tree(&layout::records_tree(&self.name))? else { return Ok(None) };
         for generation in 0..=u32::MAX {
             let id = DocumentId::for_key(&self.name, &key, generation);
             match decode_state(view.get(tree, id.as_bytes())?.as_ref(), &self.inner)? {
@@ -283,7 +287,8 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
         transact(&self.inner, Durability::Durable, |mut draft| Ok((draft.replace(&self.name, id, row.clone())?, draft)))
     }
 
-    /// Returns every document, ascending by id, as of now.
+    /// Returns every document, ascending by id, as of now. After an error of the store the iterator ends; a document
+    /// that does not fit `T` is an error in its own place, and those after it follow.
     pub fn scan(&self) -> impl Iterator<Item = Result<(DocumentId, T), Error>> + use<T> {
         self.rows().map(|item| item.and_then(|(id, row)| Ok((id, from_row(&row)?))))
     }

@@ -87,7 +87,7 @@ impl Database {
     /// Only those of the store.
     pub fn collections(&self) -> Result<Vec<String>, Error> {
         let mut names = Vec::new();
-        for tree in self.inner.store.read().tree_names() {
+        for tree in self.inner.store.read().tree_names()? {
             if let Some(name) = layout::collection_of(&tree)
                 && !self.collection::<blazedb_wire::Document>(name)?.is_empty()?
             {
@@ -189,10 +189,10 @@ impl Database {
     /// Only those of the store.
     pub fn inbox(&self) -> Result<Vec<InboxEntry>, Error> {
         let view = self.inner.store.read();
-        let Some(tree) = view.tree(layout::INBOX) else { return Ok(Vec::new()) };
+        let Some(tree) = view.tree(layout::INBOX)? else { return Ok(Vec::new()) };
         view.range(tree, ..)
             .map(|item| {
-                let (key, value) = item;
+                let (key, value) = item?;
                 InboxEntry::decode(&key, &value).map_err(|e| Error::corrupt("an inbox entry", e))
             })
             .collect()
@@ -211,26 +211,26 @@ impl Database {
             .map_err(|e| Error::with(ErrorKind::Corrupt, "the file is damaged; restore a copy", e))?;
         let view = inner.store.read();
         let mut report = VerifyReport { store, documents: 0, bases: 0, batches: 0 };
-        for name in view.tree_names() {
+        for name in view.tree_names()? {
             let Some(collection) = layout::collection_of(&name) else { continue };
-            let Some(records) = view.tree(&name) else { continue };
+            let Some(records) = view.tree(&name)? else { continue };
             for item in view.range(records, ..) {
-                let (key, value) = item;
+                let (key, value) = item?;
                 layout::document_id(&key)?;
                 if matches!(decode_state(Some(&value), inner)?, blazedb_sync::DocState::Live(_)) {
                     report.documents += 1;
                 }
             }
-            let Some(bases) = view.tree(&layout::bases_tree(collection)) else { continue };
+            let Some(bases) = view.tree(&layout::bases_tree(collection))? else { continue };
             for item in view.range(bases, ..) {
-                let base = layout::Base::decode(&item.1).map_err(|e| Error::corrupt("a base row", e))?;
+                let base = layout::Base::decode(&item?.1).map_err(|e| Error::corrupt("a base row", e))?;
                 decode_state(base.state.as_ref(), inner)?;
                 report.bases += 1;
             }
         }
-        if let Some(tree) = view.tree(layout::OUTBOX) {
+        if let Some(tree) = view.tree(layout::OUTBOX)? {
             for item in view.range(tree, ..) {
-                blazedb_wire::Batch::decode(item.1).map_err(|e| Error::corrupt("a sealed batch", e))?;
+                blazedb_wire::Batch::decode(item?.1).map_err(|e| Error::corrupt("a sealed batch", e))?;
                 report.batches += 1;
             }
         }

@@ -15,15 +15,15 @@ use crate::{Error, layout};
 /// Returns the digest of every live document of a snapshot, and how many there are.
 pub(crate) fn digest(inner: &Inner, view: &ReadView) -> Result<([u8; 32], u64), Error> {
     let mut collections: Vec<String> =
-        view.tree_names().iter().filter_map(|tree| layout::collection_of(tree).map(str::to_owned)).collect();
+        view.tree_names()?.iter().filter_map(|tree| layout::collection_of(tree).map(str::to_owned)).collect();
     collections.sort_unstable();
     let mut hash = Sha256::default();
     let mut documents = 0;
     let mut head = Vec::new();
     for collection in collections {
-        let Some(tree) = view.tree(&layout::records_tree(&collection)) else { continue };
+        let Some(tree) = view.tree(&layout::records_tree(&collection))? else { continue };
         for item in view.range(tree, ..) {
-            let (key, value) = item;
+            let (key, value) = item?;
             let DocState::Live(record) = decode_state(Some(&value), inner)? else { continue };
             documents += 1;
             head.clear();

@@ -282,7 +282,7 @@ pub(crate) fn read_uvarint(bytes: Option<&[u8]>) -> Result<u64, Error> {
 
 /// Reads one key of the `meta` tree as of a snapshot.
 pub(crate) fn read_meta(view: &ReadView, key: &[u8]) -> Result<Option<Bytes>, Error> {
-    match view.tree(META) {
+    match view.tree(META)? {
         Some(tree) => Ok(view.get(tree, key)?),
         None => Ok(None),
     }

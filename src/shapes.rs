@@ -32,9 +32,9 @@ struct State {
 impl Shapes {
     pub(crate) fn load(view: &ReadView) -> Result<Self, Error> {
         let mut state = State::default();
-        if let Some(tree) = view.tree(layout::SHAPES) {
+        if let Some(tree) = view.tree(layout::SHAPES)? {
             for item in view.range(tree, ..) {
-                let (key, value) = item;
+                let (key, value) = item?;
                 if key[..] != (state.by_number.len() as u32).to_be_bytes() {
                     return Err(Error::new(ErrorKind::Corrupt, "the file's catalogue of shapes has a gap"));
                 }

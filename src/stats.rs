@@ -51,12 +51,12 @@ pub(crate) fn stats(inner: &std::sync::Arc<Inner>) -> Result<Stats, Error> {
     let view = inner.store.read();
     let binding = *inner.binding.read();
     let mut collections: BTreeMap<String, CollectionStats> = BTreeMap::new();
-    for tree_name in view.tree_names() {
+    for tree_name in view.tree_names()? {
         let Some(collection) = layout::collection_of(&tree_name) else { continue };
         let mut counts = CollectionStats::default();
-        if let Some(tree) = view.tree(&tree_name) {
+        if let Some(tree) = view.tree(&tree_name)? {
             for item in view.range(tree, ..) {
-                let (_, value) = item;
+                let (_, value) = item?;
                 match decode_state(Some(&value), inner)? {
                     DocState::Live(_) => {
                         counts.documents += 1;
@@ -67,14 +67,14 @@ pub(crate) fn stats(inner: &std::sync::Arc<Inner>) -> Result<Stats, Error> {
                 }
             }
         }
-        if let Some(tree) = view.tree(&layout::bases_tree(collection)) {
-            counts.unsynced = view.range(tree, ..).count() as u64;
+        if let Some(tree) = view.tree(&layout::bases_tree(collection))? {
+            counts.unsynced = view.len(tree)?;
         }
         if counts != CollectionStats::default() {
             collections.insert(collection.to_owned(), counts);
         }
     }
-    let inbox = view.tree(layout::INBOX).map_or(0, |tree| view.range(tree, ..).count() as u64);
+    let inbox = view.tree(layout::INBOX)?.map_or(Ok(0), |tree| view.len(tree))?;
     Ok(Stats {
         collections,
         space: binding.map(|b| b.space),

@@ -67,7 +67,7 @@ impl Replica {
         };
         let name = LocalName { incarnation: number, counter: envelope.first_counter };
         let view = self.inner.store.read();
-        let stored = match view.tree(layout::OUTBOX) {
+        let stored = match view.tree(layout::OUTBOX)? {
             Some(tree) => view.get(tree, &name.key())?,
             None => None,
         };
@@ -99,7 +99,7 @@ impl Replica {
             && !state.incarnations.contains_key(&number)
         {
             let view = self.inner.store.read();
-            if let Some(tree) = view.tree(layout::REPLICAS)
+            if let Some(tree) = view.tree(layout::REPLICAS)?
                 && let Some(bytes) = view.get(tree, &number.to_be_bytes())?
             {
                 let incarnation = Incarnation::decode(&bytes).map_err(|e| Error::corrupt("a replica id", e))?;

@@ -49,10 +49,11 @@ impl Replica {
             shapes_through: None,
         };
         work.clear(&view)?;
-        for tree in view.tree_names() {
-            let (Some(collection), Some(records)) = (layout::collection_of(&tree), view.tree(&tree)) else { continue };
+        for tree in view.tree_names()? {
+            let (Some(collection), Some(records)) = (layout::collection_of(&tree), view.tree(&tree)?) else { continue };
             let collection: Arc<str> = collection.into();
-            for (key, value) in view.range(records, ..) {
+            for item in view.range(records, ..) {
+                let (key, value) = item?;
                 if let DocState::Live(record) = decode_state(Some(&value), inner)? {
                     work.record(&collection, layout::document_id(&key)?, &record)?;
                 }
@@ -92,12 +93,13 @@ impl Work<'_> {
 
     /// Removes what an attempt that was cut off left.
     fn clear(&mut self, view: &ReadView) -> Result<(), Error> {
-        for name in view.tree_names() {
-            let Some(tree) = view.tree(&name).filter(|_| name == layout::PENDING || layout::is_bases_tree(&name))
+        for name in view.tree_names()? {
+            let Some(tree) = view.tree(&name)?.filter(|_| name == layout::PENDING || layout::is_bases_tree(&name))
             else {
                 continue;
             };
-            for (key, _) in view.range(tree, ..) {
+            for item in view.range(tree, ..) {
+                let (key, _) = item?;
                 self.change(name.clone(), &key, None)?;
                 self.commit_if_full()?;
             }

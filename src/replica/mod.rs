@@ -70,9 +70,9 @@ impl ReplicaState {
             cursor,
             decoded: Vec::new(),
         };
-        if let Some(tree) = view.tree(layout::REPLICAS) {
+        if let Some(tree) = view.tree(layout::REPLICAS)? {
             for item in view.range(tree, ..) {
-                let (key, value) = item;
+                let (key, value) = item?;
                 let number = <[u8; 4]>::try_from(&key[..])
                     .map(u32::from_be_bytes)
                     .map_err(|_| Error::new(ErrorKind::Corrupt, "a replica's key has the wrong length"))?;
@@ -80,9 +80,9 @@ impl ReplicaState {
                 state.learn(number, incarnation);
             }
         }
-        if let Some(tree) = view.tree(layout::OUTBOX) {
+        if let Some(tree) = view.tree(layout::OUTBOX)? {
             for item in view.range(tree, ..) {
-                let (key, value) = item;
+                let (key, value) = item?;
                 let name = LocalName::from_key(&key)?;
                 let batch = Batch::decode(value).map_err(|e| Error::corrupt("a sealed batch", e))?;
                 state.sealed.insert(name, name.counter + batch.len() as u64 - 1);
@@ -101,15 +101,15 @@ impl ReplicaState {
     /// Returns the incarnations that have operations in the outbox, oldest first.
     fn waiting_incarnations(&self, view: &ReadView) -> Result<BTreeSet<u32>, Error> {
         let mut numbers: BTreeSet<u32> = self.sealed.keys().map(|name| name.incarnation).collect();
-        if let Some(tree) = view.tree(layout::PENDING) {
+        if let Some(tree) = view.tree(layout::PENDING)? {
             // One probe per incarnation instead of a walk over everything that waits.
             let mut from = 0u32;
             loop {
                 let start = LocalName { incarnation: from, counter: 0 }.key();
-                let Some((key, _)) = view.range(tree, (Bound::Included(&start[..]), Bound::Unbounded)).next() else {
+                let Some(item) = view.range(tree, (Bound::Included(&start[..]), Bound::Unbounded)).next() else {
                     break;
                 };
-                let name = LocalName::from_key(&key)?;
+                let name = LocalName::from_key(&item?.0)?;
                 numbers.insert(name.incarnation);
                 let Some(next) = name.incarnation.checked_add(1) else { break };
                 from = next;
@@ -137,9 +137,9 @@ impl ReplicaState {
         for (name, end) in &self.sealed {
             last.insert(name.incarnation, *end);
         }
-        if let Some(tree) = view.tree(layout::PENDING) {
+        if let Some(tree) = view.tree(layout::PENDING)? {
             for item in view.range(tree, ..) {
-                let name = LocalName::from_key(&item.0)?;
+                let name = LocalName::from_key(&item?.0)?;
                 last.insert(name.incarnation, name.counter);
             }
         }
@@ -267,7 +267,7 @@ impl Replica {
             .find(|(name, last)| state.known.get(&name.incarnation).is_none_or(|known| **last > *known));
         let Some((name, last)) = next else { return Ok(None) };
         let view = self.inner.store.read();
-        let bytes = match view.tree(layout::OUTBOX) {
+        let bytes = match view.tree(layout::OUTBOX)? {
             Some(tree) => view.get(tree, &name.key())?,
             None => None,
         };
@@ -280,7 +280,7 @@ impl Replica {
         if let Some(incarnation) = state.incarnations.get(&number) {
             return Ok(incarnation.clone());
         }
-        let stored = match view.tree(layout::REPLICAS) {
+        let stored = match view.tree(layout::REPLICAS)? {
             Some(tree) => view.get(tree, &number.to_be_bytes())?,
             None => None,
         };

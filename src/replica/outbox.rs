@@ -22,7 +22,7 @@ impl OutboxCounts {
 }
 
 impl Replica {
-    /// Counts the outbox. Walks the operations that are not sealed, of which there are few while online.
+    /// Counts the outbox.
     ///
     /// # Errors
     /// Only those of the store.
@@ -33,10 +33,8 @@ impl Replica {
         for (name, last) in &state.sealed {
             counts.sealed_ops += last - name.counter + 1;
         }
-        if let Some(tree) = view.tree(layout::PENDING) {
-            for _ in view.range(tree, ..) {
-                counts.pending_ops += 1;
-            }
+        if let Some(tree) = view.tree(layout::PENDING)? {
+            counts.pending_ops = view.len(tree)?;
         }
         Ok(counts)
     }

@@ -52,11 +52,11 @@ impl Replica {
         // The view first: whatever operation it shows, its incarnation is there to be read afterwards.
         let view = inner.store.read();
         self.refresh_incarnations(state)?;
-        let Some(pending) = view.tree(layout::PENDING) else { return Ok(0) };
+        let Some(pending) = view.tree(layout::PENDING)? else { return Ok(0) };
         let mut runs: Vec<Run> = Vec::new();
         let mut count = 0;
         for item in view.range(pending, ..) {
-            let (key, value) = item;
+            let (key, value) = item?;
             let name = LocalName::from_key(&key)?;
             let PendingOp { op, epoch } = PendingOp::decode(&value, &inner.shapes)?;
             let goes_on = op.more;

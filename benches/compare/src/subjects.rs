@@ -65,7 +65,7 @@ impl Table<Pair> for Store {
 
     fn get(&self, (key, value): &Pair) -> Result<bool, Failure> {
         let view = self.read();
-        let Some(tree) = view.tree("pairs") else {
+        let Some(tree) = view.tree("pairs")? else {
             return Ok(false);
         };
         Ok(view.get(tree, key)?.is_some_and(|found| found == value.as_slice()))

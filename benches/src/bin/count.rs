@@ -223,7 +223,7 @@ fn preloaded(options: Options) -> Result<Store, Failure> {
 fn store_get(times: usize) -> Result<(), Failure> {
     let store = preloaded(encrypted())?;
     let view = store.read();
-    let tree = view.tree("pairs").ok_or("the tree was made")?;
+    let tree = view.tree("pairs")?.ok_or("the tree was made")?;
     let keys: Vec<_> = pairs(1).take(PRELOADED).map(|(key, _)| key).collect();
     for i in 0..times {
         black_box(view.get(tree, &keys[i * 7919 % PRELOADED])?.ok_or("the key was put")?);
@@ -233,7 +233,7 @@ fn store_get(times: usize) -> Result<(), Failure> {
 
 fn store_get_view(times: usize) -> Result<(), Failure> {
     let store = preloaded(encrypted())?;
-    let tree = store.read().tree("pairs").ok_or("the tree was made")?;
+    let tree = store.read().tree("pairs")?.ok_or("the tree was made")?;
     let keys: Vec<_> = pairs(1).take(PRELOADED).map(|(key, _)| key).collect();
     for i in 0..times {
         black_box(store.read().get(tree, &keys[i * 7919 % PRELOADED])?.ok_or("the key was put")?);

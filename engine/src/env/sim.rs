@@ -23,7 +23,7 @@
 //! let after = disk.after_crash(Survivors::None, 1);
 //! let store = Store::open(after.env("a.blaze"), Options::unencrypted())?;
 //! let view = store.read();
-//! assert_eq!(view.get(view.tree("t").unwrap(), b"k")?.as_deref(), Some(&b"v"[..]));
+//! assert_eq!(view.get(view.tree("t")?.unwrap(), b"k")?.as_deref(), Some(&b"v"[..]));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

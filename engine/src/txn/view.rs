@@ -1,5 +1,6 @@
 //! Reading at one commit.
 
+use std::iter::FusedIterator;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
@@ -40,17 +41,15 @@ impl ReadView {
     }
 
     /// Returns the tree of this name, if it existed at this commit.
-    pub fn tree(&self, name: &str) -> Option<TreeId> {
-        let slot = self.held.table.get(CATALOGUE, name.as_bytes())?;
-        let number = slot.record.value().try_into().ok().map(u32::from_le_bytes)?;
-        Some(TreeId(number))
+    pub fn tree(&self, name: &str) -> Result<Option<TreeId>, ReadError> {
+        let slot = self.held.table.get(CATALOGUE, name.as_bytes());
+        Ok(slot.and_then(|slot| slot.record.value().try_into().ok()).map(|number| TreeId(u32::from_le_bytes(number))))
     }
 
     /// Returns the names of all trees, ascending by bytes.
-    pub fn tree_names(&self) -> Vec<String> {
-        TableCursor::new(&self.held.table, CATALOGUE, Bound::Unbounded, Bound::Unbounded)
-            .map(|r| String::from_utf8_lossy(r.key()).into_owned())
-            .collect()
+    pub fn tree_names(&self) -> Result<Vec<String>, ReadError> {
+        let names = TableCursor::new(&self.held.table, CATALOGUE, Bound::Unbounded, Bound::Unbounded);
+        Ok(names.map(|r| String::from_utf8_lossy(r.key()).into_owned()).collect())
     }
 
     /// Returns the value of a key, without copying it.
@@ -66,13 +65,13 @@ impl ReadView {
     }
 
     /// Returns how many keys a tree has.
-    pub fn len(&self, tree: TreeId) -> u64 {
-        self.held.table.tree_len(tree.0)
+    pub fn len(&self, tree: TreeId) -> Result<u64, ReadError> {
+        Ok(self.held.table.tree_len(tree.0))
     }
 
     /// Returns whether a tree has no keys.
-    pub fn is_empty(&self, tree: TreeId) -> bool {
-        self.len(tree) == 0
+    pub fn is_empty(&self, tree: TreeId) -> Result<bool, ReadError> {
+        Ok(self.len(tree)? == 0)
     }
 
     /// Walks the keys within bounds, from either end. The cursor keeps this view alive. A tree that this view
@@ -111,22 +110,24 @@ pub(crate) fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     Some(end)
 }
 
-/// Keys and values in order, from either end; the ends close in on each other.
+/// Keys and values in order, from either end; the ends close in on each other. An error is the last item.
 pub struct Cursor {
     cursor: TableCursor,
     _view: ReadView,
 }
 
 impl Iterator for Cursor {
-    type Item = (Bytes, Bytes);
+    type Item = Result<(Bytes, Bytes), ReadError>;
 
-    fn next(&mut self) -> Option<(Bytes, Bytes)> {
-        self.cursor.next_slot().map(|s| (s.record.key_bytes(), s.record.value_bytes()))
+    fn next(&mut self) -> Option<Self::Item> {
+        self.cursor.next_slot().map(|s| Ok((s.record.key_bytes(), s.record.value_bytes())))
     }
 }
 
 impl DoubleEndedIterator for Cursor {
-    fn next_back(&mut self) -> Option<(Bytes, Bytes)> {
-        self.cursor.next_slot_back().map(|s| (s.record.key_bytes(), s.record.value_bytes()))
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.cursor.next_slot_back().map(|s| Ok((s.record.key_bytes(), s.record.value_bytes())))
     }
 }
+
+impl FusedIterator for Cursor {}

@@ -1,5 +1,6 @@
 //! Writing: a view, and changes on top of it that nobody else sees before they are committed.
 
+use std::iter::FusedIterator;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
@@ -170,7 +171,8 @@ fn lookup(writes: &WriteSet, table: &Table, tree: TreeId, key: &[u8]) -> Option<
     }
 }
 
-/// Keys and values of a transaction in order, from either end: its own writes over its snapshot.
+/// Keys and values of a transaction in order, from either end: its own writes over its snapshot. An error is the last
+/// item.
 pub struct TransactionCursor<'a> {
     base: TableCursor,
     own: WriteRange<'a>,
@@ -202,9 +204,9 @@ impl<'a> TransactionCursor<'a> {
 }
 
 impl Iterator for TransactionCursor<'_> {
-    type Item = (Bytes, Bytes);
+    type Item = Result<(Bytes, Bytes), ReadError>;
 
-    fn next(&mut self) -> Option<(Bytes, Bytes)> {
+    fn next(&mut self) -> Option<Self::Item> {
         loop {
             // What the other end has looked at but not given is the last there is.
             if self.base_front.is_none() {
@@ -216,7 +218,7 @@ impl Iterator for TransactionCursor<'_> {
             match (&self.base_front, self.own_front) {
                 (None, None) => return None,
                 (Some(base), own) if own.is_none_or(|(own, _)| base.key() < own.key()) => {
-                    return self.base_front.take().map(|r| (r.key_bytes(), r.value_bytes()));
+                    return self.base_front.take().map(|r| Ok((r.key_bytes(), r.value_bytes())));
                 }
                 (base, Some((own, effect))) => {
                     if base.as_ref().is_some_and(|b| b.key() == own.key()) {
@@ -224,7 +226,7 @@ impl Iterator for TransactionCursor<'_> {
                     }
                     self.own_front = None;
                     if matches!(effect, Effect::Put { .. }) {
-                        return Some((own.key_bytes(), own.value_bytes()));
+                        return Some(Ok((own.key_bytes(), own.value_bytes())));
                     }
                 }
                 (Some(_), None) => unreachable!("taken by the arm above"),
@@ -234,7 +236,7 @@ impl Iterator for TransactionCursor<'_> {
 }
 
 impl DoubleEndedIterator for TransactionCursor<'_> {
-    fn next_back(&mut self) -> Option<(Bytes, Bytes)> {
+    fn next_back(&mut self) -> Option<Self::Item> {
         loop {
             if self.base_back.is_none() {
                 self.base_back = self.base.next_back().or_else(|| self.base_front.take());
@@ -245,7 +247,7 @@ impl DoubleEndedIterator for TransactionCursor<'_> {
             match (&self.base_back, self.own_back) {
                 (None, None) => return None,
                 (Some(base), own) if own.is_none_or(|(own, _)| base.key() > own.key()) => {
-                    return self.base_back.take().map(|r| (r.key_bytes(), r.value_bytes()));
+                    return self.base_back.take().map(|r| Ok((r.key_bytes(), r.value_bytes())));
                 }
                 (base, Some((own, effect))) => {
                     if base.as_ref().is_some_and(|b| b.key() == own.key()) {
@@ -253,7 +255,7 @@ impl DoubleEndedIterator for TransactionCursor<'_> {
                     }
                     self.own_back = None;
                     if matches!(effect, Effect::Put { .. }) {
-                        return Some((own.key_bytes(), own.value_bytes()));
+                        return Some(Ok((own.key_bytes(), own.value_bytes())));
                     }
                 }
                 (Some(_), None) => unreachable!("taken by the arm above"),
@@ -261,3 +263,5 @@ impl DoubleEndedIterator for TransactionCursor<'_> {
         }
     }
 }
+
+impl FusedIterator for TransactionCursor<'_> {}

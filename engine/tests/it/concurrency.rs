@@ -91,7 +91,7 @@ fn eight_threads_share_syncs() {
     assert!(stats.commits >= 3 * stats.syncs, "{} commits in {} syncs", stats.commits, stats.syncs);
     assert_eq!(stats.groups, stats.syncs, "exactly one sync per group");
     let after = open(&disk.after_crash(blazedb_engine::env::Survivors::None, 1));
-    assert_eq!(after.read().len(after.tree("t").expect("a good name")), 200);
+    assert_eq!(after.read().len(after.tree("t").expect("a good name")), Ok(200));
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn readers_do_not_wait_for_a_sync_and_never_see_half() {
             while !done.load(Ordering::Acquire) {
                 let from = Instant::now();
                 let view = store.read();
-                let t = view.tree("t").expect("is there");
+                let t = view.tree("t").expect("the catalogue reads").expect("is there");
                 let (a, b) = (view.get(t, b"a").expect("a good tree"), view.get(t, b"b").expect("a good tree"));
                 slowest.fetch_max(from.elapsed().as_micros() as u64, Ordering::Relaxed);
                 assert_eq!(a, b, "both or neither");
@@ -179,7 +179,7 @@ fn transfers_keep_the_sum() {
         scope.spawn(move || {
             while !done.load(Ordering::Acquire) {
                 let view = store.read();
-                let sum: u64 = view.range(t, ..).map(|(_, v)| balance(Some(v))).sum();
+                let sum: u64 = view.range(t, ..).map(|item| balance(Some(item.expect("a sound store reads").1))).sum();
                 assert_eq!(sum, 400, "no view shows half a transfer");
             }
         });
@@ -188,7 +188,7 @@ fn transfers_keep_the_sum() {
         }
         done.store(true, Ordering::Release);
     });
-    let sum: u64 = store.read().range(t, ..).map(|(_, v)| balance(Some(v))).sum();
+    let sum: u64 = store.read().range(t, ..).map(|item| balance(Some(item.expect("a sound store reads").1))).sum();
     assert_eq!(sum, 400);
 }
 
@@ -211,10 +211,10 @@ fn everybody_in_and_behind_a_failed_group_is_told() {
         threads.into_iter().map(|t| t.join().expect("nobody hangs or panics")).sum()
     });
     assert!(store.stats().poisoned.is_some());
-    let shown = store.read().len(store.tree("t").expect("a good name"));
+    let shown = store.read().len(store.tree("t").expect("a good name")).expect("the tree reads");
     assert_eq!(shown, acknowledged + 1, "what is seen is what was acknowledged");
     let after = open(&disk.after_crash(blazedb_engine::env::Survivors::None, 1));
-    assert_eq!(after.read().len(after.tree("t").expect("a good name")), shown);
+    assert_eq!(after.read().len(after.tree("t").expect("a good name")), Ok(shown));
 }
 
 #[test]

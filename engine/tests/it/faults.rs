@@ -154,7 +154,7 @@ fn buffered_commits_keep_their_order_and_a_durable_one_covers_them() {
     let syncs = disk.calls(CallKind::Sync);
     (0..5).for_each(buffered);
     assert_eq!(disk.calls(CallKind::Sync), syncs, "no sync for buffered commits");
-    assert_eq!(store.read().len(t), 6, "they are visible");
+    assert_eq!(store.read().len(t), Ok(6), "they are visible");
     let stats = store.stats();
     assert_eq!(stats.commit_no - stats.durable_commit_no, 5);
     for seed in 0..50 {
@@ -163,5 +163,5 @@ fn buffered_commits_keep_their_order_and_a_durable_one_covers_them() {
         assert!((0..kept as u8).all(|n| get(&after, "t", &[n]).is_some()), "a prefix of them survives");
     }
     put(&store, "t", b"last", b"").expect("commits");
-    assert_eq!(open(&disk.after_crash(Survivors::None, 1)).read().len(t), 7, "the durable one covers them all");
+    assert_eq!(open(&disk.after_crash(Survivors::None, 1)).read().len(t), Ok(7), "the durable one covers them all");
 }

@@ -31,7 +31,7 @@ fn child() {
 
 fn next(store: &Store) -> u64 {
     let view = store.read();
-    view.tree("t").map_or(0, |t| view.len(t))
+    view.tree("t").expect("the catalogue reads").map_or(0, |t| view.len(t).expect("the tree reads"))
 }
 
 #[test]

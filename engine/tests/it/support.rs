@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use blazedb_engine::env::SimDisk;
-use blazedb_engine::{CommitError, Durability, Env, Options, ReadView, Store, TreeId, WriteTransaction};
+use blazedb_engine::{CommitError, Durability, Env, Options, ReadError, ReadView, Store, TreeId, WriteTransaction};
+use bytes::Bytes;
 
 pub(crate) const NAME: &str = "a.blaze";
 
@@ -42,13 +43,19 @@ pub(crate) fn open(disk: &SimDisk) -> Store {
     Store::open(disk.env(NAME), options()).expect("the store opens")
 }
 
+/// Returns what a cursor gave, as a map holds it.
+pub(crate) fn owned(item: Result<(Bytes, Bytes), ReadError>) -> (Vec<u8>, Vec<u8>) {
+    let (key, value) = item.expect("a sound store reads");
+    (key.to_vec(), value.to_vec())
+}
+
 /// Reads everything there is.
 pub(crate) fn content(view: &ReadView) -> Model {
     let mut model = Model::new();
-    for name in view.tree_names() {
-        let tree = view.tree(&name).expect("a name of this view");
-        let entries: BTreeMap<_, _> = view.range(tree, ..).map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
-        assert_eq!(entries.len() as u64, view.len(tree));
+    for name in view.tree_names().expect("the catalogue reads") {
+        let tree = view.tree(&name).expect("the catalogue reads").expect("a name of this view");
+        let entries: BTreeMap<_, _> = view.range(tree, ..).map(owned).collect();
+        assert_eq!(entries.len() as u64, view.len(tree).expect("the tree reads"));
         if !entries.is_empty() {
             model.insert(name, entries);
         }
@@ -70,7 +77,7 @@ pub(crate) fn put(store: &Store, tree: &str, key: &[u8], value: &[u8]) -> Result
 
 pub(crate) fn get(store: &Store, tree: &str, key: &[u8]) -> Option<Vec<u8>> {
     let view = store.read();
-    let tree: TreeId = view.tree(tree)?;
+    let tree: TreeId = view.tree(tree).expect("the catalogue reads")?;
     view.get(tree, key).expect("a tree of this view").map(|v| v.to_vec())
 }
 

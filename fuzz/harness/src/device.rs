@@ -105,7 +105,8 @@ impl Device {
         let Some(up) = &self.up else { return Ok(()) };
         let collection = *rng.pick(&COLLECTIONS);
         let documents = up.db.collection::<Document>(collection).map_err(|e| text(&e))?;
-        let ids: Vec<DocumentId> = documents.rows().filter_map(|item| item.ok().map(|(id, _)| id)).collect();
+        let ids: Result<Vec<DocumentId>, _> = documents.rows().map(|item| item.map(|(id, _)| id)).collect();
+        let ids = ids.map_err(|e| text(&e))?;
         let mut fresh = || {
             *value += 1;
             *value

@@ -139,7 +139,8 @@ impl StoreLog {
     pub fn spaces(&self) -> Result<Vec<(String, SpaceId)>, LogError> {
         let view = self.store.read();
         let mut spaces = Vec::new();
-        for (name, id) in view.prefix(self.trees.names, &[]) {
+        for item in view.prefix(self.trees.names, &[]) {
+            let (name, id) = item.map_err(|error| storage("reading names", &error))?;
             let name = String::from_utf8(name.to_vec()).map_err(|_| damaged("names", "a name is not text"))?;
             spaces.push((name, space_id(&id)?));
         }
@@ -184,7 +185,8 @@ impl StoreLog {
 
     fn counters(&self, view: &ReadView, space: SpaceId) -> Result<BTreeMap<ReplicaId, Known>, LogError> {
         let mut counters = BTreeMap::new();
-        for (key, value) in view.prefix(self.trees.counters, space.as_bytes()) {
+        for item in view.prefix(self.trees.counters, space.as_bytes()) {
+            let (key, value) = item.map_err(|error| storage("reading counters", &error))?;
             let replica =
                 array(&key, 16).map(ReplicaId::from_bytes).ok_or_else(|| damaged("counters", "a short key"))?;
             let counter = array(&value, 0).map(u64::from_le_bytes);
@@ -198,7 +200,8 @@ impl StoreLog {
 
     fn dead(&self, view: &ReadView, space: SpaceId) -> Result<DeadDocuments, LogError> {
         let mut dead = DeadDocuments::default();
-        for (key, value) in view.prefix(self.trees.dead, space.as_bytes()) {
+        for item in view.prefix(self.trees.dead, space.as_bytes()) {
+            let (key, value) = item.map_err(|error| storage("reading deaths", &error))?;
             let id = array(&key, 16).map(DocumentId::from_bytes).ok_or_else(|| damaged("dead", "a short key"))?;
             let collection =
                 std::str::from_utf8(&key[32..]).map_err(|_| damaged("dead", "a collection is not text"))?;
@@ -319,7 +322,8 @@ impl RelayLog for StoreLog {
         let (start, end) = (entry_key(space, after_seq.saturating_add(1)), entry_key(space, u64::MAX));
         let mut entries = Vec::new();
         let mut bytes = 0;
-        for (key, frame) in view.range(self.trees.entries, within(&start, &end)) {
+        for item in view.range(self.trees.entries, within(&start, &end)) {
+            let (key, frame) = item.map_err(|error| storage("reading entries", &error))?;
             bytes += frame.len();
             if bytes > bytes_max && !entries.is_empty() {
                 break;
@@ -345,7 +349,8 @@ impl RelayLog for StoreLog {
         let (start, end) = (author_key(space, replica, first), author_key(space, replica, u64::MAX));
         let mut digests = Vec::new();
         let mut next = first;
-        for (key, value) in view.range(self.trees.authors, within(&start, &end)) {
+        for item in view.range(self.trees.authors, within(&start, &end)) {
+            let (key, value) = item.map_err(|error| storage(doing, &error))?;
             if next > last {
                 break;
             }
