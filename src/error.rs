@@ -102,7 +102,8 @@ impl From<engine::OpenError> for Error {
 
 impl From<engine::ReadError> for Error {
     fn from(e: engine::ReadError) -> Self {
-        Self::with(ErrorKind::Storage, "the store could not be read", e)
+        let kind = if matches!(e, engine::ReadError::Corruption(_)) { ErrorKind::Corrupt } else { ErrorKind::Storage };
+        Self::with(kind, "the store could not be read", e)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `Options`: how to open a database file.
 
-use blazedb_engine::{KdfCost, KeySource, Secret};
+use blazedb_engine::{KdfCost, KeySource, Memory, Secret};
 
 /// How to open a database. There is no default key: say whether the file is encrypted, and with what.
 ///
@@ -55,13 +55,10 @@ impl Options {
         self
     }
 
-    /// Sets how much memory the open file may take, in bytes. Default: 256 MiB.
-    ///
-    /// Today everything that the file holds has to fit: a transaction that would pass the ceiling fails and changes
-    /// nothing.
+    /// Sets how much memory the open file may take. Default: `Memory::CLIENT`, at most 10 MB.
     #[must_use]
-    pub fn memory_bytes_max(mut self, bytes: usize) -> Self {
-        self.engine.table_bytes_max = bytes;
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.engine.memory = memory;
         self
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::limits;
+use crate::pager::PageError;
 use crate::txn::TreeId;
 
 /// Bytes of the file that cannot be what was written.
@@ -27,7 +28,7 @@ pub struct Corruption {
 pub enum CorruptionKind {
     /// Both header slots fail their checksum (spec: E-4).
     Headers,
-    /// The file ends before the log begins: it was cut (spec: E-5).
+    /// The file ends before its pages begin, or before the end that its header names: it was cut (spec: E-5).
     CutShort,
     /// The header's checksum holds but its authentication does not: somebody wrote it without the key (spec: C-6).
     HeaderAuthentication,
@@ -40,10 +41,23 @@ pub enum CorruptionKind {
         /// The commit known to have been durable.
         durable: u64,
     },
-    /// The base that a compaction wrote is incomplete (spec: E-10).
-    Base,
     /// A group's seal holds but its content breaks the format (spec: E-12).
     Redo(&'static str),
+    /// A page is not the one that should be there: checksum, seal, number, kind, or the proof that its parent holds
+    /// (spec: E-32).
+    Page {
+        /// Its number.
+        no: u64,
+        /// What fails.
+        rule: &'static str,
+    },
+    /// A page's seal holds but its content breaks the format (spec: E-33).
+    Node {
+        /// Its number.
+        no: u64,
+        /// The rule.
+        rule: &'static str,
+    },
 }
 
 impl fmt::Display for Corruption {
@@ -51,15 +65,16 @@ impl fmt::Display for Corruption {
         write!(f, "damaged at byte {}: ", self.offset)?;
         match self.what {
             CorruptionKind::Headers => f.write_str("both header slots fail their checksum")?,
-            CorruptionKind::CutShort => f.write_str("the file ends before its log begins")?,
+            CorruptionKind::CutShort => f.write_str("the file ends too early")?,
             CorruptionKind::HeaderAuthentication => f.write_str("the header was changed without the key")?,
             CorruptionKind::HeaderField(name) => write!(f, "the header's field `{name}` is out of range")?,
             CorruptionKind::AcknowledgedGroup { commit_no, durable } => write!(
                 f,
                 "the log breaks off before commit {commit_no}, although commits up to {durable} were acknowledged"
             )?,
-            CorruptionKind::Base => f.write_str("the compacted base of the log is incomplete")?,
             CorruptionKind::Redo(rule) => write!(f, "a sealed group breaks the rule: {rule}")?,
+            CorruptionKind::Page { no, rule } => write!(f, "page {no} fails: {rule}")?,
+            CorruptionKind::Node { no, rule } => write!(f, "page {no} breaks the rule: {rule}")?,
         }
         f.write_str("; keep this file, and restore a backup or sync a new copy from a peer")
     }
@@ -107,13 +122,6 @@ pub enum OpenError {
     },
     /// The bytes are damaged.
     Corruption(Corruption),
-    /// The file's live data does not fit the table.
-    TableFull {
-        /// What the file needs at least, in bytes.
-        used: u64,
-        /// `Options::table_bytes_max`.
-        max: u64,
-    },
     /// The disk failed.
     Io {
         /// What was being done.
@@ -158,11 +166,6 @@ impl fmt::Display for OpenError {
                 "the file asks for {what} {given}, which this program does not grant; use the program that wrote it"
             ),
             Self::Corruption(_) => f.write_str("the file is damaged"),
-            Self::TableFull { used, max } => write!(
-                f,
-                "the file's live data needs at least {used} bytes of memory, the ceiling is {max}; open it with a \
-                 larger Options::table_bytes_max"
-            ),
             Self::Io { during, .. } => write!(f, "the disk failed while {during}; check it and try again"),
         }
     }
@@ -185,11 +188,27 @@ impl From<Corruption> for OpenError {
 }
 
 /// Why a read failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ReadError {
     /// This tree was never handed out by this store.
     UnknownTree(TreeId),
+    /// The store was closed, and its file may be another's by now.
+    Closed,
+    /// The view was kept so long that what it holds passed `Options::snapshot_bytes_max`; take a new one.
+    SnapshotTooOld {
+        /// The commit that it showed.
+        commit_no: u64,
+    },
+    /// The bytes are damaged.
+    Corruption(Corruption),
+    /// The disk failed.
+    Io {
+        /// What was being done.
+        during: &'static str,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
 }
 
 impl fmt::Display for ReadError {
@@ -198,11 +217,69 @@ impl fmt::Display for ReadError {
             Self::UnknownTree(tree) => {
                 write!(f, "{tree:?} is not a tree of this store; ask this store for it by name")
             }
+            Self::Closed => f.write_str("the store is closed; open it again"),
+            Self::SnapshotTooOld { commit_no } => write!(
+                f,
+                "the view of commit {commit_no} was kept too long; take a new one, or open with a larger \
+                 Options::snapshot_bytes_max"
+            ),
+            Self::Corruption(_) => f.write_str("the file is damaged"),
+            Self::Io { during, .. } => write!(f, "the disk failed while {during}; check it and try again"),
         }
     }
 }
 
-impl Error for ReadError {}
+impl Error for ReadError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Corruption(c) => Some(c),
+            Self::Io { source, .. } => Some(&**source),
+            Self::UnknownTree(_) | Self::Closed | Self::SnapshotTooOld { .. } => None,
+        }
+    }
+}
+
+impl From<PageError> for ReadError {
+    fn from(error: PageError) -> Self {
+        match error {
+            PageError::Corruption(c) => Self::Corruption(c),
+            PageError::DiskFull { during, source } | PageError::Io { during, source } => {
+                Self::Io { during, source: Arc::new(source) }
+            }
+        }
+    }
+}
+
+impl From<PageError> for OpenError {
+    fn from(error: PageError) -> Self {
+        match error {
+            PageError::Corruption(c) => Self::Corruption(c),
+            PageError::DiskFull { during, source } | PageError::Io { during, source } => Self::Io { during, source },
+        }
+    }
+}
+
+impl From<PageError> for CommitError {
+    fn from(error: PageError) -> Self {
+        Self::Read(error.into())
+    }
+}
+
+impl From<ReadError> for CommitError {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+impl From<PageError> for MaintainError {
+    fn from(error: PageError) -> Self {
+        match error {
+            PageError::Corruption(c) => Self::Corruption(c),
+            PageError::DiskFull { during, source } => Self::DiskFull { during, source },
+            PageError::Io { during, source } => Self::Io { during, source },
+        }
+    }
+}
 
 /// Why a write was not taken into a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -328,13 +405,9 @@ pub enum CommitError {
         /// The key.
         key: Bytes,
     },
-    /// The table would pass its ceiling.
-    TableFull {
-        /// Bytes in use with this transaction: live entries, and old versions that readers hold.
-        used: u64,
-        /// `Options::table_bytes_max`.
-        max: u64,
-    },
+    /// A page that the conflict check or the catalogue needed could not be read; or the transaction's view was too
+    /// old to be checked.
+    Read(ReadError),
     /// A write that the hook or the catalogue made was not taken.
     Write(WriteError),
     /// The hook refused.
@@ -364,11 +437,7 @@ impl fmt::Display for CommitError {
                 "another transaction wrote key {:?} of {tree:?} first; run this transaction again",
                 Printable(key)
             ),
-            Self::TableFull { used, max } => write!(
-                f,
-                "the table would hold {used} bytes, the ceiling is {max}; delete something, let go of old read views, \
-                 or open with a larger Options::table_bytes_max"
-            ),
+            Self::Read(_) => f.write_str("a read that the commit needed failed; run the transaction again"),
             Self::Write(_) => f.write_str("a write inside the commit was refused"),
             Self::Hook(_) => f.write_str("the commit's hook refused the transaction"),
             Self::DiskFull { .. } => f.write_str("the disk is full; make room and run the transaction again"),
@@ -384,6 +453,7 @@ impl fmt::Display for CommitError {
 impl Error for CommitError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
+            Self::Read(e) => Some(e),
             Self::Write(e) => Some(e),
             Self::Hook(e) => Some(&*e.0),
             Self::DiskFull { source } | Self::Poisoned { source } => Some(&**source),
@@ -404,12 +474,20 @@ impl From<WriteError> for CommitError {
 pub enum MaintainError {
     /// The bytes are damaged.
     Corruption(Corruption),
-    /// The log and the table do not say the same: a defect of this program, or of the machine's memory.
-    Differs {
-        /// Entries that the log gives.
-        log: u64,
-        /// Entries that the table has.
-        table: u64,
+    /// Pages are lost to the file: its space says that they are used, and nothing uses them; or the other way
+    /// round, which is worse.
+    Space {
+        /// A page of which that is so.
+        page: u64,
+        /// What is wrong with it.
+        rule: &'static str,
+    },
+    /// The disk is full; what could not be written waits in the log, and the store goes on.
+    DiskFull {
+        /// What was being done.
+        during: &'static str,
+        /// What the system said.
+        source: io::Error,
     },
     /// The disk failed and the store goes on as before.
     Io {
@@ -435,11 +513,10 @@ impl fmt::Display for MaintainError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Corruption(_) => f.write_str("the file is damaged"),
-            Self::Differs { log, table } => write!(
-                f,
-                "the log gives {log} entries and the table has {table}, or they differ in content; reopen the store \
-                 and report this"
-            ),
+            Self::Space { page, rule } => {
+                write!(f, "page {page}: {rule}; nothing is lost, but copy the data into a new file and report this")
+            }
+            Self::DiskFull { during, .. } => write!(f, "the disk is full while {during}; make room and try again"),
             Self::Io { during, .. } => write!(f, "the disk failed while {during}; nothing was changed, try again"),
             Self::Poisoned { .. } => f.write_str(
                 "the store stopped writing after a disk error; reads go on, reopen the store to see what is durable",
@@ -457,7 +534,7 @@ impl Error for MaintainError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Corruption(c) => Some(c),
-            Self::Io { source, .. } => Some(source),
+            Self::DiskFull { source, .. } | Self::Io { source, .. } => Some(source),
             Self::Poisoned { source } => Some(&**source),
             _ => None,
         }

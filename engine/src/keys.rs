@@ -180,6 +180,22 @@ impl FileKeys {
         }
     }
 
+    /// Returns the sealer of one generation of pages. The epoch is in the label as well: it names the master key,
+    /// so that pages sealed before and after a change of it can stand side by side. spec: C-5
+    pub(crate) fn page_sealer(&self, epoch: u16, generation: &[u8; 12]) -> Box<dyn Seal> {
+        match &self.master {
+            Some(master) => {
+                let info: [&[u8]; 3] = [b"blaze page", &epoch.to_le_bytes(), generation];
+                sealer(self.cipher, &derive(&master[..], &self.uuid, &info))
+            }
+            None => sealer(Cipher::None, &Key::default()),
+        }
+    }
+
+    pub(crate) fn uuid(&self) -> &[u8; 16] {
+        &self.uuid
+    }
+
     /// Authenticates the header's bytes; without encryption a plain digest. spec: C-6
     pub(crate) fn header_mac(&self, bytes: &[u8]) -> [u8; 32] {
         match self.header_hmac(bytes) {

@@ -21,42 +21,43 @@
 //! 1. The transaction has gathered its writes; nobody has seen them.
 //! 2. It enters the serial section and is checked, key by key, against commits since its snapshot.
 //! 3. The hook runs (`commit_with`): it sees the newest state and may write more.
-//! 4. The ceiling of the table is checked: `TableFull` is an error with a way out, not a crash.
-//! 5. The transaction gets its number; its effects go into the open group and into the newest table.
-//! 6. It leaves the serial section. If nobody leads, its caller leads now; else it waits for its group.
-//! 7. The leader seals the group: one authenticated encryption, chained to the group before.
-//! 8. It writes the group over zeros that lie ahead of the tail, and syncs once.
-//! 9. It publishes the table: from here on new views see all of the group.
-//! 10. It tells the change feeds and wakes the group's other members.
+//! 4. The transaction gets its number; its effects go into the open group and into the newest table.
+//! 5. It leaves the serial section. If nobody leads, its caller leads now; else it waits for its group.
+//! 6. The leader seals the group: one authenticated encryption, chained to the group before.
+//! 7. It writes the group over blocks that were written before, and syncs once.
+//! 8. It publishes the layers: from here on new views see all of the group.
+//! 9. It tells the change feeds and wakes the group's other members.
+//! 10. When table or log are full, a checkpoint writes the table into pages, in the background.
 //!
 //! # Floors, from top to bottom
 //!
-//! `store` and `maintain` (open, close, compact, verify), `txn` (views, transactions, the serial section),
-//! `change` (feeds), `memtable` (the table), `log` (groups, redo, replay), `superblock`, `keys` and `seal`
-//! (encryption at rest), `env` (the world, injected).
+//! `store` and `maintain` (open, close, verify), `txn` (views, transactions, the serial section), `checkpoint` and
+//! `disk` (from table to pages), `snapshot` and `readers` (what a view sees), `change` (feeds), `memtable` (the table),
+//! `btree` (trees of pages), `log` (groups, redo, replay), `pager` (pages, their cache, which are in use),
+//! `superblock`, `keys` and `seal` (encryption at rest), `env` (the world, injected).
 //!
 //! # Invariants
 //!
 //! - an acknowledged `Durable` commit survives a crash at any later moment; no transaction is ever seen in half;
-//! - an acknowledged block of the log is never written with other bytes;
+//! - an acknowledged block of the log is never written with other bytes while a header needs it;
+//! - a page is written once, where no header and no view can reach;
 //! - a commit number is never used by two commits that anybody has seen;
 //! - a reader never waits for a writer's disk;
 //! - a feed lists every key that a commit altered, and no other;
 //! - after an error of a write or sync no further commit succeeds;
-//! - memory is bounded by `Options::table_bytes_max` and what the caller holds;
+//! - memory is bounded by `Options::memory` and what the caller holds;
 //! - no (subkey, nonce) is used twice, also across crashes and copies of the file.
 //!
 //! The formats are in spec/store.md (rules E-1 and on) and spec/crypto.md (rules C-1 and on).
-//!
-//! # What it is not, yet
-//!
-//! All live data is in memory, the file is its log. Pages, checkpoints and history come with later versions of
-//! the format.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+mod background;
+mod btree;
 mod change;
+mod checkpoint;
+mod disk;
 pub mod env;
 mod error;
 mod keys;
@@ -65,7 +66,10 @@ mod log;
 mod maintain;
 mod memtable;
 mod options;
+mod pager;
+mod readers;
 mod seal;
+mod snapshot;
 mod store;
 mod superblock;
 mod txn;
@@ -75,7 +79,10 @@ pub use env::{Clock, Entropy, Env, Storage, StorageFile};
 pub use error::{
     CommitError, Corruption, CorruptionKind, HookError, MaintainError, OpenError, Poison, ReadError, WriteError,
 };
+pub use log::writer::log_file_names;
 pub use maintain::{Stats, VerifyProgress, VerifyReport};
-pub use options::{CipherChoice, KdfCost, KeySource, Options, Secret};
+pub use options::{CipherChoice, KdfCost, KeySource, Memory, Options, PageAccess, Secret};
 pub use store::Store;
-pub use txn::{CommitInfo, Cursor, Durability, ReadView, Serial, TransactionCursor, TreeId, WriteTransaction};
+pub use txn::{
+    CommitInfo, Cursor, Durability, ReadView, Savepoint, Serial, TransactionCursor, TreeId, WriteTransaction,
+};

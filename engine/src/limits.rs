@@ -23,13 +23,6 @@ pub const TREES_MAX: usize = 4096;
 /// Longest tree name in bytes: a collection's name (255) and what the facade puts before it.
 pub const TREE_NAME_BYTES_MAX: usize = 512;
 
-/// What an entry of the table costs beside its key and value: the slot in its leaf at two thirds fill, the
-/// allocation's header, the reference count behind its bytes.
-pub const ENTRY_OVERHEAD_BYTES: usize = 128;
-
-/// Default ceiling of the table.
-pub const TABLE_BYTES_MAX_DEFAULT: usize = 256 << 20;
-
 /// Argon2id memory that a file may ask for, in KiB: 1 GiB. A file is bytes from outside.
 pub const KDF_MEMORY_KIB_MAX: u32 = 1 << 20;
 
@@ -48,17 +41,11 @@ pub const RESERVE_BYTES_MIN: u64 = 64 << 10;
 /// Bytes of zeros laid ahead of the tail at most.
 pub const RESERVE_BYTES_MAX: u64 = 1 << 20;
 
-/// A log shorter than this is never compacted on its own account.
-pub const COMPACT_LOG_BYTES_MIN: u64 = 1 << 20;
+/// Largest value that lies in pages of its own.
+pub const STORED_VALUE_BYTES_MAX: u64 = 1 << 30;
 
-/// At first write and at close the log is compacted when it is this many times the live bytes.
-pub const COMPACT_RATIO: u64 = 2;
-
-/// While the store runs the log is compacted only from this length on: a compaction makes writers wait.
-pub const COMPACT_RUNNING_BYTES_MIN: u64 = 16 << 20;
-
-/// While the store runs the log is compacted when it is this many times the live bytes.
-pub const COMPACT_RUNNING_RATIO: u64 = 4;
+/// Sizes a page may have; the first is the default.
+pub const PAGE_BYTES: [usize; 3] = [4096, 8192, 16384];
 
 const _: () = assert!(GROUP_BYTES_MAX >= GROUP_BYTES_SOFT_MAX + TRANSACTION_BYTES_MAX + (16 << 20));
 const _: () = assert!(TRANSACTION_BYTES_MAX >= 2 * VALUE_BYTES_MAX);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-use crate::limits::TABLE_BYTES_MAX_DEFAULT;
+use crate::limits::{GROUP_BYTES_SOFT_MAX, PAGE_BYTES};
 
 /// Bytes that are wiped when dropped and never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -100,6 +100,57 @@ pub enum CipherChoice {
     ChaCha20Poly1305,
 }
 
+/// How pages come from the file into memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageAccess {
+    /// `Map` where the file is not encrypted and the system can (64-bit Unix), else `Read`.
+    Auto,
+    /// Through a read-only mapping of the file. Without encryption nothing is copied. A file that shrinks under the
+    /// mapping, or a disk that fails, ends the process with SIGBUS: not for removable media.
+    Map,
+    /// Through positioned reads into the page cache. A disk that fails is an ordinary error.
+    Read,
+}
+
+/// How much memory a store takes in a steady state, in bytes. What callers hold (values, transactions, views)
+/// comes on top, and the passphrase's stretching at open (`KdfCost`), which is given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Pages in the cache. Not used where pages are read from a mapping without encryption.
+    pub cache_bytes: usize,
+    /// The table of commits that are in the log and not yet in pages. While a checkpoint runs there are two.
+    pub table_bytes: usize,
+    /// Log that is written before a checkpoint is due on its account, per generation, of which there are up to
+    /// three on disk. Not memory; here because it goes with the table: a small commit takes 4 KiB of log.
+    pub log_bytes: u64,
+}
+
+/// Buffers beside cache and tables: the open group and the one on its way, a checkpoint's slice, and the pages of
+/// one path.
+const BUFFER_BYTES: usize = 512 << 10;
+
+impl Memory {
+    /// A small device: at most 4 MB.
+    pub const TINY: Self = Self { cache_bytes: 1 << 20, table_bytes: 1 << 20, log_bytes: 4 << 20 };
+    /// An app on a phone or a desktop: at most 10 MB.
+    pub const CLIENT: Self = Self { cache_bytes: 7 << 19, table_bytes: 5 << 19, log_bytes: 16 << 20 };
+    /// The relay on a Raspberry Pi.
+    pub const RELAY: Self = Self { cache_bytes: 32 << 20, table_bytes: 16 << 20, log_bytes: 64 << 20 };
+    /// A server.
+    pub const SERVER: Self = Self { cache_bytes: 256 << 20, table_bytes: 64 << 20, log_bytes: 256 << 20 };
+
+    /// Returns the sum: cache, two tables, their filters, buffers.
+    pub const fn total_bytes(&self) -> usize {
+        self.cache_bytes + 2 * (self.table_bytes + self.table_bytes / 64) + BUFFER_BYTES
+    }
+}
+
+const _: () = assert!(Memory::TINY.total_bytes() <= 4_000_000);
+const _: () = assert!(Memory::CLIENT.total_bytes() <= 10_000_000);
+const _: () = assert!(Memory::RELAY.total_bytes() <= 72 << 20);
+const _: () = assert!(Memory::SERVER.total_bytes() <= 400 << 20);
+const _: () = assert!(GROUP_BYTES_SOFT_MAX >= 256 << 10);
+
 /// How to open a store.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -110,8 +161,18 @@ pub struct Options {
     /// Read only: takes no lock, never writes, works beside a writer; sees the commits that were in the file when
     /// it was opened. Default false.
     pub read_only: bool,
-    /// Ceiling of the table in bytes: live entries, and old versions that readers hold. Default 256 MiB.
-    pub table_bytes_max: usize,
+    /// How much memory the store may take. Default `Memory::CLIENT`.
+    pub memory: Memory,
+    /// Bytes of the file that views may keep from being used again; the oldest view that passes it ends with
+    /// `ReadError::SnapshotTooOld`. Default 256 MiB.
+    pub snapshot_bytes_max: u64,
+    /// How pages are read. Default `PageAccess::Auto`.
+    pub access: PageAccess,
+    /// Bytes of a page in a file that this open creates: 4096, 8192 or 16384. Default 4096.
+    pub page_bytes: usize,
+    /// Bytes of a block of the log in a file that this open creates: 4096, or 16384 for cards whose flash pages are
+    /// that large. Default 4096.
+    pub log_block_bytes: usize,
     /// Cost of the passphrase for a file that this open creates. Default `KdfCost::Standard`.
     pub kdf: KdfCost,
     /// Cipher of a file that this open creates. Default `CipherChoice::Auto`.
@@ -125,7 +186,11 @@ impl Options {
             key,
             create: true,
             read_only: false,
-            table_bytes_max: TABLE_BYTES_MAX_DEFAULT,
+            memory: Memory::CLIENT,
+            snapshot_bytes_max: 256 << 20,
+            access: PageAccess::Auto,
+            page_bytes: PAGE_BYTES[0],
+            log_block_bytes: 4096,
             kdf: KdfCost::Standard,
             cipher: CipherChoice::Auto,
         }
@@ -158,9 +223,33 @@ impl Options {
         self
     }
 
-    /// Sets `table_bytes_max`.
-    pub fn table_bytes_max(mut self, bytes: usize) -> Self {
-        self.table_bytes_max = bytes;
+    /// Sets `memory`.
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    /// Sets `snapshot_bytes_max`.
+    pub fn snapshot_bytes_max(mut self, bytes: u64) -> Self {
+        self.snapshot_bytes_max = bytes;
+        self
+    }
+
+    /// Sets `access`.
+    pub fn access(mut self, access: PageAccess) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// Sets `page_bytes`.
+    pub fn page_bytes(mut self, bytes: usize) -> Self {
+        self.page_bytes = bytes;
+        self
+    }
+
+    /// Sets `log_block_bytes`.
+    pub fn log_block_bytes(mut self, bytes: usize) -> Self {
+        self.log_block_bytes = bytes;
         self
     }
 

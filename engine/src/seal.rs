@@ -1,10 +1,29 @@
 //! Authenticated encryption behind one small trait, so that a faster crate can take a cipher's place.
+//!
+//! Two sources of the same two ciphers, byte for byte the same: with the feature `aws-lc` (default) the assembly of
+//! aws-lc, which rustls brings along anyway; without it the pure Rust crates, for targets without a C compiler.
+//!
+//! | ns a seal (2026-11-24, AMD EPYC, 2 cores) | 200 B | 4 KiB | 64 KiB |
+//! |---|---|---|---|
+//! | AES-256-GCM, aws-lc-rs 1.19 | 136 | 565 | 6,300 |
+//! | AES-256-GCM, aes-gcm 0.11 | 564 | 2,190 | 30,000 to 47,000 |
+//! | ChaCha20-Poly1305, aws-lc-rs 1.19 | 250 | 1,730 | 25,400 |
+//! | ChaCha20-Poly1305, chacha20poly1305 0.11 | 2,050 | 4,240 | 42,500 |
+//!
+//! To open costs the same within a tenth, but for aes-gcm at 4 KiB (3,400).
 
-use aes_gcm::Aes256Gcm;
-use aes_gcm::aead::{AeadInOut, KeyInit};
-use chacha20poly1305::ChaCha20Poly1305;
-use sha2::{Digest, Sha256};
+#[cfg(feature = "aws-lc")]
+mod aws_lc;
+// Compiled beside aws-lc in tests only, where each opens what the other sealed.
+#[cfg(any(test, not(feature = "aws-lc")))]
+mod pure;
 
+use xxhash_rust::xxh3::Xxh3Default;
+
+#[cfg(feature = "aws-lc")]
+use self::aws_lc as backend;
+#[cfg(not(feature = "aws-lc"))]
+use self::pure as backend;
 use crate::keys::Key;
 use crate::options::CipherChoice;
 
@@ -71,47 +90,24 @@ pub(crate) trait Seal: Send + Sync {
 pub(crate) fn sealer(cipher: Cipher, key: &Key) -> Box<dyn Seal> {
     match cipher {
         Cipher::None => Box::new(Digested),
-        Cipher::Aes256Gcm => Box::new(Aead(Aes256Gcm::new_from_slice(&key[..]).expect("32 bytes are an AES-256 key"))),
-        Cipher::ChaCha20Poly1305 => {
-            Box::new(Aead(ChaCha20Poly1305::new_from_slice(&key[..]).expect("32 bytes are a ChaCha20 key")))
-        }
+        Cipher::Aes256Gcm => backend::aes_256_gcm(key),
+        Cipher::ChaCha20Poly1305 => backend::chacha20_poly1305(key),
     }
 }
 
-struct Aead<A>(A);
-
-impl<A: AeadInOut + Send + Sync> Seal for Aead<A> {
-    fn seal(&self, nonce: &[u8; 12], associated_data: &[u8], bytes: &mut [u8]) -> Tag {
-        let nonce = nonce.as_slice().try_into().expect("both ciphers take 12 bytes");
-        let tag = self
-            .0
-            .encrypt_inout_detached(nonce, associated_data, bytes.into())
-            .expect("groups are far below the ciphers' length limit");
-        tag.as_slice().try_into().expect("both ciphers give 16 bytes")
-    }
-
-    fn open(&self, nonce: &[u8; 12], associated_data: &[u8], bytes: &mut [u8], tag: &Tag) -> Result<(), Unsealed> {
-        let nonce = nonce.as_slice().try_into().expect("both ciphers take 12 bytes");
-        let tag = tag.as_slice().try_into().expect("both ciphers give 16 bytes");
-        self.0.decrypt_inout_detached(nonce, associated_data, bytes.into(), tag).map_err(|_| Unsealed)
-    }
-}
-
-/// No encryption: a hash in the tag's place, so that groups still chain and damage is still seen. It stops
-/// nobody from writing a file of his own.
-struct Digested;
+/// No encryption: a hash in the tag's place (xxh3, 128 bits), so that groups and pages still chain and damage is
+/// still seen. It chains, it does not authenticate: a cryptographic hash without a key would stop nobody from
+/// writing a file of his own either, and costs more than ten times as much.
+pub(crate) struct Digested;
 
 impl Digested {
     fn tag(nonce: &[u8; 12], associated_data: &[u8], bytes: &[u8]) -> Tag {
-        let mut hash = Sha256::new();
-        hash.update(b"blaze group");
+        let mut hash = Xxh3Default::new();
         hash.update(nonce);
-        hash.update((associated_data.len() as u64).to_le_bytes());
+        hash.update(&(associated_data.len() as u64).to_le_bytes());
         hash.update(associated_data);
         hash.update(bytes);
-        let mut tag = Tag::default();
-        tag.copy_from_slice(&hash.finalize()[..16]);
-        tag
+        hash.digest128().to_le_bytes()
     }
 }
 
@@ -144,6 +140,28 @@ mod tests {
             assert_eq!(s.open(&[1; 12], b"ad", &mut flipped, &tag), Err(Unsealed), "{cipher:?} flipped");
             s.open(&[1; 12], b"ad", &mut bytes, &tag).expect("its own seal");
             assert_eq!(bytes, b"some payload");
+        }
+    }
+
+    #[cfg(feature = "aws-lc")]
+    #[test]
+    fn both_sources_of_a_cipher_write_the_same_bytes() {
+        let key = Key::new([0x5A; 32]);
+        let pairs = [
+            (aws_lc::aes_256_gcm(&key), pure::aes_256_gcm(&key)),
+            (aws_lc::chacha20_poly1305(&key), pure::chacha20_poly1305(&key)),
+        ];
+        for (a, b) in pairs {
+            for len in [0, 1, 15, 16, 17, 200, 4040, 16328, 65537] {
+                let plain: Vec<u8> = (0..len).map(|i| (i * 7) as u8).collect();
+                let (mut by_a, mut by_b) = (plain.clone(), plain.clone());
+                let tag_a = a.seal(&[9; 12], b"associated", &mut by_a);
+                let tag_b = b.seal(&[9; 12], b"associated", &mut by_b);
+                assert_eq!((&by_a, tag_a), (&by_b, tag_b), "{len} bytes");
+                b.open(&[9; 12], b"associated", &mut by_a, &tag_a).expect("the other's seal");
+                a.open(&[9; 12], b"associated", &mut by_b, &tag_b).expect("the other's seal");
+                assert_eq!((&by_a, &by_b), (&plain, &plain));
+            }
         }
     }
 }

@@ -1,27 +1,33 @@
-//! `Store`: one file, open. Opening is here; what it does while open is in `txn` and `maintain`.
+//! `Store`: one file, open. Opening is here; what it does while open is in `txn`, `checkpoint` and `maintain`.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::change::{ChangeFeed, Commit, FeedQueue};
+use crate::background::Background;
+use crate::btree::{TreeRoot, value_pages};
+use crate::change::ChangeFeed;
+use crate::checkpoint::IntoTable;
+use crate::disk::{Disk, load_roots};
 use crate::env::{Env, LockOutcome, OpenMode, StorageFile};
 use crate::error::{Corruption, CorruptionKind, MaintainError, OpenError, ReadError, WriteError};
 use crate::keys::{FileKeys, Key, KeySlot, UnwrapError};
-use crate::log::redo::Effects;
+use crate::limits::PAGE_BYTES;
 use crate::log::replay::{LogEnd, replay};
-use crate::log::writer::LogWriter;
-use crate::memtable::{Record, Table};
-use crate::options::{KeySource, Options};
+use crate::log::writer::{LogPosition, LogWriter};
+use crate::memtable::Mem;
+use crate::options::{KeySource, Options, PageAccess};
+use crate::pager::{MissFrom, Pages, Space, SpaceCounts, first_page};
+use crate::readers::{LogAt, Visible};
 use crate::seal::Cipher;
+use crate::snapshot::{Layers, Root};
 use crate::superblock::{
-    BLOCK_BYTES, LOG_START, NOTE_MAGIC, NOTE_OFFSET, SLOT_BYTES, SLOT_OFFSETS, Superblock, Unchecked,
+    KEY_EPOCH, NOTE_MAGIC, NOTE_OFFSET, PAGES_START, SLOT_BYTES, SLOT_OFFSETS, Superblock, Unchecked,
 };
 use crate::txn::commit::{Head, Running};
-use crate::txn::names::Names;
+use crate::txn::names::{Names, NamesError};
 use crate::txn::{ReadView, TreeId, WriteTransaction};
 
 /// An open store. Clones are handles of the same store; the last one to go closes it.
@@ -44,77 +50,88 @@ impl Drop for Closer {
 pub(crate) struct Inner {
     pub(crate) env: Env,
     path: String,
-    pub(crate) table_bytes_max: u64,
+    pub(crate) config: Config,
     pub(crate) head: Mutex<Head>,
-    /// Told whenever the writer comes home or a group is done.
+    /// Told whenever the writer comes home, a group is done or a checkpoint has ended.
     pub(crate) turn: Condvar,
     pub(crate) visible: Mutex<Visible>,
+    /// The main file's writing side; held for as long as a checkpoint takes. Taken before `head`.
+    pub(crate) disk: Mutex<Option<Disk>>,
+    pub(crate) background: Background,
     pub(crate) names: Names,
-    feed_count: AtomicU32,
+    pub(crate) feed_count: AtomicU32,
     /// Subscriptions that wait for commits on their way.
-    subscribing: AtomicU32,
+    pub(crate) subscribing: AtomicU32,
+    pub(crate) closed: AtomicBool,
+    /// Views that were ended because they held too much.
+    pub(crate) snapshots_ended: AtomicU64,
+    /// How the file's pages are spread, as the last checkpoint left them.
+    pub(crate) space_counts: Mutex<SpaceCounts>,
     pub(crate) recovered: LogEnd,
 }
 
-/// The newest published table, who reads what, and where the log stood then.
-pub(crate) struct Visible {
-    pub(crate) table: Arc<Table>,
-    pub(crate) readers: BTreeMap<u64, usize>,
-    pub(crate) log: Option<LogAt>,
-    feeds: Vec<Weak<FeedQueue>>,
-}
-
-/// A log that a published table follows from.
-#[derive(Clone)]
-pub(crate) struct LogAt {
-    pub(crate) file: Arc<dyn StorageFile>,
-    pub(crate) keys: FileKeys,
-    pub(crate) header: Superblock,
-    pub(crate) tail: u64,
-    pub(crate) durable_commit: u64,
+/// What `Options` come to.
+#[derive(Clone, Copy)]
+pub(crate) struct Config {
+    pub(crate) table_bytes: u64,
+    pub(crate) log_bytes: u64,
+    pub(crate) snapshot_bytes_max: u64,
 }
 
 impl Store {
     /// Opens a store, creating it where `Options::create` says so. Recovers what a crash left behind: every
-    /// acknowledged commit is there, no transaction is there in half.
+    /// acknowledged commit is there, no transaction is there in half. Reads the header and the log, never the
+    /// whole file.
     pub fn open(env: Env, options: Options) -> Result<Self, OpenError> {
         let path = env.describe();
+        check_options(&options)?;
         let file = open_file(&env, &options, &path)?;
-        let (header, keys) = read_header(&file, &options, &path)?;
-        let (table, end) = read_log(&file, &header, &keys, &options)?;
-        let redo_rule = |rule| Corruption { offset: LOG_START, what: CorruptionKind::Redo(rule) };
-        let names = Names::from_catalogue(&table).map_err(redo_rule)?;
-        let max = options.table_bytes_max as u64;
-        if table.live_bytes > max {
-            return Err(OpenError::TableFull { used: table.live_bytes, max });
-        }
-        let mut end = end;
-        if !options.read_only {
-            make_durable(&file, &mut end)?;
-            leave_note(&file);
-        }
-        let table = Arc::new(table);
-        let log = LogAt {
-            file: Arc::clone(&file),
-            keys: keys.clone(),
-            header: header.clone(),
-            tail: end.tail,
-            durable_commit: end.durable,
+        let Found { header, older, keys, root, table, mut end } = read_state(&env, &file, &options, &path)?;
+        let memory = options.memory;
+        let config = Config {
+            table_bytes: memory.table_bytes as u64,
+            log_bytes: memory.log_bytes,
+            snapshot_bytes_max: options.snapshot_bytes_max,
         };
-        let file_len = file.len().map_err(|source| OpenError::Io { during: "reading the file's length", source })?;
-        let writer = (!options.read_only).then(|| LogWriter::new(env.clone(), file, keys, header, &end, file_len));
+        let layers = Layers { root: Arc::new(root), frozen: None, active: Arc::new(table) };
+        let names = Names::from_catalogue(&layers).map_err(|error| match error {
+            NamesError::Page(error) => OpenError::from(error),
+            NamesError::Rule(rule) => Corruption { offset: PAGES_START, what: CorruptionKind::Redo(rule) }.into(),
+        })?;
+        let mut counts = SpaceCounts { end: header.page_count, ..SpaceCounts::default() };
+        let (writer, disk) = if options.read_only {
+            (None, None)
+        } else {
+            let space = open_space(&layers, &header, older.as_ref())?;
+            counts = space.counts();
+            let writer = LogWriter::open(&env, &header, &keys, &mut end)?;
+            leave_note(&file);
+            let pages = Arc::clone(&layers.root.pages);
+            (Some(writer), Some(Disk::new(&env, Arc::clone(&file), pages, header, keys, space)))
+        };
+        let log = writer.as_ref().map_or(LogAt { durable_commit: end.durable, ..LogAt::default() }, LogWriter::at);
         let inner = Arc::new(Inner {
-            env,
             path,
-            table_bytes_max: max,
-            head: Mutex::new(Head::new(Arc::clone(&table), writer)),
+            config,
+            head: Mutex::new(Head::new(layers.clone(), writer, config.table_bytes)),
             turn: Condvar::new(),
-            visible: Mutex::new(Visible { table, readers: BTreeMap::new(), log: Some(log), feeds: Vec::new() }),
+            visible: Mutex::new(Visible::new(Arc::new(layers), log)),
+            disk: Mutex::new(disk),
+            background: Background::default(),
             names,
             feed_count: AtomicU32::new(0),
             subscribing: AtomicU32::new(0),
+            closed: AtomicBool::new(false),
+            snapshots_ended: AtomicU64::new(0),
+            space_counts: Mutex::new(counts),
             recovered: end,
+            env,
         });
+        if inner.env.threads && !options.read_only {
+            // Without a thread of its own the store works, and its callers write the checkpoints.
+            let _ = Background::start(&inner);
+        }
+        inner.checkpoint_if_due();
         Ok(Self { _closer: Arc::new(Closer(Arc::clone(&inner))), inner })
     }
 
@@ -151,8 +168,8 @@ impl Store {
         // From here on commits are written down for feeds. Those on their way may not have been: they must pass,
         // or be rolled back, before this feed can promise to miss nothing.
         self.inner.subscribing.fetch_add(1, Ordering::AcqRel);
-        let last = head.table.commit_no;
-        while self.inner.published().commit_no < last && head.table.commit_no >= last {
+        let last = head.layers.commit_no();
+        while self.inner.published_no() < last && head.layers.commit_no() >= last {
             self.inner.lead_or_wait(&mut head);
         }
         let (feed, weak) = ChangeFeed::new(capacity);
@@ -168,13 +185,21 @@ impl Store {
         feed
     }
 
-    /// Makes every commit so far durable, the buffered ones too.
+    /// Makes every commit so far durable, the others too.
     pub fn flush(&self) -> Result<(), MaintainError> {
         self.inner.flush()
     }
 
-    /// Closes the store: makes everything durable, leaves the file tidy, releases its lock. Views stay readable;
-    /// commits fail with `Closed`. Closing again does nothing.
+    /// Writes everything that was committed into pages, so that the log is not needed for it any more. The store
+    /// does this by itself when table or log are full, and when it is closed.
+    pub fn checkpoint(&self) -> Result<(), MaintainError> {
+        self.inner.flush()?;
+        self.inner.checkpoint()
+    }
+
+    /// Closes the store: writes everything into pages, leaves one file that is complete by itself, releases its
+    /// lock. From then on commits and reads fail with `Closed`, through views that were taken before as well. Closing
+    /// again does nothing.
     pub fn close(&self) -> Result<(), MaintainError> {
         self.inner.close()
     }
@@ -190,75 +215,94 @@ impl Inner {
     pub(crate) fn check_tree(&self, tree: TreeId) -> Result<(), ReadError> {
         if self.names.knows(tree.0) { Ok(()) } else { Err(ReadError::UnknownTree(tree)) }
     }
+}
 
-    pub(crate) fn register_reader(&self) -> Arc<Table> {
-        let mut visible = self.visible.lock();
-        let table = Arc::clone(&visible.table);
-        *visible.readers.entry(table.commit_no).or_insert(0) += 1;
-        table
+fn check_options(options: &Options) -> Result<(), OpenError> {
+    if !PAGE_BYTES.contains(&options.page_bytes) {
+        return Err(OpenError::Unsupported { what: "page size", given: options.page_bytes as u64 });
     }
-
-    pub(crate) fn unregister_reader(&self, commit_no: u64) {
-        let mut visible = self.visible.lock();
-        let count = visible.readers.get_mut(&commit_no).expect("this reader was registered");
-        *count -= 1;
-        if *count == 0 {
-            visible.readers.remove(&commit_no);
-        }
+    if ![4096, 16384].contains(&options.log_block_bytes) {
+        return Err(OpenError::Unsupported { what: "log block size", given: options.log_block_bytes as u64 });
     }
+    Ok(())
+}
 
-    /// Returns the commit of the oldest reader, the newest visible commit where nobody reads.
-    pub(crate) fn oldest_reader(&self) -> u64 {
-        let visible = self.visible.lock();
-        visible.readers.first_key_value().map_or(visible.table.commit_no, |(&commit_no, _)| commit_no)
+/// Reads which pages are in use: what the header names, what the log names beyond it, and what the header before the
+/// newest may be asked for.
+fn open_space(layers: &Layers, header: &Superblock, older: Option<&Superblock>) -> Result<Space, OpenError> {
+    let root = &layers.root;
+    let mut space = match header.space {
+        Some(at) => Space::load(&**root, at, header.sequence)?,
+        None => Space::new(header.page_bytes as usize, header.sequence + 1),
+    };
+    // Should the newest header be damaged before the next one is written, the older one must still hold. Where it does
+    // not hold now, there is nothing to keep.
+    if let Some(older) = older
+        && let Some(at) = older.space
+        && let Ok(older) = Space::load(&**root, at, older.sequence)
+    {
+        space.hold(&older);
     }
-
-    pub(crate) fn published(&self) -> Arc<Table> {
-        Arc::clone(&self.visible.lock().table)
-    }
-
-    /// Makes a table visible, and tells the feeds what it has new.
-    pub(crate) fn publish(&self, table: Arc<Table>, writer: &LogWriter, told: &[Commit]) {
-        let mut visible = self.visible.lock();
-        let old = std::mem::replace(&mut visible.table, table);
-        visible.log = Some(LogAt::of(writer));
-        visible.feeds.retain(|feed| match feed.upgrade() {
-            Some(queue) => {
-                told.iter().for_each(|commit| queue.push(commit));
-                true
+    let mut wrong = None;
+    for tree in layers.active.trees() {
+        let mut cursor = layers.active.cursor(tree);
+        cursor.seek(std::ops::Bound::Unbounded);
+        while let Some((_, entry)) = cursor.entry() {
+            if let crate::memtable::MemValue::PutStored(at) = entry.value() {
+                value_pages(&**root, &at, &mut |no| {
+                    if !space.claim(no) {
+                        wrong.get_or_insert(no);
+                    }
+                })?;
             }
-            None => false,
-        });
-        self.feed_count.store(visible.feeds.len() as u32, Ordering::Release);
-        drop(visible);
-        // Freed outside the lock: a table may be the last to hold many old nodes.
-        drop(old);
-    }
-
-    pub(crate) fn has_feeds(&self) -> bool {
-        self.feed_count.load(Ordering::Acquire) + self.subscribing.load(Ordering::Acquire) > 0
-    }
-
-    pub(crate) fn close_feeds(&self) {
-        let mut visible = self.visible.lock();
-        for queue in visible.feeds.drain(..).filter_map(|feed| feed.upgrade()) {
-            queue.close();
+            cursor.next();
         }
-        // The lock of the file ends with the last handle of it.
-        visible.log = None;
+    }
+    match wrong {
+        None => Ok(space),
+        Some(no) => Err(Corruption {
+            offset: no * u64::from(header.page_bytes),
+            what: CorruptionKind::Page { no, rule: "a value in the log names it, and there can be no such page" },
+        }
+        .into()),
     }
 }
 
-impl LogAt {
-    pub(crate) fn of(writer: &LogWriter) -> Self {
-        Self {
-            file: Arc::clone(&writer.file),
-            keys: writer.keys.clone(),
-            header: writer.header.clone(),
-            tail: writer.tail,
-            durable_commit: writer.durable_commit,
-        }
+/// Opens the pages that a header names. Reads the roots of the trees, nothing else.
+fn open_pages(
+    file: &Arc<dyn StorageFile>,
+    header: &Superblock,
+    keys: &FileKeys,
+    options: &Options,
+) -> Result<Root, OpenError> {
+    let io = |during| move |source| OpenError::Io { during, source };
+    let page_bytes = header.page_bytes as usize;
+    let len = file.len().map_err(io("reading the file's length"))?;
+    if len < header.page_count * page_bytes as u64 {
+        return Err(Corruption { offset: len, what: CorruptionKind::CutShort }.into());
     }
+    // Beside a writer pages may be used again while we look at them: never through a mapping then.
+    let map_wanted = match options.access {
+        PageAccess::Auto => header.cipher == Cipher::None,
+        PageAccess::Map => true,
+        PageAccess::Read => false,
+    } && !options.read_only;
+    let miss_from = if options.access == PageAccess::Map { MissFrom::Map } else { MissFrom::File };
+    let pages = Pages::new(Arc::clone(file), keys.clone(), page_bytes, options.memory.cache_bytes, miss_from)
+        .map_err(io("making room for the page cache"))?;
+    let pages = Arc::new(pages.with_map(map_wanted));
+    let map = pages.map_to(header.page_count, None)?;
+    let mut root = Root {
+        checkpoint: header.sequence,
+        commit_no: header.commit_no,
+        trees: Vec::new(),
+        roots: header.roots,
+        space: header.space,
+        pages,
+        map,
+    };
+    root.trees = load_roots(&root, &header.roots)?;
+    Ok(root)
 }
 
 /// Opens and locks the file, creating it if need be.
@@ -321,37 +365,46 @@ fn create_file(env: &Env, options: &Options, path: &str) -> Result<(), OpenError
             KeySlot::wrap(master, &options.key, options.kdf, cipher, &uuid, &*env.entropy).map_err(io(drawing))?;
     }
     let keys = FileKeys::new(cipher, uuid, master);
-    let header =
-        Superblock { sequence: 0, uuid, cipher, base_commit: 0, base_end: LOG_START, durable_floor: 0, seed, slots };
+    let header = Superblock {
+        sequence: 0,
+        uuid,
+        cipher,
+        key_epoch: KEY_EPOCH,
+        log_block_bytes: options.log_block_bytes as u32,
+        page_bytes: options.page_bytes as u32,
+        commit_no: 0,
+        durable_floor: 0,
+        log: LogPosition { generation: 0, offset: 0, tag: seed },
+        roots: TreeRoot::default(),
+        space: None,
+        page_count: first_page(options.page_bytes),
+        wall_ms: env.clock.wall_ms(),
+        slots,
+    };
     file.set_len(0).map_err(io("emptying the new file"))?;
-    write_both_headers(&file, &header, &keys).map_err(io("writing the header"))?;
-    file.set_len(LOG_START).and_then(|()| file.sync_all()).map_err(io("syncing the new file"))?;
+    // Both slots, so that from the first moment on damage of one of them costs nothing.
+    for sequence in [1, 2] {
+        let bytes = Superblock { sequence, ..header.clone() }.encode(&keys);
+        file.write_at(SLOT_OFFSETS[(sequence % 2) as usize], &bytes[..]).map_err(io("writing the header"))?;
+    }
+    file.set_len(PAGES_START).and_then(|()| file.sync_all()).map_err(io("syncing the new file"))?;
     env.storage.rename(&new_name, &env.name).map_err(io("naming the new file"))?;
     env.storage.sync_dir().map_err(io("syncing the folder"))
-}
-
-/// Writes sequences n + 1 and n + 2 into both slots of a file that nobody knows yet; not synced.
-pub(crate) fn write_both_headers(file: &Arc<dyn StorageFile>, header: &Superblock, keys: &FileKeys) -> io::Result<u64> {
-    let mut sequence = header.sequence;
-    for _ in SLOT_OFFSETS {
-        sequence += 1;
-        let bytes = Superblock { sequence, ..header.clone() }.encode(keys);
-        file.write_at(SLOT_OFFSETS[(sequence % 2) as usize], &bytes[..])?;
-    }
-    Ok(sequence)
 }
 
 pub(crate) fn new_file_name(name: &str) -> String {
     format!("{name}.new")
 }
 
-/// Reads both slots, takes the newest, finds the key, authenticates. Writes nothing. spec: E-4, C-6
+/// Reads both slots, takes the newest that is not damaged, finds the key, authenticates. Writes nothing. A wrong key,
+/// or an authentication that fails, is no reason to go on with the older slot: it might open with an older passphrase.
+/// The older header is returned, too, if it holds: what it names is kept until it is written over. spec: E-4, C-6
 fn read_header(
     file: &Arc<dyn StorageFile>,
     options: &Options,
     path: &str,
-) -> Result<(Superblock, FileKeys), OpenError> {
-    let mut newest: Option<Unchecked> = None;
+) -> Result<(Superblock, Option<Superblock>, FileKeys), OpenError> {
+    let mut found = Vec::new();
     let mut magic_seen = false;
     for offset in SLOT_OFFSETS {
         let mut block = Box::new([0; SLOT_BYTES]);
@@ -359,16 +412,12 @@ fn read_header(
             .read_at(offset, &mut block[..])
             .map_err(|source| OpenError::Io { during: "reading the header", source })?;
         magic_seen |= block[..7] == *b"BLAZEDB";
-        if got < SLOT_BYTES {
-            continue;
-        }
-        if let Some(slot) = Unchecked::decode(block, offset)?
-            && newest.as_ref().is_none_or(|n| slot.superblock.sequence > n.superblock.sequence)
-        {
-            newest = Some(slot);
+        if got == SLOT_BYTES {
+            found.extend(Unchecked::decode(block, offset)?);
         }
     }
-    let Some(newest) = newest else {
+    found.sort_by_key(|slot| slot.superblock.sequence);
+    let Some(newest) = found.pop() else {
         return Err(if magic_seen {
             Corruption { offset: 0, what: CorruptionKind::Headers }.into()
         } else {
@@ -377,7 +426,8 @@ fn read_header(
     };
     let keys = unlock(&newest.superblock, &options.key)?;
     let header = newest.verify(&keys)?;
-    Ok((header, keys))
+    let older = found.pop().and_then(|older| older.verify(&keys).ok()).filter(|older| older.uuid == header.uuid);
+    Ok((header, older, keys))
 }
 
 fn unlock(header: &Superblock, source: &KeySource) -> Result<FileKeys, OpenError> {
@@ -397,83 +447,40 @@ fn unlock(header: &Superblock, source: &KeySource) -> Result<FileKeys, OpenError
     Err(OpenError::WrongKey)
 }
 
-/// Builds a table from effects.
-pub(crate) struct TableBuilder {
-    pub(crate) table: Table,
-    max: u64,
-    pub(crate) over: bool,
+/// A state as the file and its log have it.
+struct Found {
+    header: Superblock,
+    older: Option<Superblock>,
+    keys: FileKeys,
+    root: Root,
+    table: Mem,
+    end: LogEnd,
 }
 
-impl TableBuilder {
-    pub(crate) fn new(max: u64) -> Self {
-        Self { table: Table::default(), max, over: false }
-    }
-}
-
-impl Effects for TableBuilder {
-    fn begin_commit(&mut self, commit_no: u64, _label: u32) {
-        self.table.commit_no = commit_no;
-    }
-
-    fn put(&mut self, tree: u32, record: Record) {
-        // The log may pass the ceiling on its way to an end below it, but not without bound.
-        self.over |= self.table.live_bytes > self.max.saturating_mul(2);
-        if !self.over {
-            self.table.put(tree, record, self.table.commit_no);
-        }
-    }
-
-    fn delete(&mut self, tree: u32, key: &[u8]) {
-        self.table.remove(tree, key);
-    }
-}
-
-fn read_log(
-    file: &Arc<dyn StorageFile>,
-    header: &Superblock,
-    keys: &FileKeys,
-    options: &Options,
-) -> Result<(Table, LogEnd), OpenError> {
-    // A reader without the lock may look while a group is being written: what seems damaged may be a moment old.
+/// Reads header, roots and log. A reader without the lock may look while they are being written over: what seems
+/// damaged may be a moment old, and then everything is read again. spec: E-6
+fn read_state(env: &Env, file: &Arc<dyn StorageFile>, options: &Options, path: &str) -> Result<Found, OpenError> {
     let mut tries = if options.read_only { 5 } else { 1 };
     loop {
         tries -= 1;
-        let mut builder = TableBuilder::new(options.table_bytes_max as u64);
-        builder.table.commit_no = header.base_commit;
-        match replay(file, header, keys, None, &mut builder, &mut |_, _| {}) {
-            Ok(_) if builder.over => {
-                let max = options.table_bytes_max as u64;
-                return Err(OpenError::TableFull { used: builder.table.live_bytes, max });
-            }
-            Ok(end) => return Ok((builder.table, end)),
+        let found = read_header(file, options, path).and_then(|(header, older, keys)| {
+            let root = open_pages(file, &header, &keys, options)?;
+            let (table, end) = read_log(env, &header, &keys, options)?;
+            Ok(Found { header, older, keys, root, table, end })
+        });
+        match found {
             Err(OpenError::Corruption(_)) if tries > 0 => {}
-            Err(e) => return Err(e),
+            found => return found,
         }
     }
 }
 
-/// Commits that the log does not prove durable may be in the page cache only, a failed sync of the last open
-/// among the reasons. Their own bytes are written again, no byte changes, and synced, before anybody relies on
-/// them. spec: E-13
-fn make_durable(file: &Arc<dyn StorageFile>, end: &mut LogEnd) -> Result<(), OpenError> {
-    if end.durable >= end.last_commit {
-        return Ok(());
-    }
-    let io = |during| move |source| OpenError::Io { during, source };
-    let mut at = end.unproven_from;
-    let mut chunk = vec![0; (256 << 10).min((end.tail - at) as usize)];
-    while at < end.tail {
-        let n = chunk.len().min((end.tail - at) as usize);
-        let got = file.read_at(at, &mut chunk[..n]).map_err(io("reading the log's last groups again"))?;
-        if got < n {
-            return Err(io("reading the log's last groups again")(io::ErrorKind::UnexpectedEof.into()));
-        }
-        file.write_at(at, &chunk[..n]).map_err(io("writing the log's last groups again"))?;
-        at += n as u64;
-    }
-    file.sync_data().map_err(io("syncing the recovered log"))?;
-    end.durable = end.last_commit;
-    Ok(())
+/// Reads the commits after the header's into a table.
+fn read_log(env: &Env, header: &Superblock, keys: &FileKeys, options: &Options) -> Result<(Mem, LogEnd), OpenError> {
+    let mut table = Mem::new(options.memory.table_bytes);
+    table.commit_no = header.commit_no;
+    let end = replay(env, header, keys, &mut IntoTable(&mut table))?;
+    Ok((table, end))
 }
 
 /// Leaves our process number where the next opener finds it. Not synced, and a failure does not matter.
@@ -493,5 +500,3 @@ fn locked(env: &Env, file: &Arc<dyn StorageFile>, path: &str) -> OpenError {
         .filter(|&pid| !env.storage.process_is_gone(pid));
     OpenError::Locked { path: path.to_owned(), pid, own_process: pid == Some(std::process::id()) }
 }
-
-const _: () = assert!(NOTE_OFFSET.is_multiple_of(BLOCK_BYTES));

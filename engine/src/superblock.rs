@@ -2,42 +2,62 @@
 //!
 //! `Unchecked` has passed magic, checksum and ranges; `Superblock` has passed authentication as well. Holding a
 //! `Superblock` is the proof that the key is right and that nobody changed the header without it.
+//!
+//! A header names a whole state: the trees' pages as of one commit, and where in the log the commits after it begin.
+//! The header before it names one, too, and everything that it names is still there; so damage of the newest slot
+//! costs nothing but the reading of more log.
 
+use crate::btree::{HEIGHT_MAX, TreeRoot};
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::keys::{FileKeys, KeySlot, SlotKind};
-use crate::seal::{Cipher, Tag};
+use crate::limits::PAGE_BYTES;
+use crate::log::writer::LogPosition;
+use crate::pager::PageRef;
+use crate::seal::Cipher;
 
 pub(crate) const SLOT_BYTES: usize = 4096;
 pub(crate) const SLOT_OFFSETS: [u64; 2] = [0, 64 << 10];
 /// Where the holder of the lock leaves its process number; read by nobody else. spec: E-6
 pub(crate) const NOTE_OFFSET: u64 = 32 << 10;
 pub(crate) const NOTE_MAGIC: [u8; 4] = *b"PID\0";
-pub(crate) const LOG_START: u64 = 128 << 10;
-pub(crate) const BLOCK_BYTES: u64 = 4096;
+/// Where pages begin; what lies before are slots, the note, and zeros that keep the slots apart.
+pub(crate) const PAGES_START: u64 = 128 << 10;
+pub(crate) const LOG_BLOCK_BYTES: [u32; 2] = [4096, 16384];
 pub(crate) const FORMAT_VERSION: u16 = 0;
+pub(crate) const KEY_EPOCH: u16 = 0;
 
 const MAGIC: [u8; 8] = *b"BLAZEDB\0";
 const KEY_SLOTS: usize = 4;
 const KEY_SLOT_BYTES: usize = 96;
+/// Numbers that only ever go up by one stay below this, so that nothing that is added to them overflows.
+const NUMBER_MAX: u64 = 1 << 62;
 const AT_VERSION: usize = 8;
 const AT_FEATURES: usize = 10;
 const AT_CIPHER: usize = 12;
+const AT_EPOCH: usize = 14;
 const AT_SEQUENCE: usize = 16;
 const AT_UUID: usize = 24;
-const AT_BLOCK: usize = 40;
-const AT_RESERVED: usize = 44;
-const AT_LOG_START: usize = 48;
-const AT_BASE_COMMIT: usize = 56;
-const AT_BASE_END: usize = 64;
-const AT_FLOOR: usize = 72;
-const AT_SEED: usize = 80;
-const AT_KEYS: usize = 128;
+const AT_LOG_BLOCK: usize = 40;
+const AT_PAGE_BYTES: usize = 44;
+const AT_COMMIT: usize = 48;
+const AT_FLOOR: usize = 56;
+const AT_LOG_GENERATION: usize = 64;
+const AT_LOG_OFFSET: usize = 72;
+const AT_LOG_TAG: usize = 80;
+const AT_HEIGHT: usize = 96;
+const AT_ROOTS: usize = 104;
+const AT_ENTRIES: usize = 120;
+const AT_SPACE: usize = 128;
+const AT_PAGE_COUNT: usize = 144;
+const AT_WALL: usize = 152;
+const AT_RESERVED: usize = 160;
+const AT_KEYS: usize = 256;
 const AT_MAC: usize = 4060;
 const AT_CRC: usize = 4092;
 const _: () = assert!(AT_KEYS + KEY_SLOTS * KEY_SLOT_BYTES <= AT_MAC);
 const _: () = assert!(AT_MAC + 32 == AT_CRC && AT_CRC + 4 == SLOT_BYTES);
-const _: () = assert!(NOTE_OFFSET >= SLOT_BYTES as u64 && NOTE_OFFSET + BLOCK_BYTES <= SLOT_OFFSETS[1]);
-const _: () = assert!(SLOT_OFFSETS[1] + SLOT_BYTES as u64 <= LOG_START && LOG_START.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(NOTE_OFFSET >= SLOT_BYTES as u64 && NOTE_OFFSET + SLOT_BYTES as u64 <= SLOT_OFFSETS[1]);
+const _: () = assert!(SLOT_OFFSETS[1] + SLOT_BYTES as u64 <= PAGES_START && PAGES_START.is_multiple_of(16384));
 
 /// The header's content.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,14 +65,24 @@ pub(crate) struct Superblock {
     pub(crate) sequence: u64,
     pub(crate) uuid: [u8; 16],
     pub(crate) cipher: Cipher,
-    /// The commit that the base stands for; the first group of commits begins with the next one.
-    pub(crate) base_commit: u64,
-    /// Where the base ends: groups from the log's start to here are the base.
-    pub(crate) base_end: u64,
+    /// Which master key sealed the newest pages; there has been one only.
+    pub(crate) key_epoch: u16,
+    pub(crate) log_block_bytes: u32,
+    pub(crate) page_bytes: u32,
+    /// The commit whose state the pages hold; the log goes on with the next one.
+    pub(crate) commit_no: u64,
     /// Commits up to this one were durable when the header was written: a log that ends before it is damaged.
     pub(crate) durable_floor: u64,
-    /// What the first group of the log has for its predecessor's tag.
-    pub(crate) seed: Tag,
+    /// Where the first group after `commit_no` is, or will be.
+    pub(crate) log: LogPosition,
+    /// The tree of the trees' roots.
+    pub(crate) roots: TreeRoot,
+    /// Which pages are in use; `None` where none is.
+    pub(crate) space: Option<PageRef>,
+    /// How many pages the file spans, those before `PAGES_START` included.
+    pub(crate) page_count: u64,
+    /// When the header was written, as the machine believed.
+    pub(crate) wall_ms: u64,
     pub(crate) slots: [KeySlot; KEY_SLOTS],
 }
 
@@ -69,18 +99,31 @@ impl Superblock {
         b[..8].copy_from_slice(&MAGIC);
         b[AT_VERSION..][..2].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
         b[AT_CIPHER] = self.cipher.code();
+        b[AT_EPOCH..][..2].copy_from_slice(&self.key_epoch.to_le_bytes());
         b[AT_UUID..][..16].copy_from_slice(&self.uuid);
-        b[AT_BLOCK..][..4].copy_from_slice(&(BLOCK_BYTES as u32).to_le_bytes());
+        b[AT_LOG_TAG..][..16].copy_from_slice(&self.log.tag);
+        for (at, n) in [(AT_LOG_BLOCK, self.log_block_bytes), (AT_PAGE_BYTES, self.page_bytes)] {
+            b[at..][..4].copy_from_slice(&n.to_le_bytes());
+        }
+        b[AT_HEIGHT] = self.roots.height;
+        let no_page = PageRef { no: 0, proof: 0 };
+        let (roots, space) = (self.roots.page.unwrap_or(no_page), self.space.unwrap_or(no_page));
         for (at, n) in [
             (AT_SEQUENCE, self.sequence),
-            (AT_LOG_START, LOG_START),
-            (AT_BASE_COMMIT, self.base_commit),
-            (AT_BASE_END, self.base_end),
+            (AT_COMMIT, self.commit_no),
             (AT_FLOOR, self.durable_floor),
+            (AT_LOG_GENERATION, self.log.generation),
+            (AT_LOG_OFFSET, self.log.offset),
+            (AT_ROOTS, roots.no),
+            (AT_ROOTS + 8, roots.proof),
+            (AT_ENTRIES, self.roots.entries),
+            (AT_SPACE, space.no),
+            (AT_SPACE + 8, space.proof),
+            (AT_PAGE_COUNT, self.page_count),
+            (AT_WALL, self.wall_ms),
         ] {
             b[at..][..8].copy_from_slice(&n.to_le_bytes());
         }
-        b[AT_SEED..][..16].copy_from_slice(&self.seed);
         for (i, slot) in self.slots.iter().enumerate() {
             encode_slot(slot, &mut b[AT_KEYS + i * KEY_SLOT_BYTES..][..KEY_SLOT_BYTES]);
         }
@@ -98,49 +141,81 @@ impl Unchecked {
         if block[..8] != MAGIC || crc32fast::hash(&block[..AT_CRC]) != u32_at(&block[..], AT_CRC) {
             return Ok(None);
         }
-        let version = u16::from_le_bytes([block[AT_VERSION], block[AT_VERSION + 1]]);
+        let b = &block[..];
+        let version = u16_at(b, AT_VERSION);
         if version != FORMAT_VERSION {
             return Err(OpenError::UnsupportedVersion(version));
         }
-        let b = &block[..];
-        let features = u16::from_le_bytes([b[AT_FEATURES], b[AT_FEATURES + 1]]);
+        let unknown = |what, given| OpenError::Unsupported { what, given };
+        let features = u16_at(b, AT_FEATURES);
         if features != 0 {
-            return Err(OpenError::Unsupported { what: "feature bits", given: u64::from(features) });
+            return Err(unknown("feature bits", u64::from(features)));
         }
-        let cipher = Cipher::from_code(b[AT_CIPHER])
-            .ok_or(OpenError::Unsupported { what: "cipher", given: u64::from(b[AT_CIPHER]) })?;
-        if u64::from(u32_at(b, AT_BLOCK)) != BLOCK_BYTES {
-            return Err(OpenError::Unsupported { what: "log block size", given: u64::from(u32_at(b, AT_BLOCK)) });
+        let cipher = Cipher::from_code(b[AT_CIPHER]).ok_or(unknown("cipher", u64::from(b[AT_CIPHER])))?;
+        let key_epoch = u16_at(b, AT_EPOCH);
+        if key_epoch != KEY_EPOCH {
+            return Err(unknown("key epoch", u64::from(key_epoch)));
         }
-        let field = |name| OpenError::Corruption(Corruption { offset, what: CorruptionKind::HeaderField(name) });
-        if u64_at(b, AT_LOG_START) != LOG_START {
-            return Err(field("log start"));
+        let (log_block_bytes, page_bytes) = (u32_at(b, AT_LOG_BLOCK), u32_at(b, AT_PAGE_BYTES));
+        if !LOG_BLOCK_BYTES.contains(&log_block_bytes) {
+            return Err(unknown("log block size", u64::from(log_block_bytes)));
         }
-        let base_end = u64_at(b, AT_BASE_END);
-        if base_end < LOG_START || !base_end.is_multiple_of(BLOCK_BYTES) {
-            return Err(field("base end"));
-        }
-        let slots_end = AT_KEYS + KEY_SLOTS * KEY_SLOT_BYTES;
-        let reserved =
-            [AT_CIPHER + 1..AT_SEQUENCE, AT_RESERVED..AT_LOG_START, AT_SEED + 16..AT_KEYS, slots_end..AT_MAC];
-        if reserved.into_iter().any(|range| b[range].iter().any(|&x| x != 0)) {
-            return Err(field("reserved"));
+        if !PAGE_BYTES.contains(&(page_bytes as usize)) {
+            return Err(unknown("page size", u64::from(page_bytes)));
         }
         let mut slots: [KeySlot; KEY_SLOTS] = Default::default();
+        let mut slots_known = true;
         for (i, slot) in slots.iter_mut().enumerate() {
-            *slot =
-                decode_slot(&b[AT_KEYS + i * KEY_SLOT_BYTES..][..KEY_SLOT_BYTES]).ok_or_else(|| field("key slot"))?;
+            match decode_slot(&b[AT_KEYS + i * KEY_SLOT_BYTES..][..KEY_SLOT_BYTES]) {
+                Some(known) => *slot = known,
+                None => slots_known = false,
+            }
         }
+        let log = LogPosition {
+            generation: u64_at(b, AT_LOG_GENERATION),
+            offset: u64_at(b, AT_LOG_OFFSET),
+            tag: array_at(b, AT_LOG_TAG),
+        };
+        let height = b[AT_HEIGHT];
+        let page_at = |at| PageRef { no: u64_at(b, at), proof: u64_at(b, at + 8) };
+        let (roots, space) = (page_at(AT_ROOTS), page_at(AT_SPACE));
         let superblock = Superblock {
             sequence: u64_at(b, AT_SEQUENCE),
             uuid: array_at(b, AT_UUID),
             cipher,
-            base_commit: u64_at(b, AT_BASE_COMMIT),
-            base_end,
+            key_epoch,
+            log_block_bytes,
+            page_bytes,
+            commit_no: u64_at(b, AT_COMMIT),
             durable_floor: u64_at(b, AT_FLOOR),
-            seed: array_at(b, AT_SEED),
+            log,
+            roots: TreeRoot { page: (height > 0).then_some(roots), height, entries: u64_at(b, AT_ENTRIES) },
+            space: (space.no > 0).then_some(space),
+            page_count: u64_at(b, AT_PAGE_COUNT),
+            wall_ms: u64_at(b, AT_WALL),
             slots,
         };
+        let s = &superblock;
+        let first = PAGES_START / u64::from(page_bytes);
+        let pages = first..s.page_count;
+        let slots_end = AT_KEYS + KEY_SLOTS * KEY_SLOT_BYTES;
+        let zeros = [AT_CIPHER + 1..AT_EPOCH, AT_HEIGHT + 1..AT_ROOTS, AT_RESERVED..AT_KEYS, slots_end..AT_MAC];
+        let no_roots = roots.no == 0 && roots.proof == 0 && s.roots.entries == 0;
+        let rules = [
+            ("sequence", s.sequence < NUMBER_MAX),
+            ("commit", s.commit_no < NUMBER_MAX),
+            ("durable floor", (s.commit_no..NUMBER_MAX).contains(&s.durable_floor)),
+            ("log generation", log.generation < NUMBER_MAX),
+            ("log offset", log.offset < NUMBER_MAX && log.offset.is_multiple_of(u64::from(log_block_bytes))),
+            ("page count", (first..=NUMBER_MAX / u64::from(page_bytes)).contains(&s.page_count)),
+            ("roots", if height == 0 { no_roots } else { height <= HEIGHT_MAX && pages.contains(&roots.no) }),
+            ("space", if space.no == 0 { space.proof == 0 } else { pages.contains(&space.no) }),
+            ("key slot", slots_known),
+            ("reserved", zeros.into_iter().all(|range| b[range].iter().all(|&x| x == 0))),
+        ];
+        if let Some((name, _)) = rules.into_iter().find(|(_, holds)| !holds) {
+            return Err(Corruption { offset, what: CorruptionKind::HeaderField(name) }.into());
+        }
         Ok(Some(Self { block, offset, superblock }))
     }
 
@@ -183,10 +258,134 @@ pub(crate) fn array_at<const N: usize>(b: &[u8], at: usize) -> [u8; N] {
     b[at..at + N].try_into().expect("a slice of N bytes")
 }
 
+pub(crate) fn u16_at(b: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(array_at(b, at))
+}
+
 pub(crate) fn u32_at(b: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(array_at(b, at))
 }
 
 pub(crate) fn u64_at(b: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(array_at(b, at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(cipher: Cipher) -> Superblock {
+        Superblock {
+            sequence: 0x0102_0304_0506,
+            uuid: *b"0123456789abcdef",
+            cipher,
+            key_epoch: KEY_EPOCH,
+            log_block_bytes: 16384,
+            page_bytes: 8192,
+            commit_no: 77,
+            durable_floor: 99,
+            log: LogPosition { generation: 12, offset: 3 * 16384, tag: *b"fedcba9876543210" },
+            roots: TreeRoot { page: Some(PageRef { no: 41, proof: u64::MAX }), height: 2, entries: 5 },
+            space: Some(PageRef { no: 42, proof: 7 }),
+            page_count: 43,
+            wall_ms: u64::MAX,
+            slots: [
+                KeySlot { kind: SlotKind::Raw, salt: [1; 16], wrapped: [2; 32], tag: [3; 16], ..Default::default() },
+                KeySlot { kind: SlotKind::Passphrase, memory_kib: 8, passes: 1, lanes: 1, ..Default::default() },
+                KeySlot::default(),
+                KeySlot::default(),
+            ],
+        }
+    }
+
+    fn keys(cipher: Cipher) -> FileKeys {
+        FileKeys::new(cipher, sample(cipher).uuid, (cipher != Cipher::None).then(|| [3; 32].into()))
+    }
+
+    /// Changes bytes and makes the checksum fit, as a program that writes another format would.
+    fn with(at: usize, bytes: &[u8]) -> Result<Option<Unchecked>, OpenError> {
+        let mut block = sample(Cipher::None).encode(&keys(Cipher::None));
+        block[at..at + bytes.len()].copy_from_slice(bytes);
+        let crc = crc32fast::hash(&block[..AT_CRC]);
+        block[AT_CRC..].copy_from_slice(&crc.to_le_bytes());
+        Unchecked::decode(block, 0)
+    }
+
+    /// spec: E-2, C-6
+    #[test]
+    fn what_is_written_is_read() {
+        for cipher in [Cipher::None, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
+            let empty = Superblock { roots: TreeRoot::default(), space: None, page_count: 16, ..sample(cipher) };
+            for header in [sample(cipher), empty] {
+                let read = Unchecked::decode(header.encode(&keys(cipher)), 0).expect("in range").expect("undamaged");
+                assert_eq!(read.verify(&keys(cipher)), Ok(header));
+            }
+        }
+    }
+
+    /// spec: E-4
+    #[test]
+    fn every_flipped_bit_passes_the_slot_over() {
+        let block = sample(Cipher::None).encode(&keys(Cipher::None));
+        for bit in 0..8 * SLOT_BYTES {
+            let mut b = block.clone();
+            b[bit / 8] ^= 1 << (bit % 8);
+            assert!(matches!(Unchecked::decode(b, 0), Ok(None)), "bit {bit}");
+        }
+    }
+
+    /// spec: E-3
+    #[test]
+    fn unknown_values_and_values_out_of_range_are_refused() {
+        let field = |at: usize, bytes: &[u8], name: &'static str| match with(at, bytes) {
+            Err(OpenError::Corruption(c)) => assert_eq!(c.what, CorruptionKind::HeaderField(name), "{name}"),
+            other => panic!("{name} at {at}: {:?}", other.map(|_| ())),
+        };
+        let unknown = |at: usize, bytes: &[u8], name: &str| match with(at, bytes) {
+            Err(OpenError::Unsupported { what, .. }) => assert_eq!(what, name),
+            other => panic!("{name} at {at}: {:?}", other.map(|_| ())),
+        };
+        assert!(matches!(with(AT_VERSION, &[1]), Err(OpenError::UnsupportedVersion(1))));
+        unknown(AT_FEATURES, &[1], "feature bits");
+        unknown(AT_CIPHER, &[9], "cipher");
+        unknown(AT_EPOCH, &[1], "key epoch");
+        unknown(AT_LOG_BLOCK, &8192_u32.to_le_bytes(), "log block size");
+        unknown(AT_PAGE_BYTES, &2048_u32.to_le_bytes(), "page size");
+        for (at, name) in [
+            (AT_SEQUENCE, "sequence"),
+            (AT_COMMIT, "commit"),
+            (AT_FLOOR, "durable floor"),
+            (AT_LOG_GENERATION, "log generation"),
+            (AT_LOG_OFFSET, "log offset"),
+            (AT_PAGE_COUNT, "page count"),
+            (AT_ROOTS, "roots"),
+            (AT_SPACE, "space"),
+        ] {
+            field(at, &[0xff; 8], name);
+        }
+        field(AT_FLOOR, &76_u64.to_le_bytes(), "durable floor");
+        field(AT_LOG_OFFSET, &4096_u64.to_le_bytes(), "log offset");
+        field(AT_PAGE_COUNT, &15_u64.to_le_bytes(), "page count");
+        field(AT_ROOTS, &43_u64.to_le_bytes(), "roots");
+        field(AT_ROOTS, &15_u64.to_le_bytes(), "roots");
+        field(AT_HEIGHT, &[17], "roots");
+        field(AT_HEIGHT, &[0], "roots");
+        field(AT_SPACE, &43_u64.to_le_bytes(), "space");
+        field(AT_SPACE, &[0; 8], "space");
+        field(AT_KEYS, &[3], "key slot");
+        field(AT_KEYS + 80, &[1], "key slot");
+        for at in [13, AT_HEIGHT + 1, AT_RESERVED, AT_KEYS - 1, AT_KEYS + 4 * KEY_SLOT_BYTES, AT_MAC - 1] {
+            field(at, &[1], "reserved");
+        }
+    }
+
+    /// spec: C-6
+    #[test]
+    fn another_key_does_not_verify() {
+        let cipher = Cipher::ChaCha20Poly1305;
+        let read = Unchecked::decode(sample(cipher).encode(&keys(cipher)), 7).expect("in range").expect("undamaged");
+        let other = FileKeys::new(cipher, read.superblock.uuid, Some([4; 32].into()));
+        let refused = Corruption { offset: 7, what: CorruptionKind::HeaderAuthentication };
+        assert_eq!(read.verify(&other), Err(refused));
+    }
 }

@@ -225,6 +225,9 @@ impl StorageFile for SlowSync<dyn StorageFile> {
     fn try_lock(&self) -> io::Result<LockOutcome> {
         self.0.try_lock()
     }
+    fn unlock(&self) -> io::Result<()> {
+        self.0.unlock()
+    }
     fn identity(&self) -> io::Result<FileIdentity> {
         self.0.identity()
     }

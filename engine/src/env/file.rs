@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+#[cfg(all(unix, target_pointer_width = "64"))]
+use super::FileMap;
 use super::{Clock, Entropy, FileIdentity, LockOutcome, OpenMode, Storage, StorageFile};
 
 /// A folder of the file system.
@@ -133,11 +135,20 @@ impl StorageFile for RealFile {
         }
     }
 
+    fn unlock(&self) -> io::Result<()> {
+        self.0.unlock()
+    }
+
     #[cfg(unix)]
     fn identity(&self) -> io::Result<FileIdentity> {
         use std::os::unix::fs::MetadataExt;
         let meta = self.0.metadata()?;
         Ok(FileIdentity(meta.dev(), meta.ino()))
+    }
+
+    #[cfg(all(unix, target_pointer_width = "64"))]
+    fn map(&self, len: u64, room: u64) -> Option<io::Result<FileMap>> {
+        Some(FileMap::new(&self.0, len, room))
     }
 
     // Elsewhere an open file cannot be replaced under its holder, so every handle of a name is the same file.

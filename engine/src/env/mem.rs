@@ -118,6 +118,13 @@ impl StorageFile for Handle {
         Ok(LockOutcome::Held)
     }
 
+    fn unlock(&self) -> io::Result<()> {
+        if self.holds_lock.swap(false, Ordering::AcqRel) {
+            self.content.locked.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
     fn identity(&self) -> io::Result<FileIdentity> {
         Ok(FileIdentity(0, self.content.id))
     }
@@ -226,7 +233,7 @@ fn fill(state: &AtomicU64, out: &mut [u8]) {
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// The finalizer of splitmix64.
-pub(super) fn mix(state: u64) -> u64 {
+pub(crate) fn mix(state: u64) -> u64 {
     let mut z = state.wrapping_add(GOLDEN);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -10,10 +10,11 @@
 //! - `rename` replaces its target in one step, and `sync_dir` makes creations, renames and removals survive;
 //! - a lock belongs to the open file, goes with it when the file is renamed, and ends when the last handle drops.
 //!
-//! Read `Env` first; `file.rs` is the real world, `mem.rs` the world in memory, `sim.rs` (feature `testing`) a
+//! Read `Env` first; `file.rs` is the real world (`map.rs` its files in memory), `mem.rs` the world in memory, `sim.rs` (feature `testing`) a
 //! disk that can fail.
 
 mod file;
+mod map;
 mod mem;
 #[cfg(any(test, feature = "testing"))]
 mod sim;
@@ -23,6 +24,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use file::{FileStorage, OsEntropy, SystemClock};
+pub use map::FileMap;
+pub(crate) use mem::mix;
 pub use mem::{MemoryStorage, SeededEntropy, StepClock};
 #[cfg(any(test, feature = "testing"))]
 pub use sim::{CallKind, Fault, SimDisk, Survivors};
@@ -106,8 +109,17 @@ pub trait StorageFile: Send + Sync {
     /// Tries to take the exclusive lock; never waits.
     fn try_lock(&self) -> io::Result<LockOutcome>;
 
+    /// Gives the lock back, if it is held here; it goes with the last handle otherwise.
+    fn unlock(&self) -> io::Result<()>;
+
     /// Returns a number that tells this file from all others of its storage.
     fn identity(&self) -> io::Result<FileIdentity>;
+
+    /// Maps the first `len` bytes for reading; the file must have them. `None`, the default: this storage has no
+    /// maps, and readers use `read_at`.
+    fn map(&self, _len: u64, _room: u64) -> Option<io::Result<FileMap>> {
+        None
+    }
 }
 
 /// Device and file number, or whatever tells two files of one storage apart.
@@ -144,13 +156,22 @@ pub struct Env {
     pub entropy: Arc<dyn Entropy>,
     /// The store's file name inside `storage`.
     pub name: String,
+    /// Whether a store may have a thread of its own, which writes checkpoints while its callers go on. Without one
+    /// a commit that makes a checkpoint due writes it, and one seed repeats one order of calls.
+    pub threads: bool,
 }
 
 impl Env {
     /// The real world: the file at `path`, the system's clocks, the operating system's random bytes.
     pub fn file(path: impl AsRef<Path>) -> Self {
         let (storage, name) = FileStorage::for_path(path.as_ref());
-        Self { storage: Arc::new(storage), clock: Arc::new(SystemClock::new()), entropy: Arc::new(OsEntropy), name }
+        Self {
+            storage: Arc::new(storage),
+            clock: Arc::new(SystemClock::new()),
+            entropy: Arc::new(OsEntropy),
+            name,
+            threads: true,
+        }
     }
 
     /// A world in memory: files live as long as the `Env` (and its clones), random bytes follow from `seed`, and
@@ -164,6 +185,7 @@ impl Env {
             clock: Arc::new(StepClock::new()),
             entropy: Arc::new(SeededEntropy::new(seed)),
             name: "memory.blaze".into(),
+            threads: false,
         }
     }
 

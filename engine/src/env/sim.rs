@@ -175,6 +175,7 @@ impl SimDisk {
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
             entropy: Arc::clone(&self.entropy) as Arc<dyn Entropy>,
             name: name.to_owned(),
+            threads: false,
         }
     }
 
@@ -590,6 +591,13 @@ impl StorageFile for Handle {
             self.holds_lock.store(true, Ordering::Release);
         }
         Ok(LockOutcome::Acquired)
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        if self.holds_lock.swap(false, Ordering::AcqRel) {
+            self.disk.world.lock().files[self.file].locked = false;
+        }
+        Ok(())
     }
 
     fn identity(&self) -> io::Result<FileIdentity> {

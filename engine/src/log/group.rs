@@ -2,42 +2,43 @@
 
 use crate::limits::GROUP_BYTES_MAX;
 use crate::seal::{Seal, Tag};
-use crate::superblock::{BLOCK_BYTES, array_at, u32_at, u64_at};
+use crate::superblock::{array_at, u32_at, u64_at};
 
 pub(crate) const HEADER_BYTES: usize = 96;
 
 const MAGIC: [u8; 4] = *b"BLZG";
 const AT_LEN: usize = 4;
 const AT_CRC: usize = 8;
-const AT_KIND: usize = 12;
+const AT_COUNT: usize = 12;
 const AT_FIRST: usize = 16;
 const AT_DURABLE: usize = 24;
-const AT_COUNT: usize = 32;
+const AT_GENERATION: usize = 32;
 const AT_NONCE: usize = 40;
 const AT_PREVIOUS: usize = 64;
 const AT_TAG: usize = 80;
 const _: () = assert!(AT_TAG + 16 == HEADER_BYTES);
 
-/// What a group holds.
+/// What a group's payload is sealed with. spec: C-5
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum GroupKind {
-    /// `count` commits, numbered from `first_commit`.
-    Commits,
-    /// A part of the table that a compaction wrote; `count` is zero, `first_commit` the commit it stands for.
-    Base,
+pub(crate) struct Nonce {
+    /// Names the subkey. Not the log's generation: one of these lasts as long as one opening of the store.
+    pub(crate) subkey: [u8; 12],
+    pub(crate) counter: [u8; 12],
 }
 
 /// The header of a group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct GroupHeader {
+    /// Bytes of the payload.
     pub(crate) len: u32,
-    pub(crate) kind: GroupKind,
+    /// How many commits; at least one.
+    pub(crate) count: u32,
     pub(crate) first_commit: u64,
     /// Commits up to this one were durable when the group was written.
     pub(crate) durable_commit: u64,
-    pub(crate) count: u32,
-    pub(crate) generation: [u8; 12],
-    pub(crate) counter: [u8; 12],
+    /// The log's generation.
+    pub(crate) generation: u64,
+    pub(crate) nonce: Nonce,
     pub(crate) previous: Tag,
     pub(crate) tag: Tag,
 }
@@ -45,93 +46,80 @@ pub(crate) struct GroupHeader {
 impl GroupHeader {
     /// Parses the first bytes of a block; `None` where they are not a group's header.
     pub(crate) fn parse(b: &[u8]) -> Option<Self> {
-        if b.len() < HEADER_BYTES
-            || b[..4] != MAGIC
-            || b[AT_KIND + 1..AT_FIRST] != [0; 3]
-            || u32_at(b, AT_COUNT + 4) != 0
-        {
+        if b.len() < HEADER_BYTES || b[..4] != MAGIC {
             return None;
         }
-        let kind = match b[AT_KIND] {
-            0 => GroupKind::Commits,
-            1 => GroupKind::Base,
-            _ => return None,
-        };
         let header = Self {
             len: u32_at(b, AT_LEN),
-            kind,
+            count: u32_at(b, AT_COUNT),
             first_commit: u64_at(b, AT_FIRST),
             durable_commit: u64_at(b, AT_DURABLE),
-            count: u32_at(b, AT_COUNT),
-            generation: array_at(b, AT_NONCE),
-            counter: array_at(b, AT_NONCE + 12),
+            generation: u64_at(b, AT_GENERATION),
+            nonce: Nonce { subkey: array_at(b, AT_NONCE), counter: array_at(b, AT_NONCE + 12) },
             previous: array_at(b, AT_PREVIOUS),
             tag: array_at(b, AT_TAG),
         };
         let plausible = header.len as usize <= GROUP_BYTES_MAX
-            && (header.kind == GroupKind::Base) == (header.count == 0)
+            && header.count > 0
             && header.first_commit.checked_add(u64::from(header.count)).is_some();
         plausible.then_some(header)
     }
 
     /// Returns the bytes on disk, padding included.
-    pub(crate) fn total_bytes(&self) -> u64 {
-        padded(HEADER_BYTES + self.len as usize) as u64
+    pub(crate) fn total_bytes(&self, block_bytes: u64) -> u64 {
+        padded((HEADER_BYTES + self.len as usize) as u64, block_bytes)
     }
 
     /// Returns the last commit of the group.
     pub(crate) fn last_commit(&self) -> u64 {
-        match self.kind {
-            GroupKind::Commits => self.first_commit + u64::from(self.count) - 1,
-            GroupKind::Base => self.first_commit,
-        }
+        self.first_commit + u64::from(self.count) - 1
     }
 }
 
 /// Seals a group in place: `group` begins with `HEADER_BYTES` of room, then the payload. Pads it, fills in the
-/// header, returns the tag.
-pub(crate) fn seal(group: &mut Vec<u8>, header: &GroupHeader, uuid: &[u8; 16], sealer: &dyn Seal) -> Tag {
+/// header (`len` and `tag` are found here), returns the tag.
+pub(crate) fn seal(
+    group: &mut Vec<u8>,
+    header: &GroupHeader,
+    block_bytes: u64,
+    uuid: &[u8; 16],
+    sealer: &dyn Seal,
+) -> Tag {
     let payload_end = group.len();
-    group.resize(padded(payload_end), 0);
+    group.resize(padded(payload_end as u64, block_bytes) as usize, 0);
     group[..4].copy_from_slice(&MAGIC);
     group[AT_LEN..][..4].copy_from_slice(&((payload_end - HEADER_BYTES) as u32).to_le_bytes());
-    group[AT_KIND..][..4].copy_from_slice(&[u8::from(header.kind == GroupKind::Base), 0, 0, 0]);
+    group[AT_COUNT..][..4].copy_from_slice(&header.count.to_le_bytes());
     group[AT_FIRST..][..8].copy_from_slice(&header.first_commit.to_le_bytes());
     group[AT_DURABLE..][..8].copy_from_slice(&header.durable_commit.to_le_bytes());
-    group[AT_COUNT..][..4].copy_from_slice(&header.count.to_le_bytes());
-    group[AT_COUNT + 4..][..4].fill(0);
-    group[AT_NONCE..][..12].copy_from_slice(&header.generation);
-    group[AT_NONCE + 12..][..12].copy_from_slice(&header.counter);
+    group[AT_GENERATION..][..8].copy_from_slice(&header.generation.to_le_bytes());
+    group[AT_NONCE..][..12].copy_from_slice(&header.nonce.subkey);
+    group[AT_NONCE + 12..][..12].copy_from_slice(&header.nonce.counter);
     group[AT_PREVIOUS..][..16].copy_from_slice(&header.previous);
     let ad = associated_data(group, uuid);
-    let tag = sealer.seal(&header.counter, &ad, &mut group[HEADER_BYTES..payload_end]);
+    let tag = sealer.seal(&header.nonce.counter, &ad, &mut group[HEADER_BYTES..payload_end]);
     group[AT_TAG..][..16].copy_from_slice(&tag);
     let crc = checksum(group);
     group[AT_CRC..][..4].copy_from_slice(&crc.to_le_bytes());
     tag
 }
 
-/// Opens a whole group in place; `None` where checksum, padding or seal fail.
-pub(crate) fn open<'g>(
-    group: &'g mut [u8],
-    header: &GroupHeader,
-    uuid: &[u8; 16],
-    sealer: &dyn Seal,
-) -> Option<&'g [u8]> {
+/// Opens a whole group in place: its payload is then as it was before `seal`. False where checksum, padding or seal
+/// fail.
+pub(crate) fn open(group: &mut [u8], header: &GroupHeader, uuid: &[u8; 16], sealer: &dyn Seal) -> bool {
     let payload_end = HEADER_BYTES + header.len as usize;
     if checksum(group) != u32_at(group, AT_CRC) || group[payload_end..].iter().any(|&b| b != 0) {
-        return None;
+        return false;
     }
     let ad = associated_data(group, uuid);
-    sealer.open(&header.counter, &ad, &mut group[HEADER_BYTES..payload_end], &header.tag).ok()?;
-    Some(&group[HEADER_BYTES..payload_end])
+    sealer.open(&header.nonce.counter, &ad, &mut group[HEADER_BYTES..payload_end], &header.tag).is_ok()
 }
 
 /// Header fields before the tag, without the checksum, and the file's id.
 fn associated_data(group: &[u8], uuid: &[u8; 16]) -> [u8; 92] {
     let mut ad = [0; 92];
     ad[..8].copy_from_slice(&group[..8]);
-    ad[8..76].copy_from_slice(&group[AT_KIND..AT_TAG]);
+    ad[8..76].copy_from_slice(&group[AT_COUNT..AT_TAG]);
     ad[76..].copy_from_slice(uuid);
     ad
 }
@@ -140,10 +128,75 @@ fn associated_data(group: &[u8], uuid: &[u8; 16]) -> [u8; 92] {
 fn checksum(group: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&group[..AT_CRC]);
-    hasher.update(&group[AT_KIND..]);
+    hasher.update(&group[AT_COUNT..]);
     hasher.finalize()
 }
 
-pub(crate) fn padded(len: usize) -> usize {
-    len.next_multiple_of(BLOCK_BYTES as usize)
+/// Bytes up to the end of the last block.
+pub(crate) fn padded(len: u64, block_bytes: u64) -> u64 {
+    len.next_multiple_of(block_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::{Cipher, sealer};
+
+    /// A group opens as what it was sealed as, and as nothing else. spec: E-7, C-7
+    #[test]
+    fn a_group_opens_only_as_it_was_sealed() {
+        for cipher in [Cipher::None, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
+            let sealer = sealer(cipher, &[7; 32].into());
+            let (uuid, payload) = ([3; 16], *b"payload");
+            let header = GroupHeader {
+                len: 7,
+                count: 2,
+                first_commit: 41,
+                durable_commit: 40,
+                generation: 9,
+                nonce: Nonce { subkey: [1; 12], counter: [2; 12] },
+                previous: [4; 16],
+                tag: Tag::default(),
+            };
+            for block in [4096, 16384] {
+                let mut group = vec![0; HEADER_BYTES];
+                group.extend(payload);
+                let tag = seal(&mut group, &header, block, &uuid, &*sealer);
+                assert_eq!(group.len() as u64, block);
+                let read = GroupHeader::parse(&group).expect("a group's header");
+                assert_eq!(read, GroupHeader { tag, ..header.clone() });
+                assert_eq!((read.last_commit(), read.total_bytes(block)), (42, block));
+                let mut opened = group.clone();
+                assert!(open(&mut opened, &read, &uuid, &*sealer));
+                assert_eq!(opened[HEADER_BYTES..][..7], payload);
+                assert!(!open(&mut group.clone(), &read, &[4; 16], &*sealer), "another store's");
+                for at in [AT_LEN, AT_COUNT, AT_FIRST, AT_DURABLE, AT_GENERATION, AT_NONCE, 52, AT_PREVIOUS, AT_TAG, 96]
+                {
+                    let mut forged = group.clone();
+                    forged[at] ^= 1;
+                    let crc = checksum(&forged);
+                    forged[AT_CRC..][..4].copy_from_slice(&crc.to_le_bytes());
+                    let read = GroupHeader::parse(&forged).expect("still a group's header");
+                    assert!(!open(&mut forged, &read, &uuid, &*sealer), "byte {at} with a checksum that fits");
+                }
+            }
+        }
+    }
+
+    /// spec: E-7
+    #[test]
+    fn what_cannot_be_a_group_is_not_parsed() {
+        let mut group = vec![0; HEADER_BYTES + 1];
+        group[..4].copy_from_slice(&MAGIC);
+        group[AT_COUNT] = 1;
+        assert!(GroupHeader::parse(&group).is_some());
+        assert!(GroupHeader::parse(&group[..HEADER_BYTES - 1]).is_none(), "too short");
+        for (at, bytes) in [(0, 0_u32), (AT_COUNT, 0), (AT_LEN, GROUP_BYTES_MAX as u32 + 1)] {
+            let mut b = group.clone();
+            b[at..at + 4].copy_from_slice(&bytes.to_le_bytes());
+            assert!(GroupHeader::parse(&b).is_none(), "field at {at}");
+        }
+        group[AT_FIRST..][..8].fill(0xff);
+        assert!(GroupHeader::parse(&group).is_none(), "commit numbers overflow");
+    }
 }

@@ -1,19 +1,54 @@
-//! Appends groups. Holding the `LogWriter` is being the leader: there is one per open file and it is handed over.
+//! Appends groups. Holding the `LogWriter` is being the leader: there is one per open store and it is handed over.
 //!
-//! Invariants: a group is written once, where zeros (or a torn, unacknowledged tail) were; `tail` moves only after
-//! the write returned; no (subkey, nonce) is used twice: the generation is drawn when the first group of an open is
-//! sealed, the counter goes up before each seal.
+//! Invariants: a group is written once, over zeros, over groups of older generations, or over a torn tail that nobody
+//! was told about; `at` moves only after the write returned; no generation begins before all before it is synced, and
+//! none whose file a header still needs; no (subkey, nonce) is used twice: the subkey's name is drawn when the first
+//! group of an open is sealed, the counter goes up before each seal.
 
 use std::io;
 use std::sync::Arc;
 
-use crate::env::{Env, StorageFile};
+use super::group::{self, GroupHeader, HEADER_BYTES, Nonce};
+use super::replay::LogEnd;
+use crate::env::{Env, OpenMode, StorageFile};
+use crate::error::OpenError;
 use crate::keys::FileKeys;
 use crate::limits::{RESERVE_BYTES_MAX, RESERVE_BYTES_MIN, SEALS_PER_GENERATION_MAX};
-use crate::log::group::{self, GroupHeader, GroupKind, HEADER_BYTES};
-use crate::log::replay::LogEnd;
+use crate::readers::LogAt;
 use crate::seal::{Seal, Tag};
-use crate::superblock::{BLOCK_BYTES, LOG_START, SLOT_OFFSETS, Superblock};
+use crate::superblock::Superblock;
+
+/// Bytes of log that a clean close leaves, for the next open to write over.
+const KEPT_BYTES_MAX: u64 = 1 << 20;
+
+/// What is laid out is written in pieces of this size.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// Files that generations share: two that the headers need, one for the commits since.
+pub(crate) const FILES: usize = 3;
+
+/// A place in the log, between two groups.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LogPosition {
+    pub(crate) generation: u64,
+    /// Where in the generation's file.
+    pub(crate) offset: u64,
+    /// The tag of the group before: what the group at this place has for its predecessor.
+    pub(crate) tag: Tag,
+}
+
+impl LogPosition {
+    /// Returns which file the generation is in. spec: E-18
+    pub(crate) fn file(&self) -> usize {
+        (self.generation % FILES as u64) as usize
+    }
+}
+
+/// Returns the names of the files that may lie beside a store's, while it is open or after a crash. After a clean
+/// close at most one is left, and nothing in it is needed. spec: E-18
+pub fn log_file_names(store: &str) -> [String; FILES] {
+    std::array::from_fn(|i| format!("{store}-log.{i}"))
+}
 
 /// How an append failed.
 #[derive(Debug)]
@@ -25,156 +60,257 @@ pub(crate) enum AppendError {
 }
 
 pub(crate) struct LogWriter {
-    pub(crate) file: Arc<dyn StorageFile>,
-    pub(crate) keys: FileKeys,
-    pub(crate) header: Superblock,
-    pub(crate) tail: u64,
-    pub(crate) last_commit: u64,
-    pub(crate) durable_commit: u64,
-    last_tag: Tag,
-    reserved_end: u64,
-    generation: Option<Generation>,
     env: Env,
+    names: [String; FILES],
+    keys: FileKeys,
+    uuid: [u8; 16],
+    block_bytes: u64,
+    files: [Option<LogFile>; FILES],
+    at: LogPosition,
+    /// Where the generations begin that the older and the newer header need.
+    needed: [u64; 2],
+    /// Bytes of groups that came after the newest header's commit.
+    log_bytes: u64,
+    last_commit: u64,
+    durable_commit: u64,
+    subkey: Option<Subkey>,
 }
 
-struct Generation {
-    id: [u8; 12],
+struct LogFile {
+    file: Arc<dyn StorageFile>,
+    len: u64,
+    /// Whether the folder was synced since we opened it: whoever created it may not have lived to do so.
+    is_named: bool,
+}
+
+struct Subkey {
+    name: [u8; 12],
     counter: u64,
     sealer: Box<dyn Seal>,
 }
 
 impl LogWriter {
-    pub(crate) fn new(
-        env: Env,
-        file: Arc<dyn StorageFile>,
-        keys: FileKeys,
-        header: Superblock,
-        end: &LogEnd,
-        file_len: u64,
-    ) -> Self {
-        Self {
-            file,
-            keys,
-            header,
-            tail: end.tail,
+    /// Takes over the log where `replay` found its end, which was with this header. Makes durable what is not
+    /// proven to be.
+    pub(crate) fn open(env: &Env, header: &Superblock, keys: &FileKeys, end: &mut LogEnd) -> Result<Self, OpenError> {
+        let io = |during| move |source| OpenError::Io { during, source };
+        let names = log_file_names(&env.name);
+        let mut files = [const { None }; FILES];
+        for (file, name) in files.iter_mut().zip(&names) {
+            *file = open_file(env, name, OpenMode::Write).map_err(io("opening the log"))?;
+        }
+        if end.durable < end.last_commit {
+            make_durable(files[end.at.file()].as_ref(), end).map_err(io("making the log durable"))?;
+            end.durable = end.last_commit;
+        }
+        Ok(Self {
+            env: env.clone(),
+            names,
+            keys: keys.clone(),
+            uuid: header.uuid,
+            block_bytes: u64::from(header.log_block_bytes),
+            files,
+            at: end.at,
+            // Of the other header we know that it needs at most one generation more; if that is damaged, none.
+            needed: [header.log.generation.saturating_sub(1), header.log.generation],
+            log_bytes: end.bytes,
             last_commit: end.last_commit,
             durable_commit: end.durable,
-            last_tag: end.last_tag,
-            reserved_end: file_len / BLOCK_BYTES * BLOCK_BYTES,
-            generation: None,
-            env,
-        }
+            subkey: None,
+        })
     }
 
-    /// Returns the bytes of the log, padding included.
+    /// Returns the bytes of log that the next checkpoint makes superfluous, padding included.
     pub(crate) fn log_bytes(&self) -> u64 {
-        self.tail - LOG_START
+        self.log_bytes
+    }
+
+    pub(crate) fn last_commit(&self) -> u64 {
+        self.last_commit
+    }
+
+    /// Returns whether everything that was appended is durable.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.durable_commit >= self.last_commit
+    }
+
+    pub(crate) fn at(&self) -> LogAt {
+        let files = self.files.iter().flatten().map(|f| f.len).sum();
+        LogAt { durable_commit: self.durable_commit, tail: self.log_bytes, files }
+    }
+
+    /// Returns whether a group of this many bytes, header included, can be appended without asking the disk for room.
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+        self.end_of(bytes) <= self.file().map_or(0, |f| f.len)
+    }
+
+    /// Lays zeros ahead, so that a group of this many bytes, header included, overwrites and its sync writes no
+    /// metadata. Not synced: the group's own sync covers the new length.
+    pub(crate) fn ensure_room(&mut self, bytes: u64) -> Result<(), AppendError> {
+        let during = "making room in the log";
+        let slot = self.at.file();
+        if self.files[slot].as_ref().is_none_or(|f| !f.is_named) {
+            if self.files[slot].is_none() {
+                self.files[slot] =
+                    open_file(&self.env, &self.names[slot], OpenMode::Create).map_err(no_room(during))?;
+            }
+            self.env.storage.sync_dir().map_err(no_room("syncing the folder"))?;
+        }
+        let end = self.end_of(bytes);
+        let file = self.files[slot].as_mut().expect("opened just now");
+        file.is_named = true;
+        if end <= file.len {
+            return Ok(());
+        }
+        let new_end = end + group::padded((self.at.offset / 4).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX), 16384);
+        let old_len = file.len;
+        let mut at = old_len;
+        while at < new_end {
+            let n = (ZEROS.len() as u64).min(new_end - at) as usize;
+            if let Err(source) = file.file.write_at(at, &ZEROS[..n]) {
+                // Best effort: what is left beyond the old end is zeros and harms nobody.
+                let _ = file.file.set_len(old_len);
+                return Err(no_room(during)(source));
+            }
+            at += n as u64;
+        }
+        file.len = new_end;
+        Ok(())
     }
 
     /// Seals and writes one group. `group` begins with `HEADER_BYTES` of room and is spent by this.
-    pub(crate) fn append(
-        &mut self,
-        group: &mut Vec<u8>,
-        kind: GroupKind,
-        first: u64,
-        count: u32,
-    ) -> Result<(), AppendError> {
-        let total = group::padded(group.len()) as u64;
-        self.reserve(total)?;
-        let uuid = self.header.uuid;
-        let (durable_commit, previous) = (self.durable_commit, self.last_tag);
-        let generation =
-            self.generation().map_err(|source| AppendError::Broken { during: "drawing a nonce", source })?;
-        // Counted up before the seal: whatever happens to the bytes, this nonce is spent. spec: C-5
-        generation.counter += 1;
-        let mut counter = [0; 12];
-        counter[..8].copy_from_slice(&generation.counter.to_le_bytes());
-        let header = GroupHeader {
+    pub(crate) fn append(&mut self, group: &mut Vec<u8>, first: u64, count: u32) -> Result<(), AppendError> {
+        assert!(first == self.last_commit + 1 && count > 0, "commits are appended in order, none left out");
+        self.ensure_room(group.len() as u64)?;
+        let (uuid, block_bytes) = (self.uuid, self.block_bytes);
+        let mut header = GroupHeader {
             len: (group.len() - HEADER_BYTES) as u32,
-            kind,
-            first_commit: first,
-            durable_commit,
             count,
-            generation: generation.id,
-            counter,
-            previous,
+            first_commit: first,
+            durable_commit: self.durable_commit,
+            generation: self.at.generation,
+            nonce: Nonce { subkey: [0; 12], counter: [0; 12] },
+            previous: self.at.tag,
             tag: Tag::default(),
         };
-        let tag = group::seal(group, &header, &uuid, &*generation.sealer);
-        self.file
-            .write_at(self.tail, group)
-            .map_err(|source| AppendError::Broken { during: "writing the log", source })?;
-        self.tail += total;
-        self.last_tag = tag;
+        let subkey = self.subkey().map_err(broken("drawing a nonce"))?;
+        // Counted up before the seal: whatever happens to the bytes, this nonce is spent. spec: C-5
+        subkey.counter += 1;
+        header.nonce.subkey = subkey.name;
+        header.nonce.counter[..8].copy_from_slice(&subkey.counter.to_le_bytes());
+        let tag = group::seal(group, &header, block_bytes, &uuid, &*subkey.sealer);
+        let file = self.file().expect("there is room in it");
+        file.file.write_at(self.at.offset, group).map_err(broken("writing the log"))?;
+        self.at.offset += group.len() as u64;
+        self.at.tag = tag;
+        self.log_bytes += group.len() as u64;
         self.last_commit = header.last_commit();
         Ok(())
     }
 
-    /// Makes everything written so far durable.
+    /// Makes everything appended so far durable.
     pub(crate) fn sync(&mut self) -> Result<(), AppendError> {
-        self.file.sync_data().map_err(|source| AppendError::Broken { during: "syncing the log", source })?;
+        if let Some(file) = self.file() {
+            file.file.sync_data().map_err(broken("syncing the log"))?;
+        }
         self.durable_commit = self.last_commit;
         Ok(())
     }
 
-    /// Lays zeros ahead of the tail, so that commits overwrite and their sync writes no metadata. Not synced: the
-    /// next group's own sync covers the new length.
-    fn reserve(&mut self, bytes: u64) -> Result<(), AppendError> {
-        let end = self.tail + bytes;
-        if end <= self.reserved_end {
-            return Ok(());
+    /// Makes everything durable and goes on in the next generation, whose position is returned: for the header that
+    /// will name what was appended so far. The position that the last call returned must be in a header by now.
+    ///
+    /// After a crash between this and the header, the log is a generation further than headers like it. There the
+    /// next generation would take a file that the older header needs, so this one goes on, and the position lies in
+    /// the middle of it.
+    pub(crate) fn switch_generation(&mut self) -> Result<LogPosition, AppendError> {
+        if !self.is_durable() {
+            self.sync()?;
         }
-        let chunk = (self.log_bytes() / 4).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX) / BLOCK_BYTES * BLOCK_BYTES;
-        let new_end = end + chunk;
-        let old_end = self.reserved_end;
-        let zeros = vec![0; (new_end - old_end) as usize];
-        match self.file.write_at(old_end, &zeros) {
-            Ok(()) => {
-                self.reserved_end = new_end;
-                Ok(())
-            }
-            Err(source) if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
-                // Best effort: what is left beyond the old end is zeros and harms nobody.
-                let _ = self.file.set_len(old_end);
-                Err(AppendError::DiskFull { during: "making room in the log", source })
-            }
-            Err(source) => Err(AppendError::Broken { during: "making room in the log", source }),
+        let next = self.at.generation + 1;
+        if next - self.needed[0] < FILES as u64 {
+            self.at = LogPosition { generation: next, offset: 0, ..self.at };
         }
+        self.needed = [self.needed[1], self.at.generation];
+        self.log_bytes = 0;
+        Ok(self.at)
     }
 
-    fn generation(&mut self) -> io::Result<&mut Generation> {
-        if self.generation.as_ref().is_none_or(|g| g.counter >= SEALS_PER_GENERATION_MAX) {
-            let mut id = [0; 12];
-            self.env.entropy.public(&mut id)?;
-            self.generation = Some(Generation { id, counter: 0, sealer: self.keys.log_sealer(&id) });
+    /// Ends a log of which nothing is needed any more, both headers being at its end. One file stays, for the next
+    /// open to write over: commits are fast only where bytes were written before.
+    pub(crate) fn fold(mut self) -> Result<(), AppendError> {
+        let folding = broken("folding the log");
+        let storage = &self.env.storage;
+        let lens = self.files.each_ref().map(|file| file.as_ref().map(|f| f.len));
+        let active = self.at.file();
+        let kept = (0..FILES).max_by_key(|&i| (lens[i], i == active)).expect("there are three");
+        if let Some(file) = self.files[kept].as_ref().filter(|f| f.len > KEPT_BYTES_MAX) {
+            file.file.set_len(KEPT_BYTES_MAX).map_err(&folding)?;
         }
-        Ok(self.generation.as_mut().expect("set just now"))
+        // Handles go before names do: not every system renames or removes a file that is open.
+        self.files = [const { None }; FILES];
+        for i in (0..FILES).filter(|&i| lens[i].is_some() && i != kept && i != active) {
+            storage.remove(&self.names[i]).map_err(&folding)?;
+        }
+        if lens[kept].is_some() && kept != active {
+            storage.rename(&self.names[kept], &self.names[active]).map_err(&folding)?;
+        }
+        storage.sync_dir().map_err(broken("syncing the folder"))
     }
 
-    /// Writes the header into the slot that does not hold the newest one, and syncs. On an error the older slot
-    /// still stands.
-    pub(crate) fn write_header(&mut self, change: impl FnOnce(&mut Superblock)) -> Result<(), AppendError> {
-        let mut header = self.header.clone();
-        change(&mut header);
-        header.sequence += 1;
-        let slot = SLOT_OFFSETS[(header.sequence % 2) as usize];
-        let bytes = header.encode(&self.keys);
-        self.file
-            .write_at(slot, &bytes[..])
-            .and_then(|()| self.file.sync_data())
-            .map_err(|source| AppendError::Broken { during: "writing the header", source })?;
-        self.header = header;
-        Ok(())
+    fn file(&self) -> Option<&LogFile> {
+        self.files[self.at.file()].as_ref()
     }
 
-    /// Cuts off the zeros ahead of the tail.
-    pub(crate) fn cut_reserve(&mut self) -> Result<(), AppendError> {
-        if self.reserved_end > self.tail {
-            self.file
-                .set_len(self.tail)
-                .map_err(|source| AppendError::Broken { during: "cutting the log's reserve", source })?;
-            self.reserved_end = self.tail;
+    /// Where a group of this many bytes would end.
+    fn end_of(&self, bytes: u64) -> u64 {
+        self.at.offset + group::padded(bytes, self.block_bytes)
+    }
+
+    fn subkey(&mut self) -> io::Result<&mut Subkey> {
+        if self.subkey.as_ref().is_none_or(|s| s.counter >= SEALS_PER_GENERATION_MAX) {
+            let mut name = [0; 12];
+            self.env.entropy.public(&mut name)?;
+            self.subkey = Some(Subkey { name, counter: 0, sealer: self.keys.log_sealer(&name) });
         }
-        Ok(())
+        Ok(self.subkey.as_mut().expect("set just now"))
+    }
+}
+
+fn open_file(env: &Env, name: &str, mode: OpenMode) -> io::Result<Option<LogFile>> {
+    match env.storage.open(name, mode) {
+        Ok(file) => Ok(Some(LogFile { len: file.len()?, file, is_named: false })),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && mode != OpenMode::Create => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Commits that the log does not prove durable may be in the page cache only, a failed sync of the last open among
+/// the reasons. Their own bytes are written again, no byte changes, and synced, before anybody relies on them. They
+/// are all in one file: a generation begins only when those before it are durable. spec: E-13
+fn make_durable(file: Option<&LogFile>, end: &LogEnd) -> io::Result<()> {
+    let file = &file.ok_or(io::ErrorKind::NotFound)?.file;
+    let mut at = end.unproven_from;
+    let mut chunk = vec![0; (256 << 10).min((end.at.offset - at) as usize)];
+    while at < end.at.offset {
+        let n = chunk.len().min((end.at.offset - at) as usize);
+        if file.read_at(at, &mut chunk[..n])? < n {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        file.write_at(at, &chunk[..n])?;
+        at += n as u64;
+    }
+    file.sync_data()
+}
+
+fn broken(during: &'static str) -> impl Fn(io::Error) -> AppendError {
+    move |source| AppendError::Broken { during, source }
+}
+
+/// For calls before anything of the log is written.
+fn no_room(during: &'static str) -> impl Fn(io::Error) -> AppendError {
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AppendError::DiskFull { during, source },
+        _ => AppendError::Broken { during, source },
     }
 }

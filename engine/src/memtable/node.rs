@@ -1,214 +1,167 @@
-//! Nodes of the persistent tree: search, insert, remove. Sharing is by `Arc`; a shared node is copied once, by
-//! `Arc::make_mut`, before it changes.
+//! Nodes of the persistent tree: search and insert. Sharing is by `Arc`; a shared node is copied once, by
+//! `Arc::make_mut`, before it changes. Nothing is ever removed: a deletion is an entry, too.
 
-use std::cmp::Ordering;
-use std::mem;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use super::leaf::{Leaf, New, Put, SLOTS_MAX, head_of};
 
-use super::record::{Head, Record};
-
-/// Slots of a leaf at most. The first change of a leaf after a publication copies it and counts up a reference
-/// per slot; a narrower leaf makes that cheaper and the tree deeper. In a first try with
-/// 16, 32 and 64 (2026-11-22, two busy cores of an AMD EPYC, one run each) reads and scans were best with 64 and
-/// batches of random keys cost the same.
-const LEAF_MAX: usize = 64;
-
-/// Children of a branch at most: branches are few and stay in the cache.
-const BRANCH_MAX: usize = 64;
+/// Children of a branch at most. Copying a branch counts up a reference for each.
+const CHILDREN_MAX: usize = 32;
 
 #[derive(Clone)]
-pub(crate) enum Node {
-    Leaf(Vec<Slot>),
-    Branch(Vec<Child>),
+pub(super) enum Node {
+    Leaf(Leaf),
+    Branch(Branch),
 }
 
-#[derive(Clone)]
-pub(crate) struct Slot {
-    head: Head,
-    /// The commit that wrote this version, as far as this open knows.
-    pub(crate) commit_no: u64,
-    pub(crate) record: Record,
+/// Children and the least key that each may hold; the first one's says nothing.
+#[derive(Clone, Default)]
+pub(super) struct Branch {
+    lows: Vec<Low>,
+    keys: Vec<u8>,
+    pub(super) children: Vec<Arc<Node>>,
 }
 
-#[derive(Clone)]
-pub(crate) struct Child {
-    head: Head,
-    /// No key of this child is less; without meaning in a branch's first child.
-    low: Bytes,
-    pub(crate) node: Arc<Node>,
+#[derive(Clone, Copy)]
+struct Low {
+    head: u64,
+    at: u32,
+    len: u16,
 }
 
-#[derive(PartialEq, Eq, Debug)]
-pub(super) enum Removed {
-    TreeIsEmpty,
-    TreeHasKeys,
+/// What an insert did to the tree.
+pub(super) struct Inserted {
+    pub(super) put: Put,
+    /// By how many bytes the nodes of this version grew.
+    pub(super) grown: i64,
+    pub(super) split: Option<Split>,
 }
 
-impl Slot {
-    pub(super) fn new(record: Record, commit_no: u64) -> Self {
-        Self { head: Head::of(record.key()), commit_no, record }
-    }
-
-    pub(super) fn compare(&self, head: Head, key: &[u8]) -> Ordering {
-        self.head.compare(self.record.key(), head, key)
-    }
-}
-
-impl Child {
-    fn starting_at(low: &[u8], node: Node) -> Self {
-        // Copied: a slice of the record would keep the record's value alive.
-        Self { head: Head::of(low), low: Bytes::copy_from_slice(low), node: Arc::new(node) }
-    }
+/// A new right neighbour and the least key it holds.
+pub(super) struct Split {
+    low: Box<[u8]>,
+    node: Node,
 }
 
 impl Node {
-    fn len(&self) -> usize {
+    pub(super) fn bytes(&self) -> u64 {
         match self {
-            Self::Leaf(slots) => slots.len(),
-            Self::Branch(children) => children.len(),
-        }
-    }
-
-    fn max(&self) -> usize {
-        match self {
-            Self::Leaf(_) => LEAF_MAX,
-            Self::Branch(_) => BRANCH_MAX,
+            Self::Leaf(leaf) => leaf.bytes(),
+            Self::Branch(branch) => branch.bytes(),
         }
     }
 }
 
-/// Returns the index of the child that holds `key` if any does.
-pub(super) fn child_of(children: &[Child], head: Head, key: &[u8]) -> usize {
-    children[1..].partition_point(|c| c.head.compare(&c.low, head, key) != Ordering::Greater)
+impl Branch {
+    fn bytes(&self) -> u64 {
+        let each = size_of::<Low>() + size_of::<Arc<Node>>();
+        (size_of::<Self>() + each * self.children.len() + self.keys.len()) as u64
+    }
+
+    /// Returns which child holds `key` if any does.
+    pub(super) fn child_of(&self, head: u64, key: &[u8]) -> usize {
+        self.lows[1..].partition_point(|low| low.head < head || (low.head == head && self.key_of(low) <= key))
+    }
+
+    fn key_of(&self, low: &Low) -> &[u8] {
+        &self.keys[low.at as usize..][..usize::from(low.len)]
+    }
+
+    fn insert(&mut self, at: usize, low: &[u8], node: Node) {
+        let place = Low { head: head_of(low), at: self.keys.len() as u32, len: low.len() as u16 };
+        self.keys.extend_from_slice(low);
+        self.lows.insert(at, place);
+        self.children.insert(at, Arc::new(node));
+    }
+
+    /// Cuts off the right part; behind an insert at the very end only that one.
+    fn split(&mut self, at_end: bool) -> Split {
+        let middle = if at_end { self.children.len() - 1 } else { self.children.len() / 2 };
+        let children = self.children.split_off(middle);
+        let right = Self::rebuilt(&self.keys, &self.lows[middle..], children);
+        let low = self.key_of(&self.lows[middle]).into();
+        self.lows.truncate(middle);
+        *self = Self::rebuilt(&self.keys, &self.lows, std::mem::take(&mut self.children));
+        Split { low, node: Node::Branch(right) }
+    }
+
+    fn rebuilt(keys: &[u8], lows: &[Low], children: Vec<Arc<Node>>) -> Self {
+        let mut new = Self { lows: Vec::with_capacity(lows.len()), keys: Vec::new(), children };
+        for low in lows {
+            let at = new.keys.len() as u32;
+            new.keys.extend_from_slice(&keys[low.at as usize..][..usize::from(low.len)]);
+            new.lows.push(Low { at, ..*low });
+        }
+        new
+    }
 }
 
-/// Puts a slot below `node`; returns the slot it replaced, and the new right neighbour where `node` was split.
-pub(super) fn insert(node: &mut Arc<Node>, slot: Slot) -> (Option<Slot>, Option<Child>) {
+/// Puts an entry below `node`.
+pub(super) fn insert(node: &mut Arc<Node>, head: u64, key: &[u8], new: New<'_>, commit_no: u64) -> Inserted {
     match Arc::make_mut(node) {
-        Node::Leaf(slots) => match slots.binary_search_by(|s| s.compare(slot.head, slot.record.key())) {
-            Ok(i) => (Some(mem::replace(&mut slots[i], slot)), None),
-            Err(i) => (
-                None,
-                insert_at(slots, i, slot, LEAF_MAX).map(|right| {
-                    let low = right[0].record.key_bytes();
-                    Child::starting_at(&low, Node::Leaf(right))
-                }),
-            ),
-        },
-        Node::Branch(children) => {
-            let i = child_of(children, slot.head, slot.record.key());
-            let (replaced, split) = insert(&mut children[i].node, slot);
-            let Some(right) = split else { return (replaced, None) };
-            let split = insert_at(children, i + 1, right, BRANCH_MAX).map(|right| {
-                let low = right[0].low.clone();
-                Child::starting_at(&low, Node::Branch(right))
-            });
-            (replaced, split)
-        }
-    }
-}
-
-/// Inserts into a node's vector; a full one is split first and its right part returned. An insert at the very
-/// end leaves the left part full, so that ascending keys fill their leaves.
-fn insert_at<T>(items: &mut Vec<T>, at: usize, item: T, max: usize) -> Option<Vec<T>> {
-    if items.len() < max {
-        items.insert(at, item);
-        return None;
-    }
-    let middle = if at == items.len() { at } else { items.len() / 2 };
-    let mut right = items.split_off(middle);
-    match at.checked_sub(middle) {
-        Some(at) => right.insert(at, item),
-        None => items.insert(at, item),
-    }
-    Some(right)
-}
-
-/// Puts a new root above a root that was split.
-pub(super) fn grow(root: &mut Arc<Node>, right: Child) {
-    let left = Child { head: Head::of(b""), low: Bytes::new(), node: Arc::clone(root) };
-    *root = Arc::new(Node::Branch(vec![left, right]));
-}
-
-/// Removes a key below `node`.
-pub(super) fn remove(node: &mut Arc<Node>, head: Head, key: &[u8]) -> Option<Slot> {
-    match Arc::make_mut(node) {
-        Node::Leaf(slots) => {
-            let i = slots.binary_search_by(|s| s.compare(head, key)).ok()?;
-            Some(slots.remove(i))
-        }
-        Node::Branch(children) => {
-            let i = child_of(children, head, key);
-            let removed = remove(&mut children[i].node, head, key)?;
-            match children[i].node.len() {
-                0 => {
-                    children.remove(i);
-                }
-                n if n < children[i].node.max() / 4 => join_neighbours(children, i),
-                _ => {}
+        Node::Leaf(leaf) => {
+            let before = leaf.bytes();
+            let put = leaf.put(head, key, new, commit_no);
+            let mut split = None;
+            if leaf.is_too_large() {
+                // A leaf of few large entries is cut in the middle, wherever the insert was.
+                let at_end = put.is_new && leaf.len() > SLOTS_MAX && leaf.key(leaf.len() - 1) == key;
+                let right = leaf.split(at_end);
+                split = Some(Split { low: right.key(0).into(), node: Node::Leaf(right) });
             }
-            Some(removed)
+            let right = split.as_ref().map_or(0, |s| s.node.bytes());
+            let grown = (leaf.bytes() + right) as i64 - before as i64;
+            Inserted { put, grown, split }
+        }
+        Node::Branch(branch) => {
+            let i = branch.child_of(head, key);
+            let mut inserted = insert(&mut branch.children[i], head, key, new, commit_no);
+            let Some(split) = inserted.split.take() else { return inserted };
+            let before = branch.bytes();
+            branch.insert(i + 1, &split.low, split.node);
+            if branch.children.len() > CHILDREN_MAX {
+                inserted.split = Some(branch.split(i + 2 == branch.children.len()));
+            }
+            let right = inserted.split.as_ref().map_or(0, |s| s.node.bytes());
+            inserted.grown += (branch.bytes() + right) as i64 - before as i64;
+            inserted
         }
     }
 }
 
-/// Joins child `i` with a neighbour where both fit comfortably.
-fn join_neighbours(children: &mut Vec<Child>, i: usize) {
-    let left = if i > 0 { i - 1 } else { i };
-    if left + 1 >= children.len() {
-        return;
-    }
-    // Below a quarter a node is joined with a neighbour if both fit in three quarters of a node.
-    if children[left].node.len() + children[left + 1].node.len() > children[left].node.max() * 3 / 4 {
-        return;
-    }
-    let right = children.remove(left + 1);
-    let Child { head, low, node } = right;
-    match (Arc::make_mut(&mut children[left].node), Arc::unwrap_or_clone(node)) {
-        (Node::Leaf(a), Node::Leaf(b)) => a.extend(b),
-        (Node::Branch(a), Node::Branch(mut b)) => {
-            // A first child's own `low` says nothing; its parent's does.
-            b[0].head = head;
-            b[0].low = low;
-            a.extend(b);
-        }
-        _ => unreachable!("neighbours are on one level"),
-    }
+/// Puts a new root over the old one and its new neighbour; returns the bytes that it takes.
+pub(super) fn grow(root: &mut Arc<Node>, split: Split) -> u64 {
+    let mut branch = Branch::default();
+    branch.lows.push(Low { head: 0, at: 0, len: 0 });
+    branch.children.push(Arc::clone(root));
+    branch.insert(1, &split.low, split.node);
+    let bytes = branch.bytes();
+    *root = Arc::new(Node::Branch(branch));
+    bytes
 }
 
-/// Takes away root branches with a single child, and says whether anything is left.
-pub(super) fn shrink(root: &mut Arc<Node>) -> Removed {
-    loop {
-        let only = match root.as_ref() {
-            Node::Branch(children) if children.len() == 1 => Arc::clone(&children[0].node),
-            node if node.len() == 0 => return Removed::TreeIsEmpty,
-            _ => return Removed::TreeHasKeys,
-        };
-        *root = only;
-    }
-}
-
-/// Collects the slots below `node` in order and checks bounds and fill.
+/// Walks everything, panics where an invariant does not hold, returns (entries, bytes).
 #[cfg(test)]
-pub(super) fn check<'a>(node: &'a Node, root: bool, low: Option<&[u8]>, high: Option<&[u8]>, out: &mut Vec<&'a Slot>) {
-    assert!(root || node.len() > 0, "no node but a root is empty");
-    assert!(node.len() <= node.max(), "no node is over-full");
+pub(super) fn check(node: &Node, low: Option<&[u8]>, high: Option<&[u8]>) -> (u64, u64) {
     match node {
-        Node::Leaf(slots) => {
-            for slot in slots {
-                assert!(low.is_none_or(|l| l <= slot.record.key()) && high.is_none_or(|h| slot.record.key() < h));
-                assert!(slot.head == Head::of(slot.record.key()));
-                out.push(slot);
-            }
+        Node::Leaf(leaf) => {
+            assert!(leaf.len() > 0, "no leaf is empty");
+            let keys: Vec<&[u8]> = (0..leaf.len()).map(|i| leaf.key(i)).collect();
+            assert!(keys.windows(2).all(|w| w[0] < w[1]), "keys ascend");
+            assert!(low.is_none_or(|low| low <= keys[0]) && high.is_none_or(|high| keys[keys.len() - 1] < high));
+            (leaf.len() as u64, leaf.bytes())
         }
-        Node::Branch(children) => {
-            for (i, child) in children.iter().enumerate() {
-                let low = if i == 0 { low } else { Some(&child.low[..]) };
-                let high = children.get(i + 1).map_or(high, |c| Some(&c.low[..]));
-                check(&child.node, false, low, high, out);
+        Node::Branch(branch) => {
+            assert!(branch.children.len() == branch.lows.len() && branch.children.len() <= CHILDREN_MAX);
+            let (mut entries, mut bytes) = (0, branch.bytes());
+            for (i, child) in branch.children.iter().enumerate() {
+                let from = if i == 0 { low } else { Some(branch.key_of(&branch.lows[i])) };
+                let to = branch.lows.get(i + 1).map(|low| branch.key_of(low)).or(high);
+                let (e, b) = check(child, from, to);
+                entries += e;
+                bytes += b;
             }
+            (entries, bytes)
         }
     }
 }

@@ -1,34 +1,51 @@
 //! The serial section and the group commit.
 //!
 //! ```text
-//! lock head: check for conflicts -> hook -> ceiling -> number -> append effects to the open group -> apply
+//! lock head: check for conflicts -> hook -> number -> append effects to the open group -> apply to the table
 //! unlock:    whoever finds the log writer at home takes it and leads: seal, write, one sync, publish, wake;
 //!            the others wait for their group; the next group forms while the disk works
 //! ```
 //!
-//! With one thread the caller is always the leader, so no thread of our own is needed. The newest table (`head`)
-//! runs ahead of the published one: a hook and the conflict check see commits that are not durable yet, readers
-//! never do. If a group fails, what was built on it fails with it.
+//! With one thread the caller is always the leader. Whoever waits for a group is parked and woken for it alone,
+//! without a lock: handing the serial section's lock from one woken thread to the next would cost a group of thirty
+//! thirty switches in a row. A leader that finds the next group formed leads that one, too, so that the disk does
+//! not wait for a thread to wake up; after a few it hands over.
+//! The newest layers (`head`) run ahead of the published ones: a
+//! hook and the conflict check see commits that are not durable yet, readers never do. If a group fails, what was
+//! built on it fails with it.
+//!
+//! A table that grows faster than checkpoints empty it slows its writers down, gently at first (`make_way`).
 
-use std::collections::VecDeque;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::MutexGuard;
 
 use crate::change::{Change, ChangeKind, Commit};
+use crate::checkpoint::Frozen;
 use crate::error::{CommitError, HookError, MaintainError, Poison};
 use crate::limits::{GROUP_BYTES_SOFT_MAX, TREES_MAX};
-use crate::log::group::{GroupKind, HEADER_BYTES};
+use crate::log::group::HEADER_BYTES;
 use crate::log::redo::CommitEncoder;
 use crate::log::writer::{AppendError, LogWriter};
-use crate::maintain::CompactWhen;
-use crate::memtable::{Table, cost_of};
+use crate::snapshot::{Layers, Value, Walk};
 use crate::store::Inner;
+use crate::txn::write::ReadRange;
 use crate::txn::write_set::{Effect, WriteSet};
 use crate::txn::{CATALOGUE, Serial, TreeId, WriteTransaction};
+
+/// Values from this length on are shared with the table, shorter ones copied into it.
+const SHARED_VALUE_BYTES_MIN: usize = 512;
+
+/// Groups that one caller leads before it goes home with its own commit.
+const GROUPS_IN_A_ROW: usize = 4;
+
+/// Room in the log that a commit without durability finds at least.
+const LOG_ROOM_BYTES: u64 = 64 << 10;
 
 /// What an acknowledged commit has survived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +53,13 @@ pub enum Durability {
     /// A power cut: the log was synced after the commit was written.
     Durable,
     /// The end of this process: the commit was written to the file and not synced. A power cut loses it unless a
-    /// durable commit, `Store::flush` or `Store::close` came after it. Order is kept: never does a later commit
-    /// survive without it.
+    /// durable commit, `Store::flush`, a checkpoint or `Store::close` came after it. Order is kept: never does a
+    /// later commit survive without it.
     Buffered,
+    /// Nothing yet: the commit is in memory, and goes to the file with the next commit of another kind, with
+    /// `Store::flush` or `Store::close`, or when a megabyte of such commits has gathered. Whatever ends the
+    /// process loses it until then. Order is kept as with `Buffered`.
+    None,
 }
 
 /// A commit that was acknowledged.
@@ -52,21 +73,28 @@ pub struct CommitInfo {
 
 /// What the serial section guards.
 pub(crate) struct Head {
-    /// The newest table, commits on their way to the disk included.
-    pub(crate) table: Arc<Table>,
+    /// The newest state, commits on their way to the disk included.
+    pub(crate) layers: Layers,
     open: OpenGroup,
     /// At home when nobody leads.
     pub(crate) writer: Option<LogWriter>,
     pub(crate) state: Running,
-    /// Bytes of versions that commits replaced, while a reader may hold them.
-    superseded: VecDeque<(u64, u64)>,
-    pinned_bytes: u64,
+    /// A table that a checkpoint is writing, or has tried to.
+    pub(crate) frozen: Option<Frozen>,
+    /// Trees whose names are known to be in the catalogue, by number.
+    catalogued: Vec<bool>,
     pub(crate) groups: u64,
     pub(crate) syncs: u64,
     pub(crate) commits: u64,
-    pub(crate) compactions: u64,
-    /// The log's length before which a compaction that failed is not tried again on the store's own account.
-    pub(crate) compact_from: u64,
+    pub(crate) checkpoints: u64,
+    /// How often a checkpoint was tried and failed for want of room.
+    pub(crate) checkpoints_failed: u64,
+    /// Bytes of the active table at which the next checkpoint is due.
+    pub(crate) checkpoint_from: u64,
+    /// A checkpoint is between its freeze and its end.
+    pub(crate) checkpointing: bool,
+    /// Milliseconds that writers were slowed down.
+    pub(crate) paced_ms: u64,
 }
 
 pub(crate) enum Running {
@@ -91,8 +119,21 @@ struct OpenGroup {
     first: u64,
     count: u32,
     sync: bool,
+    /// Commits of it that are published already: those without durability.
     told: Vec<Commit>,
     outcome: Outcome,
+    /// Whom to wake when it is done; the first leads it if nobody does.
+    waiting: Waiting,
+}
+
+/// Threads that are woken when this goes, whichever way.
+#[derive(Default)]
+struct Waiting(Vec<Thread>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.iter().for_each(Thread::unpark);
+    }
 }
 
 impl Default for OpenGroup {
@@ -104,24 +145,28 @@ impl Default for OpenGroup {
             sync: false,
             told: Vec::new(),
             outcome: Outcome::default(),
+            waiting: Waiting::default(),
         }
     }
 }
 
 impl Head {
-    pub(crate) fn new(table: Arc<Table>, writer: Option<LogWriter>) -> Self {
+    pub(crate) fn new(layers: Layers, writer: Option<LogWriter>, checkpoint_from: u64) -> Self {
         Self {
-            table,
+            layers,
             open: OpenGroup::default(),
             state: if writer.is_some() { Running::Yes } else { Running::ReadOnly },
             writer,
-            superseded: VecDeque::new(),
-            pinned_bytes: 0,
+            frozen: None,
+            catalogued: Vec::new(),
             groups: 0,
             syncs: 0,
             commits: 0,
-            compactions: 0,
-            compact_from: 0,
+            checkpoints: 0,
+            checkpoints_failed: 0,
+            checkpoint_from,
+            checkpointing: false,
+            paced_ms: 0,
         }
     }
 
@@ -143,18 +188,18 @@ impl Head {
         }
     }
 
-    /// Forgets versions that no reader can hold any more.
-    pub(crate) fn prune(&mut self, oldest_reader: u64) -> u64 {
-        // A reader at commit r holds versions that commits after r replaced.
-        while let Some(&(_, bytes)) = self.superseded.front().filter(|(commit_no, _)| *commit_no <= oldest_reader) {
-            self.pinned_bytes -= bytes;
-            self.superseded.pop_front();
-        }
-        self.pinned_bytes
-    }
-
     pub(crate) fn has_open_commits(&self) -> bool {
         self.open.count > 0
+    }
+
+    /// Returns whether commits up to `published` are in the open group: shown, and not written yet.
+    pub(crate) fn has_shown_unwritten(&self, published: u64) -> bool {
+        self.open.count > 0 && self.open.first <= published
+    }
+
+    /// Returns the payload of the open group and the number of its first commit.
+    pub(crate) fn open_payload(&self) -> (&[u8], u64, u32) {
+        (&self.open.bytes[HEADER_BYTES..], self.open.first, self.open.count)
     }
 }
 
@@ -167,68 +212,191 @@ impl Inner {
     ) -> Result<CommitInfo, CommitError> {
         let mut head = self.head.lock();
         head.check()?;
-        while head.open.bytes.len() > GROUP_BYTES_SOFT_MAX {
-            self.lead_or_wait(&mut head);
-            head.check()?;
-        }
-        check_conflicts(&head.table, &tx)?;
-        hook(&mut Serial { inner: self, table: &head.table, writes: &mut tx.writes }).map_err(CommitError::Hook)?;
-        self.add_catalogue_entries(&head.table, &mut tx.writes)?;
+        self.make_way(&mut head, &tx, durability)?;
+        check_conflicts(&head.layers, &tx)?;
+        hook(&mut Serial { inner: self, layers: &head.layers, writes: &mut tx.writes }).map_err(CommitError::Hook)?;
+        self.add_catalogue_entries(&mut head, &mut tx.writes)?;
         if tx.writes.effects() == 0 {
             return Ok(CommitInfo { commit_no: tx.view.commit_no(), changed: false });
         }
-        self.check_ceiling(&mut head, &tx)?;
         let commit_no = self.apply(&mut head, &tx, durability);
-        // The snapshot has done its work; while it lives, what this commit replaces counts as held.
+        if durability == Durability::None && self.show_unwritten(&mut head, &tx) {
+            drop(head);
+            self.checkpoint_if_due();
+            return Ok(CommitInfo { commit_no, changed: true });
+        }
+        // The snapshot has done its work; while it lives, a checkpoint counts it as a reader.
         drop(tx);
-        let outcome = Arc::clone(&head.open.outcome);
-        let done = loop {
-            if let Some(done) = outcome.get() {
-                break done.clone();
-            }
-            self.lead_or_wait(&mut head);
-        };
-        drop(head);
+        let done = self.see_through(head);
         match done {
-            Ok(()) => Ok(CommitInfo { commit_no, changed: true }),
+            Ok(()) => {
+                self.checkpoint_if_due();
+                Ok(CommitInfo { commit_no, changed: true })
+            }
             Err(Failure::DiskFull(source)) => Err(CommitError::DiskFull { source }),
             Err(Failure::Poisoned(source)) => Err(CommitError::Poisoned { source }),
         }
     }
 
+    /// Waits until the open group is done, leading it if nobody else does.
+    fn see_through<'i>(&'i self, mut head: MutexGuard<'i, Head>) -> Result<(), Failure> {
+        let outcome = Arc::clone(&head.open.outcome);
+        loop {
+            if let Some(done) = outcome.get() {
+                return done.clone();
+            }
+            if head.writer.is_some() {
+                self.lead_several(&mut head);
+                continue;
+            }
+            if head.open.waiting.0.iter().all(|thread| thread.id() != std::thread::current().id()) {
+                head.open.waiting.0.push(std::thread::current());
+            }
+            drop(head);
+            std::thread::park();
+            if let Some(done) = outcome.get() {
+                return done.clone();
+            }
+            head = self.head.lock();
+        }
+    }
+
+    /// Leads the open group, and the next ones while they form, some of them.
+    fn lead_several(&self, head: &mut MutexGuard<'_, Head>) {
+        for _ in 0..GROUPS_IN_A_ROW {
+            match head.writer.take() {
+                Some(writer) if head.open.count > 0 => self.lead(head, writer),
+                Some(writer) => {
+                    head.writer = Some(writer);
+                    break;
+                }
+                None => break,
+            }
+        }
+        self.hand_over(head);
+    }
+
+    /// With the writer at home, wakes whoever may have waited for that.
+    pub(crate) fn hand_over(&self, head: &Head) {
+        if head.writer.is_some()
+            && let Some(next) = head.open.waiting.0.first()
+        {
+            next.unpark();
+        }
+        self.turn.notify_all();
+    }
+
+    /// Shows the commit that was applied last without writing it, if it is alone with its like: the writer is at
+    /// home, so nothing is on its way to the disk, the open group holds only commits that are shown already, and
+    /// there is room in the log for all of them.
+    fn show_unwritten(&self, head: &mut Head, tx: &WriteTransaction) -> bool {
+        let open = &head.open;
+        let room = open.bytes.len() as u64;
+        let alone = !open.sync && open.first + u64::from(open.count) == self.published_no() + 2;
+        let Some(writer) = head.writer.as_ref() else { return false };
+        if !alone || room > GROUP_BYTES_SOFT_MAX as u64 || !writer.has_room(room) || tx.writes.effects() == 0 {
+            return false;
+        }
+        let at = writer.at();
+        let told = mem::take(&mut head.open.told);
+        self.publish(head.layers.clone(), Some(at), &told);
+        true
+    }
+
+    /// Slows a writer down, or lets it wait, while tables are fuller than checkpoints can empty them; and lets it
+    /// wait for a group that is full, or for room in the log.
+    fn make_way(
+        &self,
+        head: &mut MutexGuard<'_, Head>,
+        tx: &WriteTransaction,
+        durability: Durability,
+    ) -> Result<(), CommitError> {
+        let full = self.config.table_bytes;
+        let failed_before = head.checkpoints_failed;
+        loop {
+            head.check()?;
+            if head.open.bytes.len() > GROUP_BYTES_SOFT_MAX {
+                self.lead_or_wait(head);
+                continue;
+            }
+            if durability == Durability::None {
+                // Twice what it needs now: its hook may add to it.
+                let wanted = (head.open.bytes.len() + 2 * tx.writes.bytes()) as u64 + LOG_ROOM_BYTES;
+                if head.writer.as_ref().is_some_and(|writer| !writer.has_room(wanted)) {
+                    self.make_room(head, wanted)?;
+                    continue;
+                }
+            }
+            let fill = head.layers.active.bytes();
+            let log = head.writer.as_ref().map_or(0, LogWriter::log_bytes);
+            if fill < 2 * full && log < 2 * self.config.log_bytes {
+                break;
+            }
+            // Twice the budget is where memory ends: wait until a checkpoint is through, or was tried in vain.
+            if head.checkpoints_failed > failed_before {
+                let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+                let poison = Poison { during: "writing a checkpoint", source };
+                return Err(CommitError::DiskFull { source: Arc::new(poison) });
+            }
+            if self.background.is_running() {
+                self.background.request();
+                self.turn.wait_for(head, Duration::from_millis(50));
+            } else {
+                MutexGuard::unlocked(head, || {
+                    let _ = self.checkpoint();
+                });
+            }
+        }
+        let fill = head.layers.active.bytes();
+        if head.checkpointing && self.background.is_running() && fill > full / 2 {
+            // From half full on, up to 4 ms per commit: slow writers gradually, never stop them.
+            let micros = (fill - full / 2).saturating_mul(4_000) / (full / 2 * 3).max(1);
+            let wait = Duration::from_micros(micros.min(4_000));
+            MutexGuard::unlocked(head, || std::thread::sleep(wait));
+            head.paced_ms += wait.as_millis() as u64;
+            head.check()?;
+        }
+        Ok(())
+    }
+
+    fn make_room(&self, head: &mut MutexGuard<'_, Head>, bytes: u64) -> Result<(), CommitError> {
+        let Some(mut writer) = head.writer.take() else { return Ok(()) };
+        let room = self.without_lock(head, &Outcome::default(), || writer.ensure_room(bytes));
+        head.writer = Some(writer);
+        self.hand_over(head);
+        match room {
+            Ok(()) => Ok(()),
+            Err(AppendError::DiskFull { during, source }) => {
+                Err(CommitError::DiskFull { source: Arc::new(Poison { during, source }) })
+            }
+            Err(AppendError::Broken { during, source }) => {
+                Err(CommitError::Poisoned { source: self.poison_with(head, during, source) })
+            }
+        }
+    }
+
     /// Every tree that is written must have its name in the catalogue.
-    fn add_catalogue_entries(&self, table: &Table, writes: &mut WriteSet) -> Result<(), CommitError> {
-        let trees: Vec<u32> = writes.trees.keys().copied().filter(|&t| t != CATALOGUE).collect();
+    fn add_catalogue_entries(&self, head: &mut Head, writes: &mut WriteSet) -> Result<(), CommitError> {
+        let known = |head: &Head, tree: u32| head.catalogued.get(tree as usize).copied().unwrap_or(false);
+        let trees: Vec<u32> = writes.trees.keys().copied().filter(|&t| t != CATALOGUE && !known(head, t)).collect();
         for tree in trees {
             let name = self.names.name_of(tree).expect("a tree number was given out for a name");
-            if table.get(CATALOGUE, name.as_bytes()).is_none() {
+            if head.layers.contains(CATALOGUE, name.as_bytes()).map_err(CommitError::from)? {
+                let index = tree as usize;
+                if head.catalogued.len() <= index {
+                    head.catalogued.resize(index + 1, false);
+                }
+                head.catalogued[index] = true;
+            } else {
                 writes.put(CATALOGUE, name.as_bytes(), &[&tree.to_le_bytes()])?;
             }
         }
         Ok(())
     }
 
-    fn check_ceiling(&self, head: &mut Head, tx: &WriteTransaction) -> Result<(), CommitError> {
-        let max = self.table_bytes_max;
-        if head.table.live_bytes + head.pinned_bytes + tx.writes.cost() <= max {
-            return Ok(());
-        }
-        let pinned = head.prune(self.oldest_reader());
-        let mut live = head.table.live_bytes;
-        for (tree, record, effect) in tx.writes.iter() {
-            live -= head.table.get(tree, record.key()).map_or(0, |slot| cost_of(&slot.record));
-            if matches!(effect, Effect::Put { .. }) {
-                live += cost_of(record);
-            }
-        }
-        // What makes the table smaller is always taken: it is the way out.
-        let used = live + pinned;
-        if used <= max || live <= head.table.live_bytes { Ok(()) } else { Err(CommitError::TableFull { used, max }) }
-    }
-
     /// Gives the transaction its number, writes it into the open group and applies it to the newest table.
     fn apply(&self, head: &mut Head, tx: &WriteTransaction, durability: Durability) -> u64 {
-        let commit_no = head.table.commit_no + 1;
+        let commit_no = head.layers.commit_no() + 1;
         let open = &mut head.open;
         if open.count == 0 {
             open.first = commit_no;
@@ -236,26 +404,25 @@ impl Inner {
         debug_assert_eq!(open.first + u64::from(open.count), commit_no, "commits of a group are consecutive");
         open.count += 1;
         open.sync |= durability == Durability::Durable;
-        let mut encoder = CommitEncoder::new(&mut open.bytes, tx.label, tx.writes.effects());
-        let table = Arc::make_mut(&mut head.table);
-        let mut freed = 0;
+        let mut encoder = CommitEncoder::new(&mut open.bytes, tx.label, tx.writes.effects(), tx.writes.has_pieces());
+        let table = Arc::make_mut(&mut head.layers.active);
         for (tree, record, effect) in tx.writes.iter() {
             match effect {
                 Effect::Put { ends } => {
-                    encoder.put(tree, record, ends);
-                    freed += table.put(tree, record.clone(), commit_no);
+                    encoder.put(tree, record.key(), record.value(), ends);
+                    if record.value().len() < SHARED_VALUE_BYTES_MIN {
+                        table.put(tree, record.key(), record.value(), commit_no);
+                    } else {
+                        table.put_bytes(tree, record.key(), record.value_bytes(), commit_no);
+                    }
                 }
                 Effect::Delete => {
                     encoder.delete(tree, record.key());
-                    freed += table.remove(tree, record.key());
+                    table.delete(tree, record.key(), commit_no);
                 }
             }
         }
         table.commit_no = commit_no;
-        if freed > 0 {
-            head.superseded.push_back((commit_no, freed));
-            head.pinned_bytes += freed;
-        }
         if self.has_feeds() {
             open.told.push(Commit { commit_no, label: tx.label, changes: changes_of(&tx.writes) });
         }
@@ -265,7 +432,10 @@ impl Inner {
     /// Leads one group if the writer is at home, else waits until something has happened.
     pub(crate) fn lead_or_wait(&self, head: &mut MutexGuard<'_, Head>) {
         match head.writer.take() {
-            Some(writer) => self.lead(head, writer),
+            Some(writer) => {
+                self.lead(head, writer);
+                self.hand_over(head);
+            }
             None => self.turn.wait(head),
         }
     }
@@ -276,10 +446,9 @@ impl Inner {
             head.writer = Some(writer);
             return;
         }
-        let table = Arc::clone(&head.table);
-        let first_of_open = head.groups == 0;
+        let layers = head.layers.clone();
         let result = self.without_lock(head, &group.outcome, || {
-            writer.append(&mut group.bytes, GroupKind::Commits, group.first, group.count)?;
+            writer.append(&mut group.bytes, group.first, group.count)?;
             if group.sync { writer.sync() } else { Ok(()) }
         });
         match result {
@@ -287,22 +456,25 @@ impl Inner {
                 head.groups += 1;
                 head.syncs += u64::from(group.sync);
                 head.commits += u64::from(group.count);
-                self.publish(table, &writer, &group.told);
+                let at = writer.at();
+                self.publish(layers, Some(at), &group.told);
                 group.outcome.set(Ok(())).unwrap_or_else(|_| unreachable!("a group is led once"));
-                self.turn.notify_all();
-                let when = if first_of_open { CompactWhen::Idle } else { CompactWhen::Running };
-                if writer.log_bytes() >= head.compact_from && when.is_due(&writer, &head.table) {
-                    // An error leaves the old log in use, and the group is done either way.
-                    let _ = self.compact_as_leader(head, writer);
-                } else {
-                    head.writer = Some(writer);
+                head.writer = Some(writer);
+                if head.open.count == 0 {
+                    // The buffer goes on to the next group.
+                    group.bytes.clear();
+                    group.bytes.resize(HEADER_BYTES, 0);
+                    head.open.bytes = mem::take(&mut group.bytes);
                 }
-                let oldest = self.oldest_reader();
-                head.prune(oldest);
             }
-            Err(AppendError::DiskFull { during, source }) => {
+            Err(AppendError::DiskFull { during, source }) if group.first > self.published_no() => {
                 head.writer = Some(writer);
                 self.fail(head, &group.outcome, &Failure::DiskFull(Arc::new(Poison { during, source })));
+            }
+            // A group with commits that were shown before they were written cannot be taken back.
+            Err(AppendError::DiskFull { during, source }) => {
+                head.writer = Some(writer);
+                self.poison(head, during, source, &group.outcome);
             }
             Err(AppendError::Broken { during, source }) => {
                 // The writer stays with the store, unused: it holds the file's lock until the store is closed.
@@ -311,6 +483,7 @@ impl Inner {
             }
         }
         self.turn.notify_all();
+        // The group goes here, and wakes its members.
     }
 
     /// Does I/O with the writer in hand and the serial section open to others. A storage that panics poisons the
@@ -338,12 +511,8 @@ impl Inner {
         for outcome in [group, &open.outcome] {
             let _ = outcome.set(Err(failure.clone()));
         }
-        head.table = self.published();
-        let published = head.table.commit_no;
-        while head.superseded.back().is_some_and(|(commit_no, _)| *commit_no > published) {
-            let (_, bytes) = head.superseded.pop_back().expect("looked at just now");
-            head.pinned_bytes -= bytes;
-        }
+        head.layers = (*self.published()).clone();
+        head.catalogued.clear();
     }
 
     /// Stops all writing for good. A failed sync is never tried again: after it nobody knows what the disk has.
@@ -353,36 +522,100 @@ impl Inner {
         self.fail(head, group, &Failure::Poisoned(poison));
     }
 
-    /// Stops all writing after an error outside a group.
-    pub(crate) fn poison_now(&self, head: &mut Head, during: &'static str, source: std::io::Error) -> MaintainError {
+    /// Stops all writing after an error outside a group; returns what is told from now on.
+    pub(crate) fn poison_with(&self, head: &mut Head, during: &'static str, source: std::io::Error) -> Arc<Poison> {
         self.poison(head, during, source, &Outcome::default());
         self.turn.notify_all();
-        match head.check_maintain() {
-            Err(e) => e,
-            Ok(()) => unreachable!("poisoned just now"),
+        match &head.state {
+            Running::Poisoned(poison) => Arc::clone(poison),
+            _ => unreachable!("poisoned just now"),
         }
     }
 }
 
-/// First committer wins, by key. A key that was created and deleted again since the snapshot is as the snapshot
-/// saw it and no conflict.
-fn check_conflicts(newest: &Table, tx: &WriteTransaction) -> Result<(), CommitError> {
-    let snapshot = tx.view.table();
-    if newest.commit_no == snapshot.commit_no {
+/// First committer wins, by key.
+fn check_conflicts(newest: &Layers, tx: &WriteTransaction) -> Result<(), CommitError> {
+    let snapshot = tx.view.commit_no();
+    if newest.commit_no() == snapshot {
         return Ok(());
     }
+    let reads = tx.reads.as_ref().map(|reads| reads.lock());
     let written = tx.writes.iter().map(|(tree, record, _)| (tree, record.key()));
-    let read = tx.checked.iter().map(|(tree, key)| (*tree, &key[..]));
+    let read = tx.checked.iter().chain(reads.iter().flat_map(|r| &r.keys)).map(|(tree, key)| (*tree, &key[..]));
     for (tree, key) in written.chain(read) {
-        let moved = match newest.get(tree, key) {
-            Some(slot) => slot.commit_no > snapshot.commit_no,
-            None => snapshot.get(tree, key).is_some(),
-        };
-        if moved {
+        if key_moved(newest, tx, tree, key)? {
             return Err(CommitError::Conflict { tree: TreeId(tree), key: Bytes::copy_from_slice(key) });
         }
     }
+    for range in reads.iter().flat_map(|r| &r.ranges) {
+        if let Some(key) = range_moved(newest, tx, range)? {
+            return Err(CommitError::Conflict { tree: TreeId(range.tree), key });
+        }
+    }
     Ok(())
+}
+
+/// Whether a key was written since the transaction's snapshot. Tables know the commit of each version. What a
+/// checkpoint has moved into pages since does not: there the values are compared, and one that was changed and
+/// changed back is what the transaction saw.
+fn key_moved(newest: &Layers, tx: &WriteTransaction, tree: u32, key: &[u8]) -> Result<bool, CommitError> {
+    if let Some(entry) = newest.in_tables(tree, key) {
+        return Ok(entry.commit_no() > tx.view.commit_no());
+    }
+    if newest.root.commit_no <= tx.view.commit_no() {
+        return Ok(false);
+    }
+    let now = newest.get(tree, key)?;
+    Ok(tx.view.held().with(|seen| seen.get(tree, key)).map_err(CommitError::from)? != now)
+}
+
+/// Returns a key of the range that was written since the transaction's snapshot.
+fn range_moved(newest: &Layers, tx: &WriteTransaction, range: &ReadRange) -> Result<Option<Bytes>, CommitError> {
+    let snapshot = tx.view.commit_no();
+    let lower = range.lower.as_ref().map(Vec::as_slice);
+    let inside = |key: &[u8]| match &range.upper {
+        std::ops::Bound::Unbounded => true,
+        std::ops::Bound::Included(end) => key <= &end[..],
+        std::ops::Bound::Excluded(end) => key < &end[..],
+    };
+    for table in [Some(&newest.active), newest.frozen.as_ref()].into_iter().flatten() {
+        let mut cursor = table.cursor(range.tree);
+        cursor.seek(lower);
+        while let Some((key, entry)) = cursor.entry().filter(|(key, _)| inside(key)) {
+            if entry.commit_no() > snapshot {
+                return Ok(Some(Bytes::copy_from_slice(key)));
+            }
+            cursor.next();
+        }
+    }
+    if newest.root.commit_no <= snapshot {
+        return Ok(None);
+    }
+    // A checkpoint came in between: both states are walked side by side.
+    let moved = tx.view.held().with(|seen| {
+        let mut before = Walk::new(seen, range.tree, lower, false)?;
+        let mut now = Walk::new(newest, range.tree, lower, false)?;
+        loop {
+            let keys = (before.key().filter(|k| inside(k)), now.key().filter(|k| inside(k)));
+            let (Some(a), Some(b)) = keys else { return Ok(keys.0.or(keys.1).map(Bytes::copy_from_slice)) };
+            if a != b || !same_value(before.value(), now.value()) {
+                return Ok(Some(Bytes::copy_from_slice(a.min(b))));
+            }
+            before.advance(seen)?;
+            now.advance(newest)?;
+        }
+    });
+    moved.map_err(CommitError::from)
+}
+
+fn same_value(a: Option<Value<'_>>, b: Option<Value<'_>>) -> bool {
+    match (a, b) {
+        (Some(Value::Inline(a)), Some(Value::Inline(b))) => a == b,
+        (Some(Value::Stored(a)), Some(Value::Stored(b))) => a == b,
+        // One table may hold inline what a page holds apart; that is for `Layers::get` to settle, and rare enough
+        // to be called a conflict.
+        _ => false,
+    }
 }
 
 /// Keys are copied: a slice would keep the value alive as long as the feed keeps the news.

@@ -6,16 +6,19 @@
 //! nanoseconds: the newest published table and the register of readers).
 
 pub(crate) mod commit;
+mod cursor;
 pub(crate) mod names;
-mod view;
-mod write;
+pub(crate) mod record;
+pub(crate) mod view;
+pub(crate) mod write;
 pub(crate) mod write_set;
 
 use std::fmt;
 
 pub use commit::{CommitInfo, Durability};
-pub use view::{Cursor, ReadView};
-pub use write::{Serial, TransactionCursor, WriteTransaction};
+pub use cursor::Cursor;
+pub use view::ReadView;
+pub use write::{Savepoint, Serial, TransactionCursor, WriteTransaction};
 
 /// A tree of one store. Numbers stay inside one open store: keep the name, not the number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

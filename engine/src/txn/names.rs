@@ -6,6 +6,7 @@
 //! the entry that the other would have written.
 
 use std::collections::HashMap;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,8 +14,22 @@ use parking_lot::Mutex;
 
 use crate::error::WriteError;
 use crate::limits::{TREE_NAME_BYTES_MAX, TREES_MAX};
-use crate::memtable::{Table, TableCursor};
+use crate::pager::PageError;
+use crate::snapshot::{Layers, Value, Walk};
 use crate::txn::CATALOGUE;
+
+/// Why a catalogue cannot be read.
+pub(crate) enum NamesError {
+    Page(PageError),
+    /// The rule that it breaks.
+    Rule(&'static str),
+}
+
+impl From<PageError> for NamesError {
+    fn from(error: PageError) -> Self {
+        Self::Page(error)
+    }
+}
 
 pub(crate) struct Names {
     inner: Mutex<Reserved>,
@@ -29,21 +44,28 @@ struct Reserved {
 }
 
 impl Names {
-    /// Reads the catalogue; the error is the rule it breaks.
-    pub(crate) fn from_catalogue(table: &Table) -> Result<Self, &'static str> {
-        let mut reserved = Reserved { numbers: HashMap::new(), names: HashMap::new(), next: table.tree_count().max(1) };
-        for record in TableCursor::new(table, CATALOGUE, std::ops::Bound::Unbounded, std::ops::Bound::Unbounded) {
-            let name = std::str::from_utf8(record.key()).map_err(|_| "a tree's name is UTF-8")?;
-            let number = record.value().try_into().map(u32::from_le_bytes).map_err(|_| "a tree's number is 4 bytes")?;
+    /// Reads the catalogue.
+    pub(crate) fn from_catalogue(layers: &Layers) -> Result<Self, NamesError> {
+        let mut reserved =
+            Reserved { numbers: HashMap::new(), names: HashMap::new(), next: layers.tree_count().max(1) };
+        let mut walk = Walk::new(layers, CATALOGUE, Bound::Unbounded, false)?;
+        while let (Some(key), Some(value)) = (walk.key(), walk.value()) {
+            let name = std::str::from_utf8(key).map_err(|_| NamesError::Rule("a tree's name is UTF-8"))?;
+            let number = match value {
+                Value::Inline(bytes) => bytes.try_into().map(u32::from_le_bytes).ok(),
+                Value::Stored(_) => None,
+            };
+            let number = number.ok_or(NamesError::Rule("a tree's number is 4 bytes"))?;
             if number == CATALOGUE || number as usize > TREES_MAX {
-                return Err("a tree's number is between 1 and the limit");
+                return Err(NamesError::Rule("a tree's number is between 1 and the limit"));
             }
             let name: Arc<str> = name.into();
             if reserved.names.insert(number, Arc::clone(&name)).is_some() {
-                return Err("a tree's number is given once");
+                return Err(NamesError::Rule("a tree's number is given once"));
             }
             reserved.numbers.insert(name, number);
             reserved.next = reserved.next.max(number + 1);
+            walk.advance(layers)?;
         }
         Ok(Self { end: AtomicU32::new(reserved.next), inner: Mutex::new(reserved) })
     }

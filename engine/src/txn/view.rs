@@ -1,84 +1,224 @@
 //! Reading at one commit.
 
-use std::iter::FusedIterator;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 
 use crate::error::ReadError;
-use crate::memtable::{Table, TableCursor};
+use crate::pager::PageError;
+use crate::snapshot::{Layers, Value};
 use crate::store::Inner;
+use crate::txn::cursor::{Cursor, Source};
 use crate::txn::{CATALOGUE, TreeId};
 
-/// The store as it was at one commit; later commits do not change it. Cheap to clone. Old versions that it sees
-/// stay in memory and count against the ceiling until it is dropped.
-#[derive(Clone)]
+/// The store as it was at one commit; later commits do not change it. Taking one costs about as much as two
+/// uncontended locks. It holds pages of the file, and for a short time a table in memory; see
+/// `Options::snapshot_bytes_max` for how much an old one may hold.
+///
+/// A clone is a view of its own: give each thread one, and they share nothing that is written to.
 pub struct ReadView {
     held: Arc<Held>,
 }
 
-struct Held {
+/// What a view holds, and its place in the register of readers.
+pub(crate) struct Held {
     inner: Arc<Inner>,
-    table: Arc<Table>,
+    pub(crate) commit_no: u64,
+    pub(crate) since_ms: u64,
+    slot: usize,
+    layers: RwLock<HeldLayers>,
+}
+
+struct HeldLayers {
+    /// `None`: it was too old and too dear.
+    layers: Option<Arc<Layers>>,
+    /// Goes up by one when the layers are exchanged for others of the same content.
+    version: u64,
+}
+
+impl Held {
+    pub(crate) fn new(inner: &Arc<Inner>, layers: Option<Arc<Layers>>, commit_no: u64, slot: usize) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+            commit_no,
+            since_ms: inner.env.clock.monotonic_ms(),
+            slot,
+            layers: RwLock::new(HeldLayers { layers, version: 0 }),
+        }
+    }
+
+    pub(super) fn with_version<R>(
+        &self,
+        read: impl FnOnce(&Layers, u64) -> Result<R, PageError>,
+    ) -> Result<R, ReadError> {
+        // Recursive, because a reader's closure may read, too; a writer that waits must not come between.
+        let held = self.layers.read_recursive();
+        match &held.layers {
+            Some(layers) => read(layers, held.version).map_err(ReadError::from),
+            None if self.inner.is_closed() => Err(ReadError::Closed),
+            None => Err(ReadError::SnapshotTooOld { commit_no: self.commit_no }),
+        }
+    }
+
+    pub(crate) fn with<R>(&self, read: impl FnOnce(&Layers) -> Result<R, PageError>) -> Result<R, ReadError> {
+        self.with_version(|layers, _| read(layers))
+    }
+
+    pub(crate) fn layers(&self) -> Option<Arc<Layers>> {
+        self.layers.read_recursive().layers.clone()
+    }
+
+    /// Puts layers of the same content in the place of others, `None` to take them away. Gives up where a reader
+    /// is in the middle of a long look.
+    pub(crate) fn exchange(&self, layers: Option<Arc<Layers>>) -> bool {
+        let Some(mut held) = self.layers.try_write_for(Duration::from_millis(20)) else { return false };
+        let old = std::mem::replace(&mut held.layers, layers);
+        held.version += 1;
+        drop(held);
+        // Freed outside the lock: these may be the last to hold a table.
+        drop(old);
+        true
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.inner.unregister_reader(self.table.commit_no);
+        self.inner.unregister_reader(self.slot);
+    }
+}
+
+impl Clone for ReadView {
+    fn clone(&self) -> Self {
+        let held = &self.held;
+        Self { held: held.inner.register_reader_of(held.layers(), held.commit_no) }
     }
 }
 
 impl ReadView {
     pub(crate) fn new(inner: &Arc<Inner>) -> Self {
-        let table = inner.register_reader();
-        Self { held: Arc::new(Held { inner: Arc::clone(inner), table }) }
+        Self { held: inner.register_reader() }
     }
 
     /// Returns the number of the commit this view shows.
     pub fn commit_no(&self) -> u64 {
-        self.held.table.commit_no
+        self.held.commit_no
     }
 
     /// Returns the tree of this name, if it existed at this commit.
     pub fn tree(&self, name: &str) -> Result<Option<TreeId>, ReadError> {
-        let slot = self.held.table.get(CATALOGUE, name.as_bytes());
-        Ok(slot.and_then(|slot| slot.record.value().try_into().ok()).map(|number| TreeId(u32::from_le_bytes(number))))
+        let found = self.held.with(|layers| {
+            layers.with(CATALOGUE, name.as_bytes(), |value| match value {
+                Value::Inline(bytes) => bytes.try_into().ok().map(u32::from_le_bytes),
+                Value::Stored(_) => None,
+            })
+        })?;
+        Ok(found.flatten().map(TreeId))
     }
 
     /// Returns the names of all trees, ascending by bytes.
     pub fn tree_names(&self) -> Result<Vec<String>, ReadError> {
-        let names = TableCursor::new(&self.held.table, CATALOGUE, Bound::Unbounded, Bound::Unbounded);
-        Ok(names.map(|r| String::from_utf8_lossy(r.key()).into_owned()).collect())
+        self.cursor(CATALOGUE, Bound::Unbounded, Bound::Unbounded)
+            .map(|entry| entry.map(|(name, _)| String::from_utf8_lossy(&name).into_owned()))
+            .collect()
     }
 
-    /// Returns the value of a key, without copying it.
+    /// Returns the value of a key, copied where it lies in a page. `get_with` does not copy.
     pub fn get(&self, tree: TreeId, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
         self.held.inner.check_tree(tree)?;
-        Ok(self.held.table.get(tree.0, key).map(|slot| slot.record.value_bytes()))
+        self.held.with(|layers| layers.get(tree.0, key))
+    }
+
+    /// Hands the value of a key to `see` where it lies, and returns what `see` does. Nothing is copied, except
+    /// for a value that lies in pages of its own, which is read whole. `see` should be short: it holds a page in
+    /// the cache.
+    pub fn get_with<R>(&self, tree: TreeId, key: &[u8], see: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, ReadError> {
+        self.held.inner.check_tree(tree)?;
+        self.held.with(|layers| {
+            let mut see = Some(see);
+            let seen = layers.with(tree.0, key, |value| match value {
+                Value::Inline(bytes) => Ok(see.take().map(|see| see(bytes))),
+                Value::Stored(at) => Err(at),
+            })?;
+            match seen {
+                None => Ok(None),
+                Some(Ok(seen)) => Ok(seen),
+                Some(Err(at)) => {
+                    let bytes = layers.load(&at)?;
+                    Ok(see.take().map(|see| see(&bytes)))
+                }
+            }
+        })
+    }
+
+    /// Reads a part of a value into `out` and returns how many bytes there were: fewer than asked for only at the
+    /// value's end. `None` where the key has no value. A value of a gigabyte is read in pieces like this.
+    pub fn read_value(
+        &self,
+        tree: TreeId,
+        key: &[u8],
+        offset: u64,
+        out: &mut [u8],
+    ) -> Result<Option<usize>, ReadError> {
+        self.held.inner.check_tree(tree)?;
+        self.held.with(|layers| {
+            let part = |len: u64| (len.saturating_sub(offset)).min(out.len() as u64) as usize;
+            let mut stored = None;
+            let mut n = None;
+            layers.with(tree.0, key, |value| match value {
+                Value::Inline(bytes) => {
+                    let count = part(bytes.len() as u64);
+                    n = Some((count, bytes.get(offset as usize..).map(|b| Bytes::copy_from_slice(&b[..count]))));
+                }
+                Value::Stored(at) => {
+                    n = Some((part(at.len), None));
+                    stored = Some(at);
+                }
+            })?;
+            let Some((count, inline)) = n else { return Ok(None) };
+            match (stored, inline) {
+                (Some(at), _) => crate::btree::read_value(&*layers.root, &at, offset, &mut out[..count])?,
+                (None, Some(bytes)) => out[..count].copy_from_slice(&bytes),
+                (None, None) => {}
+            }
+            Ok(Some(count))
+        })
+    }
+
+    /// Returns how long a key's value is.
+    pub fn value_len(&self, tree: TreeId, key: &[u8]) -> Result<Option<u64>, ReadError> {
+        self.held.inner.check_tree(tree)?;
+        self.held.with(|layers| {
+            layers.with(tree.0, key, |value| match value {
+                Value::Inline(bytes) => bytes.len() as u64,
+                Value::Stored(at) => at.len,
+            })
+        })
     }
 
     /// Returns whether a key has a value.
     pub fn contains(&self, tree: TreeId, key: &[u8]) -> Result<bool, ReadError> {
         self.held.inner.check_tree(tree)?;
-        Ok(self.held.table.get(tree.0, key).is_some())
+        self.held.with(|layers| layers.contains(tree.0, key))
     }
 
-    /// Returns how many keys a tree has.
+    /// Returns how many keys a tree has. Costs one look-up for every key of the tree that was written since the
+    /// last checkpoint.
     pub fn len(&self, tree: TreeId) -> Result<u64, ReadError> {
-        Ok(self.held.table.tree_len(tree.0))
+        self.held.with(|layers| layers.len(tree.0))
     }
 
     /// Returns whether a tree has no keys.
     pub fn is_empty(&self, tree: TreeId) -> Result<bool, ReadError> {
-        Ok(self.len(tree)? == 0)
+        Ok(!self.range(tree, ..).advance()?)
     }
 
     /// Walks the keys within bounds, from either end. The cursor keeps this view alive. A tree that this view
     /// does not have yet is empty.
     pub fn range(&self, tree: TreeId, bounds: impl RangeBounds<[u8]>) -> Cursor {
-        let cursor = TableCursor::new(&self.held.table, tree.0, bounds.start_bound(), bounds.end_bound());
-        Cursor { cursor, _view: self.clone() }
+        self.cursor(tree.0, bounds.start_bound(), bounds.end_bound())
     }
 
     /// Walks the keys that begin with `prefix`.
@@ -87,8 +227,12 @@ impl ReadView {
         self.range(tree, (Bound::Included(prefix), end.as_deref().map_or(Bound::Unbounded, Bound::Excluded)))
     }
 
-    pub(crate) fn table(&self) -> &Arc<Table> {
-        &self.held.table
+    pub(crate) fn cursor(&self, tree: u32, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Cursor {
+        Cursor::new(Source::View(Arc::clone(&self.held)), tree, lower, upper)
+    }
+
+    pub(crate) fn held(&self) -> &Held {
+        &self.held
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -109,25 +253,3 @@ pub(crate) fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     end[last] += 1;
     Some(end)
 }
-
-/// Keys and values in order, from either end; the ends close in on each other. An error is the last item.
-pub struct Cursor {
-    cursor: TableCursor,
-    _view: ReadView,
-}
-
-impl Iterator for Cursor {
-    type Item = Result<(Bytes, Bytes), ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.cursor.next_slot().map(|s| Ok((s.record.key_bytes(), s.record.value_bytes())))
-    }
-}
-
-impl DoubleEndedIterator for Cursor {
-    fn next_back(&mut self) -> Option<Self::Item> {
-        self.cursor.next_slot_back().map(|s| Ok((s.record.key_bytes(), s.record.value_bytes())))
-    }
-}
-
-impl FusedIterator for Cursor {}

@@ -1,31 +1,62 @@
 //! Writing: a view, and changes on top of it that nobody else sees before they are committed.
 
-use std::iter::FusedIterator;
+use std::cmp::Ordering;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::error::{CommitError, HookError, ReadError, WriteError};
-use crate::memtable::{Record, Table, TableCursor};
+use crate::snapshot::Layers;
 use crate::store::Inner;
 use crate::txn::commit::{CommitInfo, Durability};
+use crate::txn::cursor::{Cursor, Source};
+use crate::txn::record::Record;
 use crate::txn::view::prefix_end;
 use crate::txn::write_set::{Effect, WriteRange, WriteSet};
 use crate::txn::{ReadView, TreeId};
 
 /// An optimistic transaction: it never waits for another one, and may lose to one at its commit. Dropping it
 /// aborts it.
+///
+/// Isolation is snapshot isolation: reads see the commit it began at, and of two transactions that write one key
+/// the later committer fails. `serializable` adds what was read to that check.
 pub struct WriteTransaction {
     pub(crate) view: ReadView,
     pub(crate) writes: WriteSet,
     pub(crate) checked: Vec<(u32, Bytes)>,
+    pub(crate) reads: Option<Mutex<Reads>>,
     pub(crate) label: u32,
 }
 
+/// What a serializable transaction has looked at.
+#[derive(Default)]
+pub(crate) struct Reads {
+    pub(crate) keys: Vec<(u32, Bytes)>,
+    pub(crate) ranges: Vec<ReadRange>,
+}
+
+pub(crate) struct ReadRange {
+    pub(crate) tree: u32,
+    pub(crate) lower: Bound<Vec<u8>>,
+    pub(crate) upper: Bound<Vec<u8>>,
+}
+
+/// A moment of a transaction to go back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Savepoint(usize);
+
 impl WriteTransaction {
     pub(crate) fn new(inner: &Arc<Inner>) -> Self {
-        Self { view: ReadView::new(inner), writes: WriteSet::default(), checked: Vec::new(), label: 0 }
+        Self { view: ReadView::new(inner), writes: WriteSet::default(), checked: Vec::new(), reads: None, label: 0 }
+    }
+
+    /// Makes this transaction serializable: from here on every key and range that it reads is checked at its
+    /// commit, which fails with `Conflict` if another transaction wrote there in between. A range counts as read
+    /// from bound to bound, however far its cursor went.
+    pub fn serializable(&mut self) {
+        self.reads.get_or_insert_default();
     }
 
     /// Returns the tree of this name; it exists from the commit of this transaction on, if it did not before.
@@ -43,7 +74,15 @@ impl WriteTransaction {
     /// Returns a key's value: this transaction's own, else its snapshot's.
     pub fn get(&self, tree: TreeId, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
         self.view.inner().check_tree(tree)?;
-        Ok(lookup(&self.writes, self.view.table(), tree, key))
+        match own(&self.writes, tree, key) {
+            Some(value) => Ok(value),
+            None => {
+                if let Some(reads) = &self.reads {
+                    reads.lock().keys.push((tree.0, Bytes::copy_from_slice(key)));
+                }
+                self.view.get(tree, key)
+            }
+        }
     }
 
     /// Like `get`, and the commit fails with `Conflict` if another transaction writes the key in between.
@@ -55,7 +94,12 @@ impl WriteTransaction {
 
     /// Walks the keys within bounds, own writes included.
     pub fn range(&self, tree: TreeId, bounds: impl RangeBounds<[u8]>) -> TransactionCursor<'_> {
-        TransactionCursor::new(&self.writes, self.view.table(), tree, bounds.start_bound(), bounds.end_bound())
+        let (lower, upper) = (bounds.start_bound(), bounds.end_bound());
+        if let Some(reads) = &self.reads {
+            let owned = |bound: Bound<&[u8]>| bound.map(<[u8]>::to_vec);
+            reads.lock().ranges.push(ReadRange { tree: tree.0, lower: owned(lower), upper: owned(upper) });
+        }
+        TransactionCursor::new(&self.writes, self.view.cursor(tree.0, lower, upper), tree, lower, upper)
     }
 
     /// Walks the keys that begin with `prefix`, own writes included.
@@ -81,6 +125,18 @@ impl WriteTransaction {
     pub fn delete(&mut self, tree: TreeId, key: &[u8]) -> Result<(), WriteError> {
         self.view.inner().check_tree(tree).map_err(|_| WriteError::UnknownTree(tree))?;
         self.writes.delete(tree.0, key)
+    }
+
+    /// Marks a moment that `roll_back_to` can go back to. From the first savepoint on every write remembers what
+    /// it replaced.
+    pub fn savepoint(&mut self) -> Savepoint {
+        Savepoint(self.writes.mark())
+    }
+
+    /// Takes back every put and delete since the savepoint. Savepoints made after it are gone; going back to one
+    /// of those is the same as going back to this one.
+    pub fn roll_back_to(&mut self, savepoint: Savepoint) {
+        self.writes.roll_back_to(savepoint.0);
     }
 
     /// Sets a number that is logged with the commit and given to the change feed, for its origin for example.
@@ -117,14 +173,14 @@ impl WriteTransaction {
 /// What is written here is part of the transaction and exempt from the conflict check.
 pub struct Serial<'a> {
     pub(crate) inner: &'a Inner,
-    pub(crate) table: &'a Table,
+    pub(crate) layers: &'a Layers,
     pub(crate) writes: &'a mut WriteSet,
 }
 
 impl Serial<'_> {
     /// Returns the number this commit will have, if it changes anything.
     pub fn commit_no(&self) -> u64 {
-        self.table.commit_no + 1
+        self.layers.commit_no() + 1
     }
 
     /// Returns the tree of this name; see `WriteTransaction::tree`.
@@ -137,12 +193,17 @@ impl Serial<'_> {
     /// Returns a key's newest value.
     pub fn get(&self, tree: TreeId, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
         self.inner.check_tree(tree)?;
-        Ok(lookup(self.writes, self.table, tree, key))
+        match own(self.writes, tree, key) {
+            Some(value) => Ok(value),
+            None => Ok(self.layers.get(tree.0, key)?),
+        }
     }
 
     /// Walks the newest state within bounds.
     pub fn range(&self, tree: TreeId, bounds: impl RangeBounds<[u8]>) -> TransactionCursor<'_> {
-        TransactionCursor::new(self.writes, self.table, tree, bounds.start_bound(), bounds.end_bound())
+        let (lower, upper) = (bounds.start_bound(), bounds.end_bound());
+        let base = Cursor::new(Source::Serial(self.layers.clone()), tree.0, lower, upper);
+        TransactionCursor::new(self.writes, base, tree, lower, upper)
     }
 
     /// Puts a value.
@@ -163,29 +224,31 @@ impl Serial<'_> {
     }
 }
 
-fn lookup(writes: &WriteSet, table: &Table, tree: TreeId, key: &[u8]) -> Option<Bytes> {
-    match writes.get(tree.0, key) {
-        Some((record, Effect::Put { .. })) => Some(record.value_bytes()),
-        Some((_, Effect::Delete)) => None,
-        None => table.get(tree.0, key).map(|slot| slot.record.value_bytes()),
-    }
+/// What a transaction itself says about a key, if anything.
+fn own(writes: &WriteSet, tree: TreeId, key: &[u8]) -> Option<Option<Bytes>> {
+    writes.get(tree.0, key).map(|(record, effect)| match effect {
+        Effect::Put { .. } => Some(record.value_bytes()),
+        Effect::Delete => None,
+    })
 }
 
-/// Keys and values of a transaction in order, from either end: its own writes over its snapshot. An error is the last
-/// item.
+type Entry = (Bytes, Bytes);
+
+/// Keys and values of a transaction in order, from either end: its own writes over its snapshot. After an error it
+/// ends.
 pub struct TransactionCursor<'a> {
-    base: TableCursor,
+    base: Cursor,
     own: WriteRange<'a>,
-    base_front: Option<Record>,
-    base_back: Option<Record>,
+    base_front: Option<Entry>,
+    base_back: Option<Entry>,
     own_front: Option<(&'a Record, &'a Effect)>,
     own_back: Option<(&'a Record, &'a Effect)>,
 }
 
 impl<'a> TransactionCursor<'a> {
-    fn new(writes: &'a WriteSet, table: &Table, tree: TreeId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Self {
+    fn new(writes: &'a WriteSet, base: Cursor, tree: TreeId, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> Self {
         Self {
-            base: TableCursor::new(table, tree.0, lower, upper),
+            base,
             own: writes.range(tree.0, lower, upper),
             base_front: None,
             base_back: None,
@@ -194,74 +257,77 @@ impl<'a> TransactionCursor<'a> {
         }
     }
 
-    fn own_next(&mut self) -> Option<(&'a Record, &'a Effect)> {
-        self.own.as_mut()?.next().map(|(k, e)| (&k.0, e))
+    fn own_next(&mut self, backward: bool) -> Option<(&'a Record, &'a Effect)> {
+        let own = self.own.as_mut()?;
+        let next = if backward { own.next_back() } else { own.next() };
+        next.map(|(k, e)| (&k.0, e))
     }
 
-    fn own_next_back(&mut self) -> Option<(&'a Record, &'a Effect)> {
-        self.own.as_mut()?.next_back().map(|(k, e)| (&k.0, e))
+    /// Makes sure that both heads of one end are looked at. What the other end has looked at but not given is the
+    /// last there is.
+    fn look(&mut self, backward: bool) -> Result<(), ReadError> {
+        let missing = if backward { self.base_back.is_none() } else { self.base_front.is_none() };
+        if missing {
+            let next = if backward { self.base.next_back() } else { self.base.next() }.transpose()?;
+            let (mine, other) = ends(backward, &mut self.base_front, &mut self.base_back);
+            *mine = next.or_else(|| other.take());
+        }
+        let missing = if backward { self.own_back.is_none() } else { self.own_front.is_none() };
+        if missing {
+            let next = self.own_next(backward);
+            let (mine, other) = ends(backward, &mut self.own_front, &mut self.own_back);
+            *mine = next.or_else(|| other.take());
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, backward: bool) -> Option<Result<Entry, ReadError>> {
+        loop {
+            if let Err(error) = self.look(backward) {
+                self.own = None;
+                (self.own_front, self.own_back) = (None, None);
+                (self.base_front, self.base_back) = (None, None);
+                return Some(Err(error));
+            }
+            let (base, _) = ends(backward, &mut self.base_front, &mut self.base_back);
+            let (own, _) = ends(backward, &mut self.own_front, &mut self.own_back);
+            let order = match (&*base, &*own) {
+                (None, None) => return None,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((key, _)), Some((own, _))) if backward => own.key().cmp(key),
+                (Some((key, _)), Some((own, _))) => key[..].cmp(own.key()),
+            };
+            if order == Ordering::Less {
+                return base.take().map(Ok);
+            }
+            if order == Ordering::Equal {
+                *base = None;
+            }
+            if let Some((record, Effect::Put { .. })) = own.take() {
+                return Some(Ok((record.key_bytes(), record.value_bytes())));
+            }
+        }
     }
 }
 
+/// (mine, the other's) of two ends.
+fn ends<'e, T>(backward: bool, front: &'e mut T, back: &'e mut T) -> (&'e mut T, &'e mut T) {
+    if backward { (back, front) } else { (front, back) }
+}
+
 impl Iterator for TransactionCursor<'_> {
-    type Item = Result<(Bytes, Bytes), ReadError>;
+    type Item = Result<Entry, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            // What the other end has looked at but not given is the last there is.
-            if self.base_front.is_none() {
-                self.base_front = self.base.next().or_else(|| self.base_back.take());
-            }
-            if self.own_front.is_none() {
-                self.own_front = self.own_next().or_else(|| self.own_back.take());
-            }
-            match (&self.base_front, self.own_front) {
-                (None, None) => return None,
-                (Some(base), own) if own.is_none_or(|(own, _)| base.key() < own.key()) => {
-                    return self.base_front.take().map(|r| Ok((r.key_bytes(), r.value_bytes())));
-                }
-                (base, Some((own, effect))) => {
-                    if base.as_ref().is_some_and(|b| b.key() == own.key()) {
-                        self.base_front = None;
-                    }
-                    self.own_front = None;
-                    if matches!(effect, Effect::Put { .. }) {
-                        return Some(Ok((own.key_bytes(), own.value_bytes())));
-                    }
-                }
-                (Some(_), None) => unreachable!("taken by the arm above"),
-            }
-        }
+        self.step(false)
     }
 }
 
 impl DoubleEndedIterator for TransactionCursor<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        loop {
-            if self.base_back.is_none() {
-                self.base_back = self.base.next_back().or_else(|| self.base_front.take());
-            }
-            if self.own_back.is_none() {
-                self.own_back = self.own_next_back().or_else(|| self.own_front.take());
-            }
-            match (&self.base_back, self.own_back) {
-                (None, None) => return None,
-                (Some(base), own) if own.is_none_or(|(own, _)| base.key() > own.key()) => {
-                    return self.base_back.take().map(|r| Ok((r.key_bytes(), r.value_bytes())));
-                }
-                (base, Some((own, effect))) => {
-                    if base.as_ref().is_some_and(|b| b.key() == own.key()) {
-                        self.base_back = None;
-                    }
-                    self.own_back = None;
-                    if matches!(effect, Effect::Put { .. }) {
-                        return Some(Ok((own.key_bytes(), own.value_bytes())));
-                    }
-                }
-                (Some(_), None) => unreachable!("taken by the arm above"),
-            }
-        }
+        self.step(true)
     }
 }
 
-impl FusedIterator for TransactionCursor<'_> {}
+impl std::iter::FusedIterator for TransactionCursor<'_> {}

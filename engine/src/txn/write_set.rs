@@ -5,9 +5,11 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use bytes::Bytes;
+
 use crate::error::WriteError;
 use crate::limits::{KEY_BYTES_MAX, TRANSACTION_BYTES_MAX, VALUE_BYTES_MAX};
-use crate::memtable::{Record, cost_of};
+use crate::txn::record::Record;
 
 /// A record ordered by its key alone.
 pub(crate) struct Keyed(pub(crate) Record);
@@ -26,6 +28,15 @@ pub(crate) type TreeWrites = BTreeMap<Keyed, Effect>;
 pub(crate) struct WriteSet {
     pub(crate) trees: BTreeMap<u32, TreeWrites>,
     bytes: usize,
+    has_pieces: bool,
+    /// What writes replaced, oldest first; kept from the first savepoint on.
+    journal: Option<Vec<Replaced>>,
+}
+
+struct Replaced {
+    tree: u32,
+    key: Bytes,
+    old: Option<(Record, Effect)>,
 }
 
 impl WriteSet {
@@ -36,6 +47,7 @@ impl WriteSet {
             return Err(WriteError::ValueTooLong { given: value_len });
         }
         self.room_for(key.len() + value_len)?;
+        self.has_pieces |= pieces.len() > 1;
         let ends = if pieces.len() > 1 {
             let mut end = 0;
             pieces
@@ -84,13 +96,13 @@ impl WriteSet {
         self.trees.values().map(BTreeMap::len).sum()
     }
 
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+    /// Returns whether any value was ever given in pieces.
+    pub(crate) fn has_pieces(&self) -> bool {
+        self.has_pieces
     }
 
-    /// Returns what the puts would cost the table if none of their keys existed.
-    pub(crate) fn cost(&self) -> u64 {
-        self.iter().map(|(_, r, e)| if matches!(e, Effect::Put { .. }) { cost_of(r) } else { 0 }).sum()
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Record, &Effect)> {
@@ -100,11 +112,34 @@ impl WriteSet {
     fn insert(&mut self, tree: u32, record: Record, effect: Effect) {
         let writes = self.trees.entry(tree).or_default();
         // Removed first: inserting over an equal key would keep the old record.
-        if let Some((old, _)) = writes.remove_entry(record.key()) {
-            self.bytes -= old.0.len();
+        let old = writes.remove_entry(record.key()).map(|(old, effect)| (old.0, effect));
+        if let Some((old, _)) = &old {
+            self.bytes -= old.len();
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.push(Replaced { tree, key: record.key_bytes(), old });
         }
         self.bytes += record.len();
         writes.insert(Keyed(record), effect);
+    }
+
+    /// Returns the length of the journal, which begins here if it did not before.
+    pub(crate) fn mark(&mut self) -> usize {
+        self.journal.get_or_insert_default().len()
+    }
+
+    pub(crate) fn roll_back_to(&mut self, mark: usize) {
+        let undone = self.journal.as_mut().map(|journal| journal.split_off(mark.min(journal.len())));
+        for Replaced { tree, key, old } in undone.into_iter().flatten().rev() {
+            let writes = self.trees.entry(tree).or_default();
+            if let Some((new, _)) = writes.remove_entry(&key[..]) {
+                self.bytes -= new.0.len();
+            }
+            if let Some((record, effect)) = old {
+                self.bytes += record.len();
+                writes.insert(Keyed(record), effect);
+            }
+        }
     }
 
     fn room_for(&self, more: usize) -> Result<(), WriteError> {

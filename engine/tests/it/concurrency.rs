@@ -62,6 +62,9 @@ impl StorageFile for SlowFile {
     fn try_lock(&self) -> io::Result<LockOutcome> {
         self.0.try_lock()
     }
+    fn unlock(&self) -> io::Result<()> {
+        self.0.unlock()
+    }
     fn identity(&self) -> io::Result<FileIdentity> {
         self.0.identity()
     }
@@ -88,10 +91,10 @@ fn eight_threads_share_syncs() {
     });
     let stats = store.stats();
     assert_eq!(stats.commits, 200);
-    assert!(stats.commits >= 3 * stats.syncs, "{} commits in {} syncs", stats.commits, stats.syncs);
+    assert!(stats.commits >= 2 * stats.syncs, "{} commits in {} syncs", stats.commits, stats.syncs);
     assert_eq!(stats.groups, stats.syncs, "exactly one sync per group");
     let after = open(&disk.after_crash(blazedb_engine::env::Survivors::None, 1));
-    assert_eq!(after.read().len(after.tree("t").expect("a good name")), Ok(200));
+    assert_eq!(after.read().len(after.tree("t").expect("a good name")).expect("the tree reads"), 200);
 }
 
 #[test]
@@ -214,19 +217,19 @@ fn everybody_in_and_behind_a_failed_group_is_told() {
     let shown = store.read().len(store.tree("t").expect("a good name")).expect("the tree reads");
     assert_eq!(shown, acknowledged + 1, "what is seen is what was acknowledged");
     let after = open(&disk.after_crash(blazedb_engine::env::Survivors::None, 1));
-    assert_eq!(after.read().len(after.tree("t").expect("a good name")), Ok(shown));
+    assert_eq!(after.read().len(after.tree("t").expect("a good name")).expect("the tree reads"), shown);
 }
 
 #[test]
-fn compaction_and_verify_beside_writers_and_readers() {
+fn checkpoints_and_verify_beside_writers_and_readers() {
     let disk = SimDisk::new(5);
     let store = open(&disk);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Acquire) {
-                store.compact().expect("compacts");
-                store.verify(&mut |_| {}).expect("log and table agree");
+                store.checkpoint().expect("checkpoints");
+                store.verify(&mut |_| {}).expect("pages and space agree");
             }
         });
         let writers: Vec<_> = (0..3_u8)
@@ -243,8 +246,9 @@ fn compaction_and_verify_beside_writers_and_readers() {
         writers.into_iter().for_each(|w| w.join().expect("no writer panicked"));
         done.store(true, Ordering::Release);
     });
-    assert!(store.stats().compactions > 0);
-    assert_eq!(open(&disk.after_crash(blazedb_engine::env::Survivors::None, 1)).stats().entries, 301);
+    assert!(store.stats().checkpoints > 0);
+    let after = open(&disk.after_crash(blazedb_engine::env::Survivors::None, 1));
+    assert_eq!(after.read().len(after.tree("t").expect("a good name")).expect("the tree reads"), 300);
 }
 
 /// A hook that panics aborts its transaction; the store goes on.

@@ -5,7 +5,7 @@ use std::io;
 use blazedb_engine::env::{CallKind, Fault, SimDisk, Survivors};
 use blazedb_engine::{CommitError, MaintainError, Store};
 
-use crate::support::{Model, NAME, get, model_of, open, options, put, workload};
+use crate::support::{Model, NAME, get, model_of, open, options, put, roomy, workload};
 
 /// Whatever fails: what was acknowledged is there after reopening, and after a crash, too.
 #[test]
@@ -49,7 +49,7 @@ fn a_failed_sync_poisons_and_is_not_tried_again() {
         assert!(matches!(put(&store, "t", b"c", b"3"), Err(CommitError::Poisoned { .. })), "the disk works again, yet");
     }
     assert!(matches!(store.flush(), Err(MaintainError::Poisoned { .. })));
-    assert!(matches!(store.compact(), Err(MaintainError::Poisoned { .. })));
+    assert!(matches!(store.checkpoint(), Err(MaintainError::Poisoned { .. })));
     assert!(store.stats().poisoned.is_some_and(|why| why.contains("syncing the log")));
     assert_eq!(get(&store, "t", b"a"), Some(b"1".to_vec()), "reads go on");
     assert_eq!(get(&store, "t", b"b"), None, "what was not acknowledged is not seen");
@@ -79,13 +79,13 @@ fn commits_after_a_failed_sync_and_a_reopen_survive_a_crash() {
     }
 }
 
+/// No room for the log: the transaction fails, everything else goes on, and so does writing when there is room.
 #[test]
 fn a_full_disk_fails_the_transaction_and_nothing_else() {
     let disk = SimDisk::new(3);
-    let store = open(&disk);
+    let store = Store::open(disk.env(NAME), roomy()).expect("opens");
     put(&store, "t", b"a", b"1").expect("commits");
-    let len = disk.read_file(NAME).expect("is there").len() as u64;
-    disk.set_capacity(Some(len + 8192));
+    disk.set_capacity(Some(used(&disk) + 8192));
     let mut acknowledged = 0_u32;
     let error = loop {
         match put(&store, "t", &acknowledged.to_be_bytes(), &[9; 3000]) {
@@ -95,9 +95,9 @@ fn a_full_disk_fails_the_transaction_and_nothing_else() {
     };
     assert!(matches!(error, CommitError::DiskFull { .. }) && error.to_string().contains("room"), "{error}");
     assert!(acknowledged > 10);
-    assert!(matches!(put(&store, "t", b"again", b"x"), Err(CommitError::DiskFull { .. })));
+    assert!(matches!(put(&store, "t", b"again", &[1; 9000]), Err(CommitError::DiskFull { .. })));
     let seen = model_of(&store);
-    store.verify(&mut |_| {}).expect("log and table agree");
+    store.verify(&mut |_| {}).expect("pages and space agree");
     disk.set_capacity(None);
     put(&store, "t", b"room", b"x").expect("writes go on without reopening");
     let mut want = seen;
@@ -105,6 +105,10 @@ fn a_full_disk_fails_the_transaction_and_nothing_else() {
     for survivors in Survivors::ALL {
         assert_eq!(model_of(&open(&disk.after_crash(survivors, 1))), want);
     }
+}
+
+fn used(disk: &SimDisk) -> u64 {
+    disk.names().iter().map(|name| disk.read_file(name).expect("is there").len() as u64).sum()
 }
 
 #[test]
@@ -120,20 +124,26 @@ fn a_full_disk_at_every_length() {
 }
 
 #[test]
-fn a_compaction_without_room_leaves_the_store_as_it_was() {
+fn a_checkpoint_without_room_leaves_the_store_as_it_was() {
     let disk = SimDisk::new(4);
-    let store = open(&disk);
+    let store = Store::open(disk.env(NAME), roomy()).expect("opens");
     for n in 0..20_u8 {
         put(&store, "t", &[n], &[n; 2000]).expect("commits");
     }
     let want = model_of(&store);
-    disk.set_capacity(Some(disk.read_file(NAME).expect("is there").len() as u64 + 10_000));
-    assert!(matches!(store.compact(), Err(MaintainError::Io { .. })));
-    assert_eq!(disk.names(), [NAME], "no leftover");
-    put(&store, "t", b"more", b"x").expect("the old file goes on");
+    disk.set_capacity(Some(used(&disk) + 10_000));
+    for _ in 0..3 {
+        assert!(matches!(store.checkpoint(), Err(MaintainError::DiskFull { .. })));
+    }
+    assert_eq!(model_of(&store), want);
+    assert_eq!((store.stats().checkpoints, store.stats().checkpoints_failed), (0, 3));
     disk.set_capacity(None);
-    store.compact().expect("there is room now");
-    assert_eq!(store.stats().compactions, 1);
+    put(&store, "t", b"more", b"x").expect("the log goes on");
+    store.checkpoint().expect("there is room now");
+    store.checkpoint().expect("what came in between is written, too");
+    store.verify(&mut |_| {}).expect("pages and space agree");
+    let stats = store.stats();
+    assert_eq!((stats.checkpoints, stats.checkpoint_commit_no, stats.entries), (2, 21, 21));
     let mut now = model_of(&store);
     now.get_mut("t").expect("has a tree").remove(&b"more"[..]);
     assert_eq!(now, want);
@@ -154,7 +164,7 @@ fn buffered_commits_keep_their_order_and_a_durable_one_covers_them() {
     let syncs = disk.calls(CallKind::Sync);
     (0..5).for_each(buffered);
     assert_eq!(disk.calls(CallKind::Sync), syncs, "no sync for buffered commits");
-    assert_eq!(store.read().len(t), Ok(6), "they are visible");
+    assert_eq!(store.read().len(t).expect("the tree reads"), 6, "they are visible");
     let stats = store.stats();
     assert_eq!(stats.commit_no - stats.durable_commit_no, 5);
     for seed in 0..50 {
@@ -163,5 +173,6 @@ fn buffered_commits_keep_their_order_and_a_durable_one_covers_them() {
         assert!((0..kept as u8).all(|n| get(&after, "t", &[n]).is_some()), "a prefix of them survives");
     }
     put(&store, "t", b"last", b"").expect("commits");
-    assert_eq!(open(&disk.after_crash(Survivors::None, 1)).read().len(t), Ok(7), "the durable one covers them all");
+    let after = open(&disk.after_crash(Survivors::None, 1));
+    assert_eq!(after.read().len(t).expect("the tree reads"), 7, "the durable one covers them all");
 }

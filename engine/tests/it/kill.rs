@@ -23,7 +23,7 @@ fn child() {
         let value = vec![n as u8; (n % 5000) as usize];
         put(&store, "t", &n.to_be_bytes(), &value).expect("the child commits");
         if n % 40 == 39 {
-            store.compact().expect("the child compacts");
+            store.checkpoint().expect("the child checkpoints");
         }
         writeln!(out, "ack {n}").and_then(|()| out.flush()).expect("the parent listens");
     }
@@ -49,7 +49,7 @@ fn acknowledged_commits_survive_sigkill() {
         for n in (0..found).rev().take(50) {
             assert_eq!(get(&store, "t", &n.to_be_bytes()), Some(vec![n as u8; (n % 5000) as usize]), "kill {kill}");
         }
-        store.verify(&mut |_| {}).expect("log and table agree");
+        store.verify(&mut |_| {}).expect("pages and space agree");
     }
     assert!(acknowledged > 0, "the children did commit");
 }

@@ -7,7 +7,7 @@ use blazedb_engine::{CipherChoice, Env, KdfCost, KeySource, MaintainError, OpenE
 
 use crate::support::{NAME, get, open, options, put};
 
-const LOG: usize = 128 << 10;
+const PAGES: usize = 128 << 10;
 
 fn with_passphrase(words: &str) -> Options {
     Options::passphrase(words).kdf(KdfCost::InsecureForTests)
@@ -33,8 +33,8 @@ fn no_plaintext_in_the_file() {
             let key = [canaries[1], &[n]].concat();
             put(&store, "canary-tree-name", &key, &canaries[2].repeat(9)).expect("commits");
         }
-        let open_file = disk.read_file(NAME).expect("is there");
-        store.compact().expect("compacts");
+        let open_file: Vec<u8> = disk.names().iter().flat_map(|name| disk.read_file(name).expect("is there")).collect();
+        store.checkpoint().expect("checkpoints");
         store.close().expect("closes");
         let closed_file = disk.read_file(NAME).expect("is there");
         for canary in canaries {
@@ -49,25 +49,33 @@ fn no_plaintext_in_the_file() {
     }
 }
 
-/// Nonces of all groups in a file's log.
-fn nonces(bytes: &[u8]) -> Vec<[u8; 24]> {
-    let blocks = bytes[LOG..].chunks_exact(4096);
-    blocks.filter(|b| b[..4] == *b"BLZG").map(|b| b[40..64].try_into().expect("24 bytes")).collect()
+/// (key, nonce, block) of everything sealed on a disk: groups of the log, and pages.
+fn sealed(disk: &SimDisk) -> Vec<(&'static str, [u8; 24], Vec<u8>)> {
+    let mut found = Vec::new();
+    for name in disk.names() {
+        let bytes = disk.read_file(&name).expect("is there");
+        let (key, start, at) = if name == NAME { ("page", PAGES, 16) } else { ("log", 0, 40) };
+        for block in bytes[start..].chunks_exact(4096) {
+            let is_sealed = if name == NAME { block.iter().any(|&b| b != 0) } else { block[..4] == *b"BLZG" };
+            if is_sealed {
+                found.push((key, block[at..at + 24].try_into().expect("24 bytes"), block.to_vec()));
+            }
+        }
+    }
+    found
 }
 
 /// spec: C-5
 #[test]
-fn a_nonce_never_repeats_across_reopening_copies_and_compaction() {
+fn a_nonce_never_repeats_across_reopening_and_copies() {
     let disk = SimDisk::new(2);
-    let mut seen: HashSet<([u8; 24], Vec<u8>)> = HashSet::new();
-    let mut distinct: HashSet<[u8; 24]> = HashSet::new();
-    let mut note = |bytes: &[u8]| {
-        for (nonce, group) in
-            nonces(bytes).into_iter().zip(bytes[LOG..].chunks_exact(4096).filter(|b| b[..4] == *b"BLZG"))
-        {
-            // The same group may be met again in a later copy of the file; the same nonce over other bytes may not.
-            if seen.insert((nonce, group.to_vec())) {
-                assert!(distinct.insert(nonce), "a nonce sealed two groups");
+    let mut seen = HashSet::new();
+    let mut distinct = HashSet::new();
+    let mut note = |disk: &SimDisk| {
+        for (key, nonce, block) in sealed(disk) {
+            // The same block may be met again in a later copy of the disk; the same nonce over other bytes may not.
+            if seen.insert((key, nonce, block)) {
+                assert!(distinct.insert((key, nonce)), "a nonce sealed two things");
             }
         }
     };
@@ -76,16 +84,17 @@ fn a_nonce_never_repeats_across_reopening_copies_and_compaction() {
         for n in 0..4_u8 {
             put(&store, "t", &[round, n], b"v").expect("commits");
         }
-        note(&disk.read_file(NAME).expect("is there"));
+        note(&disk);
         // Two clones of the machine go their own ways from here.
         for clone in [disk.copy(), disk.copy()] {
             let store = open(&clone);
             put(&store, "t", b"clone", &[round]).expect("commits");
-            note(&clone.read_file(NAME).expect("is there"));
+            store.checkpoint().expect("checkpoints");
+            note(&clone);
         }
         if round % 4 == 3 {
-            store.compact().expect("compacts");
-            note(&disk.read_file(NAME).expect("is there"));
+            store.checkpoint().expect("checkpoints");
+            note(&disk);
         }
         match round % 3 {
             0 => store.close().expect("closes"),
@@ -126,7 +135,7 @@ fn key_stretching_costs_from_the_file_are_capped() {
     let disk = SimDisk::new(5);
     drop(Store::open(disk.env(NAME), with_passphrase("x")).expect("opens"));
     let bytes = disk.read_file(NAME).expect("is there");
-    for (at, value) in [(132, u32::MAX), (132, (1 << 20) + 1), (136, 65), (140, 17)] {
+    for (at, value) in [(260, u32::MAX), (260, (1 << 20) + 1), (264, 65), (268, 17)] {
         let mut hostile = bytes.clone();
         for slot in [0, 64 << 10] {
             hostile[slot + at..slot + at + 4].copy_from_slice(&value.to_le_bytes());
@@ -191,7 +200,7 @@ fn a_second_opener_is_told_who_has_the_file() {
     assert_eq!(get(&reader, "t", b"k"), Some(b"v".to_vec()));
 
     // The lock goes with the file through a compaction, and ends with a close.
-    store.compact().expect("compacts");
+    store.checkpoint().expect("checkpoints");
     assert!(matches!(Store::open(Env::file(&path), options()), Err(OpenError::Locked { .. })));
     store.close().expect("closes");
     let again = Store::open(Env::file(&path), options()).expect("free again");

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use blazedb_engine::env::SimDisk;
-use blazedb_engine::{CommitError, Durability, Env, Options, ReadError, ReadView, Store, TreeId, WriteTransaction};
+use blazedb_engine::{
+    CommitError, Durability, Env, Memory, Options, ReadError, ReadView, Store, TreeId, WriteTransaction,
+};
 use bytes::Bytes;
 
 pub(crate) const NAME: &str = "a.blaze";
@@ -34,9 +36,27 @@ impl Random {
     }
 }
 
-/// Options that open fast: a raw key needs no stretching.
+/// So little memory that a few dozen commits make a checkpoint due.
+pub(crate) const SMALL: Memory = Memory { cache_bytes: 64 << 10, table_bytes: 24 << 10, log_bytes: 256 << 10 };
+
+/// How many times as long as usual the tests with random steps run: `BLAZE_TEST_SCALE`, 1 where it is not set.
+pub(crate) fn scale() -> u64 {
+    std::env::var("BLAZE_TEST_SCALE").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
+}
+
+/// Options that open fast, as a raw key needs no stretching, and with little memory.
 pub(crate) fn options() -> Options {
-    Options::raw_key([42; 32])
+    Options::raw_key([42; 32]).memory(SMALL)
+}
+
+/// The same without encryption.
+pub(crate) fn unencrypted() -> Options {
+    Options::unencrypted().memory(SMALL)
+}
+
+/// The same with so much memory that only `Store::checkpoint` and a close write pages.
+pub(crate) fn roomy() -> Options {
+    options().memory(Memory::CLIENT)
 }
 
 pub(crate) fn open(disk: &SimDisk) -> Store {
@@ -51,16 +71,31 @@ pub(crate) fn owned(item: Result<(Bytes, Bytes), ReadError>) -> (Vec<u8>, Vec<u8
 
 /// Reads everything there is.
 pub(crate) fn content(view: &ReadView) -> Model {
+    try_content(view).expect("a sound store reads")
+}
+
+/// Reads everything there is, from both ends.
+pub(crate) fn try_content(view: &ReadView) -> Result<Model, ReadError> {
     let mut model = Model::new();
-    for name in view.tree_names().expect("the catalogue reads") {
-        let tree = view.tree(&name).expect("the catalogue reads").expect("a name of this view");
-        let entries: BTreeMap<_, _> = view.range(tree, ..).map(owned).collect();
-        assert_eq!(entries.len() as u64, view.len(tree).expect("the tree reads"));
+    for name in view.tree_names()? {
+        let tree = view.tree(&name)?.expect("a name of this view");
+        let mut entries = BTreeMap::new();
+        for item in view.range(tree, ..) {
+            let (key, value) = item?;
+            entries.insert(key.to_vec(), value.to_vec());
+        }
+        let mut back = view.range(tree, ..).rev();
+        for (key, value) in entries.iter().rev() {
+            let found = back.next().expect("as long as forward")?;
+            assert!(found.0 == key && found.1 == value, "backward shows what forward does");
+        }
+        assert!(back.next().is_none());
+        assert_eq!(entries.len() as u64, view.len(tree)?);
         if !entries.is_empty() {
             model.insert(name, entries);
         }
     }
-    model
+    Ok(model)
 }
 
 pub(crate) fn model_of(store: &Store) -> Model {
@@ -127,7 +162,7 @@ impl Run {
     }
 }
 
-/// Opens, commits in all ways, compacts, closes, opens again; stops at the first error. The states are those
+/// Opens, commits in all ways, checkpoints, closes, opens again; stops at the first error. The states are those
 /// after `base`.
 pub(crate) fn workload(env: Env, options: &Options, seed: u64, steps: u64, base: Model) -> Run {
     let mut run = Run { states: vec![base], acknowledged: 0, finished: false };
@@ -152,7 +187,7 @@ pub(crate) fn workload(env: Env, options: &Options, seed: u64, steps: u64, base:
             run.acknowledged = run.states.len() - 1;
         }
         let maintained = match random.below(12) {
-            0 => store.compact().is_ok(),
+            0 => store.checkpoint().is_ok(),
             1 => {
                 let closed = store.close().is_ok();
                 if closed {

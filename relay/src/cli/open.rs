@@ -88,11 +88,16 @@ fn explain(path: &Path, error: &blazedb::Error) -> Failure {
 
 const RESTORE: &str = "keep the file, and restore a copy of it or sync a new one from the relay";
 
-/// Adds up the bytes of a file or of everything in a folder; what does not exist counts nothing.
+/// Adds up the bytes of a database with its log, or of everything in a folder; what does not exist counts nothing.
 pub(crate) fn bytes_on_disk(path: &Path) -> u64 {
+    let logs = blazedb::log_file_names(&path.to_string_lossy());
+    bytes_of(path) + logs.iter().map(|log| bytes_of(Path::new(log))).sum::<u64>()
+}
+
+fn bytes_of(path: &Path) -> u64 {
     match std::fs::metadata(path) {
         Ok(meta) if meta.is_dir() => std::fs::read_dir(path)
-            .map(|entries| entries.flatten().map(|entry| bytes_on_disk(&entry.path())).sum())
+            .map(|entries| entries.flatten().map(|entry| bytes_of(&entry.path())).sum())
             .unwrap_or(0),
         Ok(meta) => meta.len(),
         Err(_) => 0,

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;
 
-use blazedb_engine::{CommitError, Durability, Env, Options, ReadView, Store, TreeId, WriteTransaction};
+use blazedb_engine::{CommitError, Durability, Env, Memory, Options, ReadView, Store, TreeId, WriteTransaction};
 use blazedb_wire::{DocumentId, Envelope, Frame, Hlc, ReplicaId, SpaceId};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -37,21 +37,16 @@ pub const KEY_FILE: &str = "store.key";
 /// The epoch of a space that was never restored.
 const FIRST_EPOCH: u32 = 1;
 
-/// Memory that the store may take. 1 GiB: the engine of this version keeps everything that it holds in memory,
-/// and a relay of a few hundred users writes less than that in its first months.
-const MEMORY_BYTES_MAX: usize = 1 << 30;
-
 /// Settings of a [`StoreLog`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreLogOptions {
-    /// Memory that the log's store may take, in bytes. Today it is a ceiling of the log as well: appends that would pass
-    /// it are refused as [`AppendError::Full`].
-    pub memory_bytes_max: usize,
+    /// Memory that the log's store may take.
+    pub memory: Memory,
 }
 
 impl Default for StoreLogOptions {
     fn default() -> Self {
-        Self { memory_bytes_max: MEMORY_BYTES_MAX }
+        Self { memory: Memory::RELAY }
     }
 }
 
@@ -108,7 +103,7 @@ impl StoreLog {
 
     /// Opens the log over injected storage, clock and entropy.
     pub fn open_in(env: Env, key: [u8; 32], options: StoreLogOptions) -> Result<Self, LogError> {
-        let store_options = Options::raw_key(key).table_bytes_max(options.memory_bytes_max);
+        let store_options = Options::raw_key(key).memory(options.memory);
         let store = Store::open(env.clone(), store_options).map_err(|error| storage("opening the store", &error))?;
         let trees = Self::make_trees(&store)?;
         Ok(Self { store, trees, env, writer: Mutex::new(()) })
@@ -452,5 +447,5 @@ fn damaged(table: &'static str, detail: &str) -> LogError {
 
 /// Says whether a commit failed for want of room; the store goes on then.
 fn full(error: &CommitError) -> Option<String> {
-    matches!(error, CommitError::TableFull { .. } | CommitError::DiskFull { .. }).then(|| error.to_string())
+    matches!(error, CommitError::DiskFull { .. }).then(|| error.to_string())
 }

@@ -22,11 +22,8 @@ use crate::hub::SpaceDigest;
 use crate::log::{LogError, RelayLog};
 use crate::secrets;
 
-/// Copies that are open at one time. Each holds its space in memory with the engine of this version.
+/// Copies that are open at one time. Each takes up to 10 MB of memory (`Memory::CLIENT`).
 const OPEN_MAX: usize = 64;
-
-/// Memory that one copy may take: that of the log, since it cannot hold more than that.
-const MEMORY_BYTES_MAX: usize = 1 << 30;
 
 /// A [`Materializer`] whose copies are databases.
 pub struct DatabaseCopies {
@@ -97,7 +94,6 @@ impl DatabaseCopies {
                 (Env::file(file(dir, space)), Options::raw_key(*raw))
             }
         };
-        let options = options.memory_bytes_max(MEMORY_BYTES_MAX);
         let database = Database::open_in(env, options).map_err(failed("opening"))?;
         database.follow(space.space, space.epoch).map_err(failed("binding it to its space"))?;
         let replica = database.replica();
@@ -133,10 +129,9 @@ impl DatabaseCopies {
         }
         let Place::Folder { dir, .. } = &self.place else { return Ok(()) };
         let path = file(dir, space);
-        let mut log = path.clone().into_os_string();
-        log.push("-log");
-        for result in [fs::remove_file(&path), fs::remove_dir_all(log)] {
-            if let Err(error) = result
+        let logs = blazedb::log_file_names(&path.to_string_lossy()).map(PathBuf::from);
+        for path in [path].into_iter().chain(logs) {
+            if let Err(error) = fs::remove_file(path)
                 && error.kind() != io::ErrorKind::NotFound
             {
                 return Err(MaterializeError::Folder(error));

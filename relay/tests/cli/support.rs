@@ -315,12 +315,9 @@ pub(crate) fn files_under(folder: &Path) -> Vec<PathBuf> {
 /// Copies a database: the file and, where there is one, the log beside it.
 pub(crate) fn copy_database(folder: &Path, from: &str, to: &str) {
     fs::copy(folder.join(from), folder.join(to)).expect("the database is copied");
-    let log = folder.join(format!("{from}-log"));
-    if log.is_dir() {
-        let target = folder.join(format!("{to}-log"));
-        fs::create_dir(&target).expect("a folder for the log");
-        for file in files_under(&log) {
-            fs::copy(&file, target.join(file.file_name().expect("a file has a name"))).expect("the log is copied");
+    for (log, copy) in blazedb::log_file_names(from).iter().zip(blazedb::log_file_names(to)) {
+        if folder.join(log).exists() {
+            fs::copy(folder.join(log), folder.join(copy)).expect("the log is copied");
         }
     }
 }

@@ -223,10 +223,12 @@ fn digests_are_found_by_name() {
 // spec: R-20
 #[test]
 fn a_full_log_says_so_and_keeps_what_it_has() {
-    let log = StoreLog::open_in(Env::memory(1), KEY, StoreLogOptions { memory_bytes_max: 64 << 10 }).unwrap();
+    let disk = SimDisk::new(1);
+    let log = StoreLog::open_in(disk.env("relay.store"), KEY, StoreLogOptions::default()).unwrap();
     let home = log.open_space("home").unwrap();
     let mut author = Author::new(home.clone());
     let mut logged = 0;
+    disk.set_capacity(Some(1 << 20));
     let error = loop {
         let append = author.append(1, logged + 1, &[create(1, 0)]);
         match log.append(&[append]).remove(0) {
@@ -240,6 +242,10 @@ fn a_full_log_says_so_and_keeps_what_it_has() {
     assert_eq!(log.open_space("home").unwrap().head, logged);
     assert_eq!(read_all(&log, home.id).len() as u64, logged);
     assert!(matches!(log.open_space(&"x".repeat(255)), Ok(_) | Err(LogError::Full { .. })));
+    disk.set_capacity(None);
+    let mut later = Author::new(log.open_space("home").unwrap());
+    let append = later.append(2, 1, &[create(2, 0)]);
+    assert!(log.append(&[append]).remove(0).is_ok(), "with room again it goes on");
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! A key and its value in one allocation, handed out without copying.
 
-use std::cmp::Ordering;
-
 use bytes::Bytes;
 
 /// A key and its value, one buffer; clones share it.
@@ -44,23 +42,5 @@ impl Record {
 
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
-    }
-}
-
-/// The first eight bytes of a key as a number: most comparisons end here, without following the pointer.
-/// Zero padding keeps the order: where two heads differ, the keys differ the same way.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Head(u64);
-
-impl Head {
-    pub(crate) fn of(key: &[u8]) -> Self {
-        let mut first = [0; 8];
-        let n = key.len().min(8);
-        first[..n].copy_from_slice(&key[..n]);
-        Self(u64::from_be_bytes(first))
-    }
-
-    pub(crate) fn compare(self, key: &[u8], other: Self, other_key: &[u8]) -> Ordering {
-        self.cmp(&other).then_with(|| key.cmp(other_key))
     }
 }

@@ -1,0 +1,88 @@
+//! The store's one thread of its own, which writes checkpoints while commits go on.
+//!
+//! A world that is simulated has none (`Env::threads` is false): there the commit that makes a checkpoint due
+//! writes it, so that one seed repeats one order of calls.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::store::Inner;
+
+#[derive(Default)]
+pub(crate) struct Background {
+    wishes: Mutex<Wishes>,
+    news: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Wishes {
+    running: bool,
+    checkpoint: bool,
+    stop: bool,
+}
+
+impl Background {
+    /// Starts the thread; without one, checkpoints are written by committing callers.
+    pub(crate) fn start(inner: &Arc<Inner>) -> std::io::Result<()> {
+        let own = Arc::clone(inner);
+        inner.background.wishes.lock().running = true;
+        let thread = std::thread::Builder::new().name("blaze-checkpoint".into()).spawn(move || work(&own));
+        match thread {
+            Ok(thread) => {
+                *inner.background.thread.lock() = Some(thread);
+                Ok(())
+            }
+            Err(error) => {
+                inner.background.wishes.lock().running = false;
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.wishes.lock().running
+    }
+
+    pub(crate) fn request(&self) {
+        self.wishes.lock().checkpoint = true;
+        self.news.notify_one();
+    }
+
+    /// Waits until the thread has ended. Returns at once where there is none.
+    pub(crate) fn stop(&self) {
+        let thread = self.thread.lock().take();
+        self.wishes.lock().stop = true;
+        self.news.notify_one();
+        if let Some(thread) = thread {
+            // A panic of the thread has poisoned the store; there is nothing to add.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn work(inner: &Arc<Inner>) {
+    /// Says that the thread is gone, also when it panics.
+    struct Gone<'i>(&'i Inner);
+    impl Drop for Gone<'_> {
+        fn drop(&mut self) {
+            self.0.background.wishes.lock().running = false;
+            self.0.turn.notify_all();
+        }
+    }
+    let _gone = Gone(inner);
+    loop {
+        {
+            let mut wishes = inner.background.wishes.lock();
+            inner.background.news.wait_while(&mut wishes, |w| !w.checkpoint && !w.stop);
+            if wishes.stop {
+                return;
+            }
+            wishes.checkpoint = false;
+        }
+        // An error is told where it matters: a full disk to the commits that wait for room, all else by poison.
+        let _ = inner.checkpoint();
+    }
+}

@@ -1,0 +1,486 @@
+//! From table to pages: the one way by which the main file changes.
+//!
+//! ```text
+//! 1 spill     views older than the last checkpoint get pages of their own, and let their tables go
+//! 2 freeze    with the log's writer in hand: the log goes on in its next generation, the table is frozen, commits
+//!             go into a new one
+//! 3 apply     the frozen table, tree by tree, to the immutable pages of the last checkpoint; new pages only
+//! 4 sync      pages
+//! 5 header    into the slot that does not hold the newest one; sync
+//! 6 settle    newest layers and every view move over to the new root; the frozen table goes
+//! 7 reclaim   pages that neither header nor any view can reach are free again
+//! ```
+//!
+//! Invariants: no page is written that a header, or a view, can reach; a header is written only when everything that
+//! it names is durable; what the log's older generation holds stays there until two headers do not need it. A crash
+//! anywhere before 5 is done leaves the last checkpoint and the whole log. An error before 5 for want of room leaves
+//! the frozen table in its place, to be written by the next try; any other error poisons.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+
+use crate::btree::{self, EditValue, Edits, TreeRoot, ValueRef};
+use crate::disk::Disk;
+use crate::error::MaintainError;
+use crate::limits::TREES_MAX;
+use crate::log::redo::{self, Effects};
+use crate::log::writer::{AppendError, LogPosition, LogWriter};
+use crate::memtable::{Mem, MemCursor, MemValue};
+use crate::pager::{PageError, PageRef};
+use crate::snapshot::{Layers, Root};
+use crate::store::Inner;
+use crate::txn::commit::{Head, Outcome};
+use crate::txn::view::Held;
+
+/// A frozen table, and where the log goes on after it.
+#[derive(Clone)]
+pub(crate) struct Frozen {
+    pub(crate) table: Arc<Mem>,
+    pub(crate) then: LogPosition,
+}
+
+/// Edits out of a table.
+pub(crate) struct TableEdits(MemCursor);
+
+impl TableEdits {
+    pub(crate) fn new(table: &Mem, tree: u32) -> Self {
+        let mut cursor = table.cursor(tree);
+        cursor.seek(std::ops::Bound::Unbounded);
+        Self(cursor)
+    }
+}
+
+impl Edits for TableEdits {
+    fn peek(&self) -> Option<(&[u8], EditValue<'_>)> {
+        self.0.entry().map(|(key, entry)| {
+            let value = match entry.value() {
+                MemValue::Put(bytes) => EditValue::Put(bytes),
+                MemValue::PutStored(at) => EditValue::PutStored(at),
+                MemValue::Deleted => EditValue::Delete,
+            };
+            (key, value)
+        })
+    }
+
+    fn advance(&mut self) -> Result<(), PageError> {
+        self.0.next();
+        Ok(())
+    }
+}
+
+/// Edits of the tree of roots.
+struct RootEdits {
+    edits: Vec<([u8; 4], [u8; TREE_ROOT_BYTES])>,
+    at: usize,
+}
+
+impl Edits for RootEdits {
+    fn peek(&self) -> Option<(&[u8], EditValue<'_>)> {
+        self.edits.get(self.at).map(|(key, value)| (&key[..], EditValue::Put(value)))
+    }
+
+    fn advance(&mut self) -> Result<(), PageError> {
+        self.at += 1;
+        Ok(())
+    }
+}
+
+/// Bytes of a tree's root in the tree of roots. spec: E-38
+pub(crate) const TREE_ROOT_BYTES: usize = 25;
+
+pub(crate) fn encode_root(root: &TreeRoot) -> [u8; TREE_ROOT_BYTES] {
+    let mut bytes = [0; TREE_ROOT_BYTES];
+    bytes[0] = root.height;
+    if let Some(page) = root.page {
+        bytes[1..9].copy_from_slice(&page.no.to_le_bytes());
+        bytes[9..17].copy_from_slice(&page.proof.to_le_bytes());
+    }
+    bytes[17..].copy_from_slice(&root.entries.to_le_bytes());
+    bytes
+}
+
+impl Inner {
+    /// Writes a checkpoint if tables or log are full, or lets the store's thread do it.
+    pub(crate) fn checkpoint_if_due(&self) {
+        let due = {
+            let head = self.head.lock();
+            self.is_due(&head)
+        };
+        if due {
+            if self.background.is_running() {
+                self.background.request();
+            } else {
+                // An error is told where it matters: a full disk to the commits that wait for room, all else by
+                // poison.
+                let _ = self.checkpoint();
+            }
+        }
+    }
+
+    fn is_due(&self, head: &Head) -> bool {
+        let log = head.writer.as_ref().map_or(0, LogWriter::log_bytes);
+        let fill = head.layers.active.bytes();
+        !head.checkpointing
+            && head.check_maintain().is_ok()
+            && (fill >= head.checkpoint_from || (log >= self.config.log_bytes && !head.layers.active.is_empty()))
+    }
+
+    /// Writes everything that is published into pages. Commits and readers go on meanwhile.
+    pub(crate) fn checkpoint(&self) -> Result<(), MaintainError> {
+        let mut guard = self.disk.lock();
+        let Some(disk) = guard.as_mut() else { return self.head.lock().check_maintain() };
+        self.head.lock().check_maintain()?;
+        let spilled = self.spill_old_views(disk);
+        let written = spilled.and_then(|()| self.freeze()).and_then(|frozen| match frozen {
+            Some(frozen) => self.write_checkpoint(disk, &frozen).map(Some),
+            None => Ok(None),
+        });
+        let mut head = self.head.lock();
+        head.checkpointing = false;
+        let result = match written {
+            Ok(None) => Ok(()),
+            Ok(Some(root)) => {
+                self.settle(&mut head, root);
+                head.checkpoints += 1;
+                head.checkpoint_from = self.config.table_bytes;
+                drop(head);
+                self.reclaim(disk);
+                self.turn.notify_all();
+                return Ok(());
+            }
+            Err(CheckpointError::Stopped(error)) => Err(error),
+            Err(CheckpointError::Page(PageError::DiskFull { during, source })) => {
+                head.checkpoints_failed += 1;
+                head.checkpoint_from = head.layers.active.bytes() + self.config.table_bytes / 4;
+                Err(MaintainError::DiskFull { during, source })
+            }
+            Err(CheckpointError::Page(PageError::Io { during, source })) => {
+                let source = self.poison_with(&mut head, during, source);
+                Err(MaintainError::Poisoned { source })
+            }
+            Err(CheckpointError::Page(PageError::Corruption(c))) => {
+                // What cannot be read cannot be carried over; writing on would only fill the log.
+                let source = std::io::Error::other(c.clone());
+                self.poison_with(&mut head, "reading pages for a checkpoint", source);
+                Err(MaintainError::Corruption(c))
+            }
+        };
+        drop(head);
+        self.turn.notify_all();
+        result
+    }
+
+    /// Waits until the log's writer is at home, and takes it: nobody else leads until it is back.
+    pub(crate) fn take_writer(&self, head: &mut MutexGuard<'_, Head>) -> Result<LogWriter, MaintainError> {
+        loop {
+            head.check_maintain()?;
+            if let Some(writer) = head.writer.take() {
+                return Ok(writer);
+            }
+            self.turn.wait(head);
+        }
+    }
+
+    /// Step 2. Returns the frozen table, the one of a try before this one where that failed; `None` where there is
+    /// nothing to write.
+    fn freeze(&self) -> Result<Option<Frozen>, CheckpointError> {
+        let mut head = self.head.lock();
+        let mut writer = self.take_writer(&mut head)?;
+        let frozen = loop {
+            if let Some(frozen) = &head.frozen {
+                break Some(frozen.clone());
+            }
+            let published = self.published();
+            if published.active.is_empty() {
+                break None;
+            }
+            // Commits that were shown without being written belong to the frozen table, and their group to the
+            // generation that ends here.
+            if head.has_shown_unwritten(published.commit_no()) {
+                head.writer = Some(writer);
+                self.lead_or_wait(&mut head);
+                writer = self.take_writer(&mut head)?;
+                continue;
+            }
+            let switched = self.without_lock(&mut head, &Outcome::default(), || writer.switch_generation());
+            match switched {
+                Ok(then) => break Some(self.freeze_table(&mut head, &published, then)),
+                Err(AppendError::DiskFull { during, source }) => {
+                    head.writer = Some(writer);
+                    self.hand_over(&head);
+                    return Err(PageError::DiskFull { during, source }.into());
+                }
+                Err(AppendError::Broken { during, source }) => {
+                    head.writer = Some(writer);
+                    return Err(PageError::Io { during, source }.into());
+                }
+            }
+        };
+        head.checkpointing = frozen.is_some();
+        head.writer = Some(writer);
+        self.hand_over(&head);
+        Ok(frozen)
+    }
+
+    /// What is published is frozen. Commits that wait in the open group are in the newest table, too: they are
+    /// taken over into a new one, out of the group's own bytes.
+    fn freeze_table(&self, head: &mut Head, published: &Layers, then: LogPosition) -> Frozen {
+        let mut fresh = Mem::new(self.config.table_bytes as usize);
+        fresh.commit_no = published.commit_no();
+        let shown = Arc::new(fresh.clone());
+        let (payload, first, count) = head.open_payload();
+        if count > 0 {
+            redo::decode(payload, first, count, &mut IntoTable(&mut fresh))
+                .expect("the open group was encoded by this program, in this process");
+        }
+        let frozen = Frozen { table: Arc::clone(&published.active), then };
+        let root = Arc::clone(&published.root);
+        head.layers =
+            Layers { root: Arc::clone(&root), frozen: Some(Arc::clone(&frozen.table)), active: Arc::new(fresh) };
+        head.frozen = Some(frozen.clone());
+        self.publish(Layers { root, frozen: Some(Arc::clone(&frozen.table)), active: shown }, None, &[]);
+        frozen
+    }
+
+    /// Steps 3 to 5.
+    fn write_checkpoint(&self, disk: &mut Disk, frozen: &Frozen) -> Result<Arc<Root>, CheckpointError> {
+        let old = Arc::clone(&self.published().root);
+        let written = write_pages(disk, &old, &frozen.table);
+        let (trees, roots, space) = match written {
+            Ok(written) => written,
+            Err(error) => {
+                disk.give_up();
+                return Err(error.into());
+            }
+        };
+        let io = |during| move |source| PageError::Io { during, source };
+        disk.sync().map_err(io("syncing pages"))?;
+        let page_count = disk.space.get_mut().end();
+        disk.write_header(|h| {
+            h.commit_no = frozen.table.commit_no;
+            h.durable_floor = h.durable_floor.max(frozen.table.commit_no);
+            h.log = frozen.then;
+            h.roots = roots;
+            h.space = Some(space);
+            h.page_count = page_count;
+            h.wall_ms = self.env.clock.wall_ms();
+        })
+        .map_err(io("writing the header"))?;
+        let map = disk.pages.map_to(page_count, old.map.as_ref())?;
+        Ok(Arc::new(Root {
+            checkpoint: disk.header.sequence,
+            commit_no: frozen.table.commit_no,
+            trees,
+            roots,
+            space: Some(space),
+            pages: Arc::clone(&disk.pages),
+            map,
+        }))
+    }
+
+    /// Step 6.
+    fn settle(&self, head: &mut MutexGuard<'_, Head>, root: Arc<Root>) {
+        // With the writer at home no group is on its way that would publish the old root again.
+        while head.writer.is_none() && head.check_maintain().is_ok() {
+            self.turn.wait(head);
+        }
+        let frozen = head.frozen.take();
+        head.layers.root = Arc::clone(&root);
+        head.layers.frozen = None;
+        let published = self.published();
+        self.publish(
+            Layers { root: Arc::clone(&root), frozen: None, active: Arc::clone(&published.active) },
+            None,
+            &[],
+        );
+        let Some(Frozen { table, .. }) = frozen else { return };
+        let mut moved = Moved::default();
+        let readers = self.visible.lock().readers();
+        for reader in readers {
+            let Some(layers) = reader.layers() else { continue };
+            let same = if layers.frozen.as_ref().is_some_and(|f| Arc::ptr_eq(f, &table)) {
+                Some(Arc::clone(&layers.active))
+            } else if layers.commit_no() == root.commit_no && layers.root.checkpoint < root.checkpoint {
+                let mut nothing = Mem::new(0);
+                nothing.commit_no = root.commit_no;
+                Some(Arc::new(nothing))
+            } else {
+                None
+            };
+            if let Some(active) = same {
+                moved.exchange(&reader, &layers, || Layers { root: Arc::clone(&root), frozen: None, active });
+            }
+        }
+    }
+
+    /// Step 7, and the end of views that hold too much of the file.
+    pub(crate) fn reclaim(&self, disk: &mut Disk) {
+        loop {
+            let mut readers = self.visible.lock().readers();
+            readers.retain(|reader| reader.layers().is_some());
+            let newest = self.published().root.checkpoint;
+            let root_of = |r: &Arc<Held>| r.layers().map_or(newest, |l| l.root.checkpoint);
+            let oldest = readers.iter().map(root_of).min().unwrap_or(newest).min(newest);
+            let durable = disk.header.sequence;
+            let page_bytes = disk.pages.page_bytes() as u64;
+            let space = disk.space.get_mut();
+            space.reclaim(durable, oldest);
+            let held = space.held_back(durable) * page_bytes;
+            *self.space_counts.lock() = space.counts();
+            let culprit = readers.iter().min_by_key(|r| root_of(r)).filter(|r| root_of(r) < newest);
+            match culprit {
+                Some(view) if held > self.config.snapshot_bytes_max => {
+                    if !view.exchange(None) {
+                        return;
+                    }
+                    self.snapshots_ended.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Step 1. A view that was taken before the last checkpoint's end, and that no root says exactly, holds a table
+    /// of its own. It gets pages instead: the same ones that a checkpoint at its commit would have written. No
+    /// header names them; they are free again when the view goes, or after a crash.
+    fn spill_old_views(&self, disk: &mut Disk) -> Result<(), CheckpointError> {
+        let newest = self.published();
+        let mut spilled: HashMap<u64, Arc<Root>> = HashMap::new();
+        let readers = self.visible.lock().readers();
+        for reader in readers {
+            let Some(layers) = reader.layers() else { continue };
+            let has_tables = !layers.active.is_empty() || layers.frozen.is_some();
+            if !has_tables || Arc::ptr_eq(&layers.root, &newest.root) {
+                continue;
+            }
+            let commit_no = layers.commit_no();
+            let root = match spilled.get(&commit_no) {
+                Some(root) => Arc::clone(root),
+                None => {
+                    let root = self.spill(disk, &layers)?;
+                    spilled.insert(commit_no, Arc::clone(&root));
+                    root
+                }
+            };
+            let mut nothing = Mem::new(0);
+            nothing.commit_no = commit_no;
+            reader.exchange(Some(Arc::new(Layers { root, frozen: None, active: Arc::new(nothing) })));
+        }
+        Ok(())
+    }
+
+    fn spill(&self, disk: &mut Disk, layers: &Layers) -> Result<Arc<Root>, CheckpointError> {
+        let old = &layers.root;
+        let mut trees = old.trees.clone();
+        let mut writer = disk.spill_writer(old.map.as_deref());
+        for table in layers.frozen.iter().chain([&layers.active]) {
+            for tree in table.trees() {
+                let root = tree_mut(&mut trees, tree);
+                *root = btree::apply(&mut writer, root, &mut TableEdits::new(table, tree))?;
+            }
+        }
+        writer.finish()?;
+        let end = disk.space.get_mut().end();
+        let map = disk.pages.map_to(end, old.map.as_ref())?;
+        Ok(Arc::new(Root {
+            checkpoint: old.checkpoint,
+            commit_no: layers.commit_no(),
+            trees,
+            roots: TreeRoot::default(),
+            space: None,
+            pages: Arc::clone(&disk.pages),
+            map,
+        }))
+    }
+}
+
+type Written = (Vec<TreeRoot>, TreeRoot, PageRef);
+
+/// Writes the pages of a checkpoint; returns the trees, the tree of their roots, and the space.
+fn write_pages(disk: &mut Disk, old: &Arc<Root>, table: &Mem) -> Result<Written, PageError> {
+    let mut writer = disk.writer(old.map.as_deref());
+    let mut trees = old.trees.clone();
+    let mut edits = Vec::new();
+    for tree in table.trees() {
+        let root = tree_mut(&mut trees, tree);
+        let new = btree::apply(&mut writer, root, &mut TableEdits::new(table, tree))?;
+        if *root != new {
+            *root = new;
+            edits.push((tree.to_be_bytes(), encode_root(&new)));
+        }
+    }
+    debug_assert!(trees.len() <= TREES_MAX + 1, "tree numbers are checked where they are given out");
+    for at in table.superseded_stored() {
+        btree::release_value(&mut writer, &at)?;
+    }
+    let roots = btree::apply(&mut writer, &old.roots, &mut RootEdits { edits, at: 0 })?;
+    let space = writer.save_space()?;
+    writer.finish()?;
+    Ok((trees, roots, space))
+}
+
+fn tree_mut(trees: &mut Vec<TreeRoot>, tree: u32) -> &mut TreeRoot {
+    let index = tree as usize;
+    if trees.len() <= index {
+        trees.resize(index + 1, TreeRoot::default());
+    }
+    &mut trees[index]
+}
+
+/// Views that share layers go on sharing them.
+#[derive(Default)]
+struct Moved(HashMap<usize, Arc<Layers>>);
+
+impl Moved {
+    fn exchange(&mut self, reader: &Held, old: &Arc<Layers>, new: impl FnOnce() -> Layers) {
+        // The address is a name only as long as somebody holds the old layers, and `old` does: the map is filled
+        // and asked within one settling, in which each reader that is not moved yet holds its own.
+        let new = self.0.entry(Arc::as_ptr(old) as usize).or_insert_with(|| Arc::new(new()));
+        reader.exchange(Some(Arc::clone(new)));
+    }
+}
+
+/// Replayed effects go into a table.
+pub(crate) struct IntoTable<'t>(pub(crate) &'t mut Mem);
+
+impl Effects for IntoTable<'_> {
+    fn begin_commit(&mut self, commit_no: u64, _label: u32) {
+        self.0.commit_no = commit_no;
+    }
+
+    fn put(&mut self, tree: u32, key: &[u8], value: &[u8]) {
+        let commit_no = self.0.commit_no;
+        self.0.put(tree, key, value, commit_no);
+    }
+
+    fn put_stored(&mut self, tree: u32, key: &[u8], at: ValueRef) {
+        let commit_no = self.0.commit_no;
+        self.0.put_stored(tree, key, at, commit_no);
+    }
+
+    fn delete(&mut self, tree: u32, key: &[u8]) {
+        let commit_no = self.0.commit_no;
+        self.0.delete(tree, key, commit_no);
+    }
+}
+
+/// Why a checkpoint was not written.
+pub(crate) enum CheckpointError {
+    /// The store does not write any more, or was never open for it.
+    Stopped(MaintainError),
+    Page(PageError),
+}
+
+impl From<PageError> for CheckpointError {
+    fn from(error: PageError) -> Self {
+        Self::Page(error)
+    }
+}
+
+impl From<MaintainError> for CheckpointError {
+    fn from(error: MaintainError) -> Self {
+        Self::Stopped(error)
+    }
+}

@@ -1,0 +1,249 @@
+//! The writing side of the main file: header, space, and pages on their way.
+//!
+//! Whoever holds `Disk` (one lock, see `store::Inner::disk`) is the only one who changes the file. Pages are written
+//! by a `PageWriter`, a header by `write_header`, in that order, with a sync after each.
+
+use std::collections::HashSet;
+use std::io;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::btree::{self, CellValue, TreeCursor, TreeRoot};
+use crate::checkpoint::TREE_ROOT_BYTES;
+use crate::env::{Env, FileMap, StorageFile};
+use crate::error::MaintainError;
+use crate::keys::FileKeys;
+use crate::limits::TREES_MAX;
+use crate::maintain::{VerifyProgress, VerifyReport};
+use crate::pager::{
+    Page, PageError, PageKind, PageRead, PageRef, PageSealer, PageWrite, PageWriter, Pages, Space, first_page,
+};
+use crate::snapshot::Root;
+use crate::superblock::{SLOT_OFFSETS, Superblock};
+
+pub(crate) struct Disk {
+    file: Arc<dyn StorageFile>,
+    pub(crate) pages: Arc<Pages>,
+    pub(crate) header: Superblock,
+    pub(crate) keys: FileKeys,
+    pub(crate) space: Mutex<Space>,
+    sealer: PageSealer,
+    /// Pages that views got since the last header: pending, and to stay so when a checkpoint is given up.
+    spilled: Vec<u64>,
+}
+
+impl Disk {
+    pub(crate) fn new(
+        env: &Env,
+        file: Arc<dyn StorageFile>,
+        pages: Arc<Pages>,
+        header: Superblock,
+        keys: FileKeys,
+        space: Space,
+    ) -> Self {
+        let sealer = PageSealer::new(keys.clone(), Arc::clone(&env.entropy));
+        Self { file, pages, header, keys, space: Mutex::new(space), sealer, spilled: Vec::new() }
+    }
+
+    /// Returns a writer of pages that nobody can reach yet, and what it needs of the header.
+    pub(crate) fn writer<'w>(&'w mut self, map: Option<&'w FileMap>) -> PageWriter<'w> {
+        PageWriter::new(&self.pages, map, &self.space, &mut self.sealer)
+    }
+
+    /// Returns a writer for a view's own pages.
+    pub(crate) fn spill_writer<'w>(&'w mut self, map: Option<&'w FileMap>) -> SpillWriter<'w> {
+        SpillWriter {
+            inner: PageWriter::new(&self.pages, map, &self.space, &mut self.sealer),
+            space: &self.space,
+            spilled: &mut self.spilled,
+            own: HashSet::new(),
+        }
+    }
+
+    /// Makes written pages, and the length that they need, durable.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// The checkpoint in the making is given up: its pages are free, what it released is in use.
+    pub(crate) fn give_up(&mut self) {
+        let space = self.space.get_mut();
+        space.abort();
+        for &no in &self.spilled {
+            let released = space.release(no);
+            debug_assert!(released, "a view's pages were in use until they were released for it");
+        }
+    }
+
+    /// Writes a changed header into the slot that does not hold the newest one, and syncs. After an error the older
+    /// slot still stands, and nobody may write on.
+    pub(crate) fn write_header(&mut self, change: impl FnOnce(&mut Superblock)) -> io::Result<()> {
+        let mut header = self.header.clone();
+        change(&mut header);
+        header.sequence += 1;
+        let bytes = header.encode(&self.keys);
+        self.file.write_at(SLOT_OFFSETS[(header.sequence % 2) as usize], &bytes[..])?;
+        self.file.sync_data()?;
+        self.space.get_mut().checkpoint_done(header.sequence);
+        self.spilled.clear();
+        self.header = header;
+        Ok(())
+    }
+
+    /// Lets another opener in.
+    pub(crate) fn unlock(&self) -> io::Result<()> {
+        self.file.unlock()
+    }
+
+    /// Cuts off what lies behind the last page.
+    pub(crate) fn cut(&mut self) -> io::Result<()> {
+        let end = self.header.page_count * self.pages.page_bytes() as u64;
+        if self.file.len()? > end {
+            self.file.set_len(end)?;
+        }
+        self.file.sync_all()
+    }
+}
+
+/// Writes pages that no header names: a view's own. Old pages stay, whatever replaces them: others need them.
+pub(crate) struct SpillWriter<'w> {
+    inner: PageWriter<'w>,
+    space: &'w Mutex<Space>,
+    spilled: &'w mut Vec<u64>,
+    own: HashSet<u64>,
+}
+
+impl SpillWriter<'_> {
+    /// Hands all pages to the file. They count as released already, under the header in the making, so that they are
+    /// free when the view's root goes.
+    pub(crate) fn finish(self) -> Result<(), PageError> {
+        let Self { inner, space, spilled, own } = self;
+        inner.finish()?;
+        let mut space = space.lock();
+        for no in own {
+            let released = space.release(no);
+            debug_assert!(released, "it was written just now");
+            spilled.push(no);
+        }
+        Ok(())
+    }
+}
+
+impl PageRead for SpillWriter<'_> {
+    fn body_bytes(&self) -> usize {
+        self.inner.body_bytes()
+    }
+
+    fn page(&self, at: PageRef, kind: PageKind) -> Result<Page<'_>, PageError> {
+        self.inner.page(at, kind)
+    }
+}
+
+impl PageWrite for SpillWriter<'_> {
+    fn write(&mut self, kind: PageKind, body: &[u8]) -> Result<PageRef, PageError> {
+        let at = self.inner.write(kind, body)?;
+        self.own.insert(at.no);
+        Ok(at)
+    }
+
+    fn release(&mut self, no: u64) {
+        if self.own.remove(&no) {
+            self.inner.release(no);
+        }
+    }
+}
+
+/// Reads the tree of roots: tree number -> root. spec: E-38
+pub(crate) fn load_roots(pages: &Root, roots: &TreeRoot) -> Result<Vec<TreeRoot>, PageError> {
+    let mut trees = vec![TreeRoot::default()];
+    let mut cursor = TreeCursor::new(*roots);
+    cursor.seek(pages, Bound::Unbounded)?;
+    while let Some((key, value)) = cursor.entry() {
+        let broken = |rule| {
+            let no = roots.page.map_or(0, |page| page.no);
+            PageError::node(no, pages.pages.page_bytes(), rule)
+        };
+        let tree = key.try_into().map(u32::from_be_bytes).map_err(|_| broken("a tree number is 4 bytes"))?;
+        let CellValue::Inline(value) = value else { return Err(broken("a tree's root is 25 bytes")) };
+        if tree as usize > TREES_MAX {
+            return Err(broken("a tree number is below the limit"));
+        }
+        let root = decode_root(value).ok_or_else(|| broken("a tree's root is 25 bytes of a known shape"))?;
+        if trees.len() <= tree as usize {
+            trees.resize(tree as usize + 1, TreeRoot::default());
+        }
+        trees[tree as usize] = root;
+        cursor.next(pages)?;
+    }
+    Ok(trees)
+}
+
+fn decode_root(bytes: &[u8]) -> Option<TreeRoot> {
+    let bytes: &[u8; TREE_ROOT_BYTES] = bytes.try_into().ok()?;
+    let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+    let (height, page) = (bytes[0], PageRef { no: number(1), proof: number(9) });
+    let root = TreeRoot { page: (height > 0).then_some(page), height, entries: number(17) };
+    let empty = page.no == 0 && page.proof == 0 && root.entries == 0;
+    ((height == 0) == empty && height <= btree::HEIGHT_MAX).then_some(root)
+}
+
+/// Walks everything that a root and its header's space name. Every page that the space says is used must be reached
+/// once, and no other.
+pub(crate) fn verify(
+    root: &Root,
+    roots: &TreeRoot,
+    space: Option<PageRef>,
+    progress: &mut dyn FnMut(VerifyProgress),
+) -> Result<VerifyReport, MaintainError> {
+    let page_bytes = root.pages.page_bytes() as u64;
+    let first = first_page(root.pages.page_bytes());
+    let space = space.map(|at| Space::load(root, at, root.checkpoint)).transpose()?;
+    let mut total = space.as_ref().map_or(0, |s| s.counts().used.saturating_sub(first));
+    let mut report = VerifyReport { commit_no: root.commit_no, trees: 0, pages: 0, bytes: 0, entries: 0 };
+    let mut reached = vec![0_u64; space.as_ref().map_or(0, |s| s.end().div_ceil(64) as usize)];
+    let mut twice = None;
+    let mut pages = 0;
+    let mut reach = |no: u64| {
+        pages += 1;
+        match reached.get_mut((no / 64) as usize) {
+            Some(word) if *word & (1 << (no % 64)) == 0 => *word |= 1 << (no % 64),
+            _ => {
+                twice.get_or_insert(no);
+            }
+        }
+        total = total.max(pages);
+        if pages % 256 == 0 {
+            progress(VerifyProgress { done_bytes: pages * page_bytes, total_bytes: total * page_bytes });
+        }
+    };
+    for (tree, at) in root.trees.iter().enumerate().filter(|(_, at)| at.page.is_some()) {
+        let found = btree::check(root, at, &mut reach)?;
+        report.trees += u64::from(tree > 0);
+        report.entries += if tree > 0 { found.entries } else { 0 };
+    }
+    btree::check(root, roots, &mut reach)?;
+    if let Some(space) = &space {
+        space.own_pages().for_each(&mut reach);
+    }
+    if let Some(page) = twice {
+        return Err(MaintainError::Space { page, rule: "it is used twice, or beyond the file's end" });
+    }
+    if let Some(space) = &space {
+        for no in first..space.end() {
+            let is_reached = reached[(no / 64) as usize] & (1 << (no % 64)) != 0;
+            match (space.is_named(no), is_reached) {
+                (true, false) => return Err(MaintainError::Space { page: no, rule: "it is lost: nothing uses it" }),
+                (false, true) => {
+                    return Err(MaintainError::Space { page: no, rule: "it is in use and counts as free" });
+                }
+                _ => {}
+            }
+        }
+    }
+    report.pages = pages;
+    report.bytes = pages * page_bytes;
+    progress(VerifyProgress { done_bytes: report.bytes, total_bytes: report.bytes });
+    Ok(report)
+}

@@ -1,0 +1,171 @@
+//! The table against a map, with old snapshots kept.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use super::*;
+use crate::pager::PageRef;
+
+/// Value (none for a deletion) and commit.
+type Entries = BTreeMap<Vec<u8>, (Option<Vec<u8>>, u64)>;
+
+fn rng(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+/// Short and long keys, the empty one, and keys that share their first eight bytes.
+fn key(n: u64) -> Vec<u8> {
+    match n % 4 {
+        0 => n.to_be_bytes()[5..].to_vec(),
+        1 => [b"same head ", &n.to_be_bytes()[..]].concat(),
+        2 => vec![b'x'; (n % 40) as usize],
+        _ => vec![(n % 7) as u8; if n % 50 == 3 { 1024 } else { 9 }],
+    }
+}
+
+fn seen(entry: &MemEntry<'_>) -> (Option<Vec<u8>>, u64) {
+    let value = match entry.value() {
+        MemValue::Put(bytes) => Some(bytes.to_vec()),
+        MemValue::PutStored(at) => Some(at.len.to_be_bytes().to_vec()),
+        MemValue::Deleted => None,
+    };
+    (value, entry.commit_no())
+}
+
+fn check(mem: &Mem, model: &Entries) {
+    let (entries, bytes) = mem
+        .trees
+        .iter()
+        .flatten()
+        .map(|root| node::check(root, None, None))
+        .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    assert_eq!((entries, bytes), (mem.entries(), mem.bytes()), "the sums are right");
+    assert_eq!(entries as usize, model.len());
+    for (key, want) in model {
+        assert_eq!(seen(&mem.get(1, key).expect("a key that was put")), *want);
+    }
+    let mut cursor = mem.cursor(1);
+    cursor.seek(Bound::Unbounded);
+    for (key, want) in model {
+        let (k, entry) = cursor.entry().expect("as many as the model has");
+        assert_eq!((k, seen(&entry)), (&key[..], want.clone()));
+        cursor.next();
+    }
+    assert!(cursor.entry().is_none());
+}
+
+#[test]
+fn equals_a_map_and_old_snapshots_stay() {
+    for seed in 1..=4_u64 {
+        let mut s = seed * 7919;
+        let mut mem = Mem::new(1 << 20);
+        let mut model = Entries::new();
+        let mut kept: Vec<(Mem, Entries)> = Vec::new();
+        for step in 1..=8_000_u64 {
+            let k = key(rng(&mut s) % 3000);
+            mem.commit_no = step;
+            let value = match rng(&mut s) % 12 {
+                0..3 => {
+                    mem.delete(1, &k, step);
+                    None
+                }
+                3 => {
+                    let stored = ValueRef { len: step, height: 1, page: PageRef { no: step, proof: !step } };
+                    mem.put_stored(1, &k, stored, step);
+                    Some(step.to_be_bytes().to_vec())
+                }
+                4 => {
+                    let value = vec![step as u8; 500 + (rng(&mut s) % 2000) as usize];
+                    mem.put_bytes(1, &k, value.clone().into(), step);
+                    Some(value)
+                }
+                n => {
+                    let value = vec![step as u8; (rng(&mut s) % if n == 5 { 700 } else { 60 }) as usize];
+                    mem.put(1, &k, &value, step);
+                    Some(value)
+                }
+            };
+            model.insert(k, (value, step));
+            if step % 1000 == 0 {
+                kept.push((mem.clone(), model.clone()));
+                check(&mem, &model);
+            }
+        }
+        for (mem, model) in &kept {
+            check(mem, model);
+        }
+        // A group that failed: back to an older version, and on from there.
+        let (mut mem, mut model) = kept.swap_remove(3);
+        for n in 0..500_u64 {
+            mem.put(1, &key(n * 3), b"again", 9_000 + n);
+            model.insert(key(n * 3), (Some(b"again".to_vec()), 9_000 + n));
+        }
+        check(&mem, &model);
+    }
+}
+
+#[test]
+fn cursors_find_every_bound_both_ways() {
+    let mut mem = Mem::new(1 << 20);
+    let mut model: BTreeMap<Vec<u8>, ()> = BTreeMap::new();
+    let mut s = 99;
+    for _ in 0..1500 {
+        let k = key(rng(&mut s) % 5000);
+        mem.put(3, &k, b"v", 1);
+        model.insert(k, ());
+    }
+    let probes: Vec<Vec<u8>> = (0..400).map(|_| key(rng(&mut s) % 5000)).collect();
+    let mut cursor = mem.cursor(3);
+    for probe in &probes {
+        let probe = &probe[..];
+        for bound in [Bound::Included(probe), Bound::Excluded(probe), Bound::Unbounded] {
+            cursor.seek(bound);
+            let want = model.range::<[u8], _>((bound, Bound::Unbounded)).next().map(|(k, ())| &k[..]);
+            assert_eq!(cursor.entry().map(|(k, _)| k), want);
+            cursor.seek_back(bound);
+            let want = model.range::<[u8], _>((Bound::Unbounded, bound)).next_back().map(|(k, ())| &k[..]);
+            assert_eq!(cursor.entry().map(|(k, _)| k), want);
+        }
+        // Forward three, back two.
+        cursor.seek(Bound::Included(probe));
+        let mut keys = model.range::<[u8], _>((Bound::Included(probe), Bound::Unbounded)).map(|(k, ())| k);
+        let ahead: Vec<_> = keys.by_ref().take(4).collect();
+        if ahead.len() == 4 {
+            (0..3).for_each(|_| cursor.next());
+            assert_eq!(cursor.entry().map(|(k, _)| k), Some(&ahead[3][..]));
+            (0..2).for_each(|_| cursor.prev());
+            assert_eq!(cursor.entry().map(|(k, _)| k), Some(&ahead[1][..]));
+        }
+    }
+    let mut back = Vec::new();
+    cursor.seek_back(Bound::Unbounded);
+    while let Some((k, _)) = cursor.entry() {
+        back.push(k.to_vec());
+        cursor.prev();
+    }
+    assert!(back.iter().eq(model.keys().rev()));
+    assert!(mem.cursor(4).entry().is_none());
+}
+
+#[test]
+fn superseded_stored_values_are_remembered_and_large_values_shared() {
+    let mut mem = Mem::new(1 << 16);
+    let stored = |n| ValueRef { len: n, height: 1, page: PageRef { no: n, proof: n } };
+    mem.put_stored(1, b"a", stored(1), 1);
+    mem.put_stored(1, b"a", stored(2), 2);
+    let before = mem.clone();
+    mem.delete(1, b"a", 3);
+    assert_eq!(mem.superseded_stored().collect::<Vec<_>>(), [stored(1), stored(2)]);
+    assert_eq!(before.superseded_stored().collect::<Vec<_>>(), [stored(1)]);
+    let large = Bytes::from(vec![7; 2 << 20]);
+    mem.put_bytes(1, b"b", large.clone(), 4);
+    let got = mem.get(1, b"b").expect("put just now").value_bytes();
+    assert_eq!(got.as_ptr(), large.as_ptr(), "not copied");
+    assert!(mem.bytes() > 2 << 20);
+    mem.put(1, b"b", b"", 5);
+    assert!(mem.bytes() < 1 << 10, "{}", mem.bytes());
+    assert_eq!(mem.filter_bytes(), 1024);
+}

@@ -1,0 +1,133 @@
+//! Who reads what: the newest published layers and the register of views.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use crate::change::{Commit, FeedQueue};
+use crate::snapshot::Layers;
+use crate::store::Inner;
+use crate::txn::view::Held;
+
+/// How often closing tries to end a view that is being read from, 20 ms each.
+const CLOSE_TRIES: usize = 50;
+
+/// Held for nanoseconds; never while anything is read or written.
+pub(crate) struct Visible {
+    pub(crate) layers: Arc<Layers>,
+    pub(crate) log: LogAt,
+    pub(crate) feeds: Vec<Weak<FeedQueue>>,
+    readers: Vec<Weak<Held>>,
+    free: Vec<usize>,
+}
+
+/// Where the log stood when the layers were published.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct LogAt {
+    pub(crate) durable_commit: u64,
+    /// Bytes of this generation up to its tail.
+    pub(crate) tail: u64,
+    /// Bytes of all log files.
+    pub(crate) files: u64,
+}
+
+impl Visible {
+    pub(crate) fn new(layers: Arc<Layers>, log: LogAt) -> Self {
+        Self { layers, log, feeds: Vec::new(), readers: Vec::new(), free: Vec::new() }
+    }
+
+    /// Makes a view known. Its slot is taken before it exists, so that it is never unknown.
+    fn register(&mut self, view: impl FnOnce(usize) -> Held) -> Arc<Held> {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.readers.push(Weak::new());
+            self.readers.len() - 1
+        });
+        let held = Arc::new(view(slot));
+        self.readers[slot] = Arc::downgrade(&held);
+        held
+    }
+
+    fn unregister(&mut self, slot: usize) {
+        self.readers[slot] = Weak::new();
+        self.free.push(slot);
+    }
+
+    /// Returns the views that are open.
+    pub(crate) fn readers(&self) -> Vec<Arc<Held>> {
+        self.readers.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl Inner {
+    pub(crate) fn published(&self) -> Arc<Layers> {
+        Arc::clone(&self.visible.lock().layers)
+    }
+
+    pub(crate) fn published_no(&self) -> u64 {
+        self.visible.lock().layers.commit_no()
+    }
+
+    /// Registers a view of the newest published layers.
+    pub(crate) fn register_reader(self: &Arc<Self>) -> Arc<Held> {
+        let mut visible = self.visible.lock();
+        let layers = Arc::clone(&visible.layers);
+        let commit_no = layers.commit_no();
+        let layers = (!self.is_closed()).then_some(layers);
+        visible.register(|slot| Held::new(self, layers, commit_no, slot))
+    }
+
+    /// Registers another view of what a view shows.
+    pub(crate) fn register_reader_of(self: &Arc<Self>, layers: Option<Arc<Layers>>, commit_no: u64) -> Arc<Held> {
+        self.visible.lock().register(|slot| Held::new(self, layers, commit_no, slot))
+    }
+
+    pub(crate) fn unregister_reader(&self, slot: usize) {
+        self.visible.lock().unregister(slot);
+    }
+
+    /// Makes layers visible, and tells the feeds what they have new.
+    pub(crate) fn publish(&self, layers: Layers, log: Option<LogAt>, told: &[Commit]) {
+        let mut visible = self.visible.lock();
+        let old = std::mem::replace(&mut visible.layers, Arc::new(layers));
+        visible.log = log.unwrap_or(visible.log);
+        if !visible.feeds.is_empty() {
+            visible.feeds.retain(|feed| match feed.upgrade() {
+                Some(queue) => {
+                    told.iter().for_each(|commit| queue.push(commit));
+                    true
+                }
+                None => false,
+            });
+            self.feed_count.store(visible.feeds.len() as u32, Ordering::Release);
+        }
+        drop(visible);
+        // Freed outside the lock: these layers may be the last to hold many old nodes.
+        drop(old);
+    }
+
+    pub(crate) fn has_feeds(&self) -> bool {
+        self.feed_count.load(Ordering::Acquire) + self.subscribing.load(Ordering::Acquire) > 0
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Ends all views: behind a released lock another process may use their pages for something else. False: one is
+    /// being read from by somebody who does not come to an end.
+    pub(crate) fn close_views(&self) -> bool {
+        let readers = {
+            let visible = self.visible.lock();
+            // Set under the lock under which views are registered: none comes into being behind this.
+            self.closed.store(true, Ordering::Release);
+            visible.readers()
+        };
+        readers.iter().all(|reader| (0..CLOSE_TRIES).any(|_| reader.exchange(None)))
+    }
+
+    pub(crate) fn close_feeds(&self) {
+        let mut visible = self.visible.lock();
+        for queue in visible.feeds.drain(..).filter_map(|feed| feed.upgrade()) {
+            queue.close();
+        }
+    }
+}
