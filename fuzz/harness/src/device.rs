@@ -6,7 +6,7 @@ use blazedb::{Database, Document, DocumentId, Options, Patch, Replica, Value};
 use blazedb_sync::{DisconnectReason, Event, Session, SessionConfig, SessionState};
 use bytes::Bytes;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, MEMORY};
 use crate::relay::wall_ms;
 use crate::rng::Rng;
 
@@ -71,7 +71,7 @@ impl Device {
 
     pub(crate) fn start(&mut self, now: u64, rng: &mut Rng) -> Result<(), String> {
         self.set_clock(now);
-        let db = Database::open_in(self.disk.env(), Options::raw_key(KEY))
+        let db = Database::open_in(self.disk.env(), Options::raw_key(KEY).memory(MEMORY))
             .map_err(|e| format!("device {} does not open: {e:?}", self.name))?;
         let mut session = Session::new(SessionConfig::default(), rng.draw());
         session.start(now);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use blazedb_engine::env::{SeededEntropy, SimDisk, StepClock, Survivors};
-use blazedb_engine::{Clock, Entropy, Env};
+use blazedb_engine::{Clock, Entropy, Env, Memory};
 
 use crate::rng::Rng;
 
@@ -16,6 +16,9 @@ pub(crate) struct Disk {
     entropy: Arc<dyn Entropy>,
     lies: bool,
 }
+
+/// So little that checkpoints come every few commits, in the middle of everything else.
+pub(crate) const MEMORY: Memory = Memory { cache_bytes: 64 << 10, table_bytes: 12 << 10, log_bytes: 128 << 10 };
 
 impl Disk {
     pub(crate) fn new(seed: u64, lies: bool) -> Self {

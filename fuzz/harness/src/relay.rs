@@ -11,7 +11,7 @@ use blazedb_wire::{Frame, SpaceId};
 use bytes::Bytes;
 
 use crate::bugs::Bug;
-use crate::disk::Disk;
+use crate::disk::{Disk, MEMORY};
 use crate::rng::Rng;
 
 /// Name of the one space.
@@ -52,7 +52,7 @@ impl Relay {
 
     /// Opens the log; an error is a failed promise of the store.
     pub(crate) fn start(&mut self) -> Result<(), String> {
-        let log = StoreLog::open_in(self.disk.env(), KEY, StoreLogOptions::default())
+        let log = StoreLog::open_in(self.disk.env(), KEY, StoreLogOptions { memory: MEMORY })
             .map_err(|e| format!("the relay's log does not open after a crash: {e:?}"))?;
         self.up = Some(Up {
             hub: Hub::new(HubLimits::default()),
