@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use blazedb::{Collection, Database};
 use blazedb_benches::{KEY_BYTES, Ticket, Tickets, VALUE_BYTES, pairs};
-use blazedb_engine::{Env, Options, Store};
+use blazedb_engine::{Env, Memory, Options, Store};
 use redb::{Durability, ReadableDatabase, TableDefinition};
 use rusqlite::Connection;
 
@@ -21,6 +21,9 @@ const KEY: [u8; 32] = [7; 32];
 const SEED: u64 = 20_260_901;
 /// Page cache of the peers that have one; the data of a round fits several times over.
 const CACHE_BYTES: usize = 256 << 20;
+
+/// The same cache for the store; its table and log as on a server.
+const MEMORY: Memory = Memory { cache_bytes: CACHE_BYTES, table_bytes: 32 << 20, log_bytes: 64 << 20 };
 
 pub(crate) fn stores() -> [Subject<Pair>; 3] {
     let rows = |count| pairs(SEED).take(count).collect();
@@ -49,7 +52,7 @@ pub(crate) fn documents() -> [Subject<Ticket>; 3] {
 }
 
 fn open_store(folder: &Path, options: Options) -> Result<Box<dyn Table<Pair>>, Failure> {
-    Ok(Box::new(Store::open(Env::file(folder.join("store.blaze")), options)?))
+    Ok(Box::new(Store::open(Env::file(folder.join("store.blaze")), options.memory(MEMORY))?))
 }
 
 impl Table<Pair> for Store {
