@@ -8,3 +8,4 @@ mod kill;
 mod model;
 mod secrets;
 mod support;
+mod views;
