@@ -1,63 +1,60 @@
-//! From sorted entries to pages: how many bytes a page of them takes, where to cut, and the page's bytes.
+//! Entries or children of one level, in order, on their way into pages: how many bytes a page of them takes, where to
+//! cut, and the page's bytes.
+//!
+//! Entries are put into windows as they come: a window is a page to be, as full as `limit` allows. So the bytes of
+//! what waits are known exactly, with the common beginnings that its pages will have, and long streams are cut without
+//! looking twice. Where a run ends, `cut_evenly` may cut what waits in another way.
+//!
+//! Invariants: keys ascend strictly; windows cover all items; whatever is cut fits a page.
 
-use super::node::{CHILD_BYTES, NODE_HEADER_BYTES, encode_child, head_of};
-use crate::pager::{PageError, PageKind, PageRef, PageWrite};
+use std::collections::VecDeque;
 
-/// A page of the new tree, and a key that is above every key before it and at or below its own.
-#[derive(Clone, Debug)]
-pub(super) struct Child {
-    pub(super) low: Vec<u8>,
-    pub(super) page: PageRef,
-    /// Bytes used in the page where this writer built it.
-    pub(super) used: Option<usize>,
-}
+use super::inline_max;
+use super::node::{CHILD_BYTES, NODE_HEADER_BYTES, Rule, STORED_BYTES, head_of};
+use crate::limits::KEY_BYTES_MAX;
 
-/// How full pages are made, in percent of a body.
-#[derive(Clone, Copy)]
-pub(super) struct Fill(pub(super) usize);
+/// Pages that wait at most, before the first of them are written.
+pub(super) const WAITING_PAGES_MAX: usize = 8;
 
-impl Fill {
-    /// In the middle of a tree: some room, so that the next change need not split.
-    pub(super) const MIDDLE: Self = Self(90);
-    /// At the right end, where keys ascend, and in a tree that is built at once.
-    pub(super) const END: Self = Self(97);
-}
-
-/// Entries in order, on their way into leaves. At most about four pages of them wait here.
-pub(super) struct Leaves {
+/// One level's waiting entries; a branch's are its children, under the separators before them.
+pub(super) struct Builder {
+    level: u8,
     body_bytes: usize,
-    fill: Fill,
-    /// Keys and values of the waiting entries, one behind the other.
+    /// Bytes of a page that windows use.
+    limit: usize,
+    /// Keys and values of the items, one behind the other, in order; in front, ones that were taken off.
     bytes: Vec<u8>,
-    items: Vec<Item>,
-    /// Sum of what the waiting entries take in a page without a common beginning.
-    plain: usize,
-    /// The low key of the next page.
-    low: Vec<u8>,
-    out: Vec<Child>,
+    items: VecDeque<Item>,
+    windows: VecDeque<Window>,
+    /// Items that were taken off the front in this run.
+    taken: usize,
 }
 
 #[derive(Clone, Copy)]
 struct Item {
     at: usize,
-    key: usize,
-    value: usize,
+    key_len: u16,
+    value_len: u16,
     stored: bool,
 }
 
-impl Item {
-    /// Cell, head and offset, without a common beginning.
-    fn plain(&self) -> usize {
-        6 + uvarint_len(self.key) + uvarint_len(self.value << 1) + self.key + self.value
-    }
+/// Items that may share a page.
+#[derive(Clone, Copy, Default)]
+struct Window {
+    items: usize,
+    /// Items whose key stands in the page: all but a branch's first one.
+    keys: usize,
+    prefix_len: usize,
+    /// What the items take without a common beginning.
+    plain_bytes: usize,
 }
 
 fn uvarint_len(n: usize) -> usize {
     if n < 0x80 { 1 } else { 2 }
 }
 
-fn put_uvarint(out: &mut Vec<u8>, n: usize) {
-    debug_assert!(n < 1 << 14, "lengths in a page are two bytes at most");
+fn push_uvarint(out: &mut Vec<u8>, n: usize) {
+    debug_assert!(n < 1 << 14, "lengths in a page have 14 bits");
     if n < 0x80 {
         out.push(n as u8);
     } else {
@@ -65,195 +62,276 @@ fn put_uvarint(out: &mut Vec<u8>, n: usize) {
     }
 }
 
-fn common(a: &[u8], b: &[u8]) -> usize {
-    a.iter().zip(b).take_while(|(x, y)| x == y).count()
+fn common_len(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// Returns the shortest key above `left` and at or below `right`.
-fn separator(left: &[u8], right: &[u8]) -> Vec<u8> {
-    right[..(common(left, right) + 1).min(right.len())].to_vec()
+pub(super) fn separator<'r>(left: &[u8], right: &'r [u8]) -> &'r [u8] {
+    &right[..(common_len(left, right) + 1).min(right.len())]
 }
 
-impl Leaves {
-    /// `low` is at or below every key to come.
-    pub(super) fn new(body_bytes: usize, fill: Fill, low: Vec<u8>) -> Self {
-        Self { body_bytes, fill, bytes: Vec::new(), items: Vec::new(), plain: 0, low, out: Vec::new() }
+impl Window {
+    /// Bytes of a page that holds the window, and not less. A suffix is taken to be as long as its key where that
+    /// decides about a second byte of its length.
+    fn bytes(&self) -> usize {
+        NODE_HEADER_BYTES + self.plain_bytes - self.keys.saturating_sub(1) * self.prefix_len
+    }
+}
+
+impl Builder {
+    pub(super) fn new(level: u8, body_bytes: usize, limit: usize) -> Self {
+        Self { level, body_bytes, limit, bytes: Vec::new(), items: VecDeque::new(), windows: VecDeque::new(), taken: 0 }
     }
 
-    /// Takes an entry; the value is 23 bytes that name it where it is stored apart.
-    pub(super) fn push<W: PageWrite>(
-        &mut self,
-        pages: &mut W,
-        key: &[u8],
-        value: &[u8],
-        stored: bool,
-    ) -> Result<(), PageError> {
-        let item = Item { at: self.bytes.len(), key: key.len(), value: value.len(), stored };
-        self.bytes.extend_from_slice(key);
-        self.bytes.extend_from_slice(value);
-        self.plain += item.plain();
-        self.items.push(item);
-        if self.plain > 4 * self.body_bytes {
-            let target = self.body_bytes * self.fill.0 / 100;
-            while self.plain > 3 * self.body_bytes {
-                self.emit(pages, self.count_within(target))?;
-            }
+    /// Says how many bytes of a page windows use from now on; those that wait, too.
+    pub(super) fn set_limit(&mut self, limit: usize) {
+        if self.limit != limit {
+            self.limit = limit;
+            self.enter_again();
         }
+    }
+
+    fn enter_again(&mut self) {
+        self.windows.clear();
+        (0..self.items.len()).for_each(|i| self.enter(i));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Returns how many items came in this run, the ones that are written included.
+    pub(super) fn pushed(&self) -> usize {
+        self.taken + self.items.len()
+    }
+
+    pub(super) fn is_intact(&self) -> bool {
+        self.taken == 0
+    }
+
+    pub(super) fn waiting_pages(&self) -> usize {
+        self.windows.len()
+    }
+
+    /// Returns how many bytes the waiting items take in pages.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.windows.iter().map(Window::bytes).sum()
+    }
+
+    pub(super) fn key(&self, i: usize) -> &[u8] {
+        let item = &self.items[i];
+        &self.bytes[item.at..][..usize::from(item.key_len)]
+    }
+
+    pub(super) fn value(&self, i: usize) -> &[u8] {
+        let item = &self.items[i];
+        &self.bytes[item.at + usize::from(item.key_len)..][..usize::from(item.value_len)]
+    }
+
+    /// Takes the next item. The key comes in two parts, as pages have it.
+    pub(super) fn push(&mut self, key: [&[u8]; 2], value: &[u8], stored: bool) -> Result<(), Rule> {
+        let key_len = key[0].len() + key[1].len();
+        let value_max = if stored { STORED_BYTES } else { inline_max(self.body_bytes) };
+        if key_len > KEY_BYTES_MAX || value.len() > value_max {
+            return Err("keys are at most 1024 bytes long, and long values lie in pages of their own");
+        }
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(key[0]);
+        self.bytes.extend_from_slice(key[1]);
+        let ascends = self.items.is_empty() || *self.key(self.items.len() - 1) < self.bytes[at..];
+        if !ascends {
+            self.bytes.truncate(at);
+            return Err("keys ascend strictly");
+        }
+        self.bytes.extend_from_slice(value);
+        self.items.push_back(Item { at, key_len: key_len as u16, value_len: value.len() as u16, stored });
+        self.enter(self.items.len() - 1);
         Ok(())
     }
 
-    /// Returns how many pages there will be if nothing more comes.
-    pub(super) fn pages(&self) -> usize {
-        let waiting = self.size(self.items.len());
-        self.out.len() + waiting.div_ceil(self.body_bytes)
-    }
-
-    /// Returns whether all that is here is less than a third of a page.
-    pub(super) fn is_little(&self) -> bool {
-        self.out.is_empty() && self.size(self.items.len()) < self.body_bytes / 3
-    }
-
-    /// Writes what waits, spread evenly over as few pages as hold it.
-    pub(super) fn finish<W: PageWrite>(mut self, pages: &mut W) -> Result<Vec<Child>, PageError> {
-        while !self.items.is_empty() {
-            let size = self.size(self.items.len());
-            if size <= self.body_bytes {
-                self.emit(pages, self.items.len())?;
-                break;
-            }
-            let full = self.body_bytes * Fill::END.0 / 100;
-            let share = size.div_ceil(size.div_ceil(full));
-            // The entry that passes the share still goes in where it fits.
-            let count = (self.count_within(share) + 1).min(self.items.len() - 1);
-            let count = if self.size(count) <= self.body_bytes { count } else { count - 1 };
-            self.emit(pages, count.max(1))?;
-        }
-        Ok(self.out)
-    }
-
-    fn key(&self, i: usize) -> &[u8] {
-        &self.bytes[self.items[i].at..][..self.items[i].key]
-    }
-
-    /// Returns what a page of the first `count` entries takes.
-    fn size(&self, count: usize) -> usize {
-        if count == 0 {
-            return 0;
-        }
-        let plain: usize =
-            if count == self.items.len() { self.plain } else { self.items[..count].iter().map(Item::plain).sum() };
-        let p = common(self.key(0), self.key(count - 1));
-        NODE_HEADER_BYTES + plain - (count - 1) * p
-    }
-
-    /// Returns how many entries from the front fit `bytes`, at least one.
-    fn count_within(&self, bytes: usize) -> usize {
-        let mut plain = 0;
-        for (i, item) in self.items.iter().enumerate() {
-            plain += item.plain();
-            // The common beginning can only shrink from here on, so this is no more than what it will take.
-            if NODE_HEADER_BYTES + plain > bytes {
-                let p = common(self.key(0), self.key(i));
-                if NODE_HEADER_BYTES + plain - i * p > bytes {
-                    return i.max(1);
-                }
+    /// Puts an item into the last window, or begins a new one.
+    fn enter(&mut self, i: usize) {
+        if let Some(last) = self.windows.back() {
+            let grown = self.grown(last, i);
+            if grown.bytes() <= self.limit {
+                *self.windows.back_mut().expect("it has a last one") = grown;
+                return;
             }
         }
-        self.items.len()
+        let first = self.grown(&Window::default(), i);
+        self.windows.push_back(first);
     }
 
-    /// Builds a leaf of the first `count` entries.
-    fn emit<W: PageWrite>(&mut self, pages: &mut W, count: usize) -> Result<(), PageError> {
-        let p = common(self.key(0), self.key(count - 1));
-        let mut body = Vec::with_capacity(self.body_bytes);
-        body.extend_from_slice(&[0, 0]);
+    /// Returns a window that ends before item i with that item in it.
+    fn grown(&self, window: &Window, i: usize) -> Window {
+        let &Item { key_len, value_len, .. } = &self.items[i];
+        let (key_len, value_len) = (usize::from(key_len), usize::from(value_len));
+        let is_leaf = self.level == 0;
+        let items = window.items + 1;
+        if !is_leaf && window.items == 0 {
+            return Window { items, plain_bytes: CHILD_BYTES, ..*window };
+        }
+        let value_bytes = if is_leaf { uvarint_len(value_len << 1) + value_len } else { CHILD_BYTES };
+        let prefix_len = if window.keys == 0 {
+            key_len
+        } else {
+            let first = self.key(i - window.items + usize::from(!is_leaf));
+            let (before, key) = (&first[..window.prefix_len], self.key(i));
+            if key.starts_with(before) { before.len() } else { common_len(before, key) }
+        };
+        Window {
+            items,
+            keys: window.keys + 1,
+            prefix_len,
+            plain_bytes: window.plain_bytes + 4 + 2 + uvarint_len(key_len) + key_len + value_bytes,
+        }
+    }
+
+    /// Forgets what was pushed after `pushed` told this mark. False: part of it is written already.
+    pub(super) fn truncate(&mut self, mark: usize) -> bool {
+        let Some(left) = mark.checked_sub(self.taken) else { return false };
+        if let Some(item) = self.items.get(left) {
+            self.bytes.truncate(item.at);
+            self.items.truncate(left);
+            self.enter_again();
+        }
+        true
+    }
+
+    /// Returns whether everything that waits fits one page.
+    pub(super) fn fits_one_page(&self) -> bool {
+        self.windows.len() <= 1 || self.try_cut(1).len() <= 1
+    }
+
+    /// Returns the items of each page where `pages` of them, or more where that cannot be, are filled evenly.
+    pub(super) fn cut_evenly(&self, pages: usize) -> Vec<usize> {
+        if pages <= 1 && self.windows.len() <= 1 {
+            return self.cut_windows();
+        }
+        let mut pages = pages;
+        loop {
+            let cut = self.try_cut(pages);
+            if cut.len() <= pages {
+                return cut;
+            }
+            pages += 1;
+        }
+    }
+
+    fn try_cut(&self, pages: usize) -> Vec<usize> {
+        let mut counts = Vec::with_capacity(pages + 1);
+        let mut bytes_left = self.waiting_bytes();
+        let mut window = Window::default();
+        for i in 0..self.items.len() {
+            let grown = self.grown(&window, i);
+            let pages_left = pages.saturating_sub(counts.len()).max(1);
+            let target = bytes_left.div_ceil(pages_left);
+            // Nearer to the target without it than with it: the half way is looked at from both sides.
+            let is_enough = pages_left > 1 && window.items > 0 && grown.bytes() + window.bytes() > 2 * target;
+            if is_enough || grown.bytes() > self.body_bytes {
+                counts.push(window.items);
+                bytes_left = bytes_left.saturating_sub(window.bytes());
+                window = self.grown(&Window::default(), i);
+            } else {
+                window = grown;
+            }
+        }
+        if window.items > 0 {
+            counts.push(window.items);
+        }
+        counts
+    }
+
+    /// Returns the items of each page as the windows have them.
+    pub(super) fn cut_windows(&self) -> Vec<usize> {
+        self.windows.iter().map(|window| window.items).collect()
+    }
+
+    /// Writes the body of a page with the first `count` items.
+    pub(super) fn encode(&self, count: usize, body: &mut Vec<u8>) {
+        let is_leaf = self.level == 0;
+        let keyed = usize::from(!is_leaf)..count;
+        // Keys ascend, so what the first and the last one have in common, all have.
+        let p = if keyed.is_empty() { 0 } else { common_len(self.key(keyed.start), self.key(count - 1)) };
+        body.clear();
+        body.extend_from_slice(&[self.level, 0]);
         body.extend_from_slice(&(count as u16).to_le_bytes());
         body.extend_from_slice(&(p as u16).to_le_bytes());
         body.extend_from_slice(&[0; 2]);
-        for i in 0..count {
+        for i in keyed.clone() {
             body.extend_from_slice(&head_of(&self.key(i)[p..]).to_be_bytes());
         }
         let offsets = body.len();
-        body.resize(offsets + 2 * count, 0);
-        body.extend_from_slice(&self.key(0)[..p]);
-        for (i, item) in self.items[..count].iter().enumerate() {
+        body.resize(offsets + 2 * keyed.len(), 0);
+        if !is_leaf {
+            (0..count).for_each(|i| body.extend_from_slice(self.value(i)));
+        }
+        if let Some(first) = keyed.clone().next() {
+            body.extend_from_slice(&self.key(first)[..p]);
+        }
+        for (i, slot) in keyed.zip((offsets..).step_by(2)) {
             let at = body.len() as u16;
-            body[offsets + 2 * i..][..2].copy_from_slice(&at.to_le_bytes());
-            put_uvarint(&mut body, item.key - p);
-            put_uvarint(&mut body, item.value << 1 | usize::from(item.stored));
-            body.extend_from_slice(&self.bytes[item.at + p..item.at + item.key + item.value]);
+            body[slot..][..2].copy_from_slice(&at.to_le_bytes());
+            let suffix = &self.key(i)[p..];
+            push_uvarint(body, suffix.len());
+            if is_leaf {
+                push_uvarint(body, self.value(i).len() << 1 | usize::from(self.items[i].stored));
+                body.extend_from_slice(suffix);
+                body.extend_from_slice(self.value(i));
+            } else {
+                body.extend_from_slice(suffix);
+            }
         }
-        assert!(body.len() <= self.body_bytes, "an entry is at most a quarter of a page, and pages are measured");
-        let page = pages.write(PageKind::Leaf, &body)?;
-        let next_low =
-            if count < self.items.len() { separator(self.key(count - 1), self.key(count)) } else { Vec::new() };
-        let low = std::mem::replace(&mut self.low, next_low);
-        self.out.push(Child { low, page, used: Some(body.len()) });
-        let taken = self.items.get(count).map_or(self.bytes.len(), |item| item.at);
-        self.plain -= self.items[..count].iter().map(Item::plain).sum::<usize>();
-        self.bytes.drain(..taken);
+        assert!(body.len() <= self.body_bytes, "what is cut fits a page");
+        let used = body.len() as u16;
+        body[6..8].copy_from_slice(&used.to_le_bytes());
+    }
+
+    /// Takes the first `count` items off, which are a page now.
+    pub(super) fn take_front(&mut self, mut count: usize) {
+        self.taken += count;
         self.items.drain(..count);
-        self.items.iter_mut().for_each(|item| item.at -= taken);
-        Ok(())
-    }
-}
-
-/// Builds branches of one level over children, spread evenly over as few pages as hold them.
-pub(super) fn branches<W: PageWrite>(pages: &mut W, level: u8, children: &[Child]) -> Result<Vec<Child>, PageError> {
-    let full = pages.body_bytes();
-    let plain = |child: &Child| CHILD_BYTES + 6 + uvarint_len(child.low.len()) + child.low.len();
-    let mut out = Vec::new();
-    let mut rest = children;
-    while !rest.is_empty() {
-        let total = NODE_HEADER_BYTES + rest.iter().map(plain).sum::<usize>();
-        let share = if total <= full { total } else { total.div_ceil(total.div_ceil(full * Fill::END.0 / 100)) };
-        let mut size = NODE_HEADER_BYTES;
-        let mut count = 0;
-        while count < rest.len() && (count == 0 || (size < share && size + plain(&rest[count]) <= full)) {
-            size += plain(&rest[count]);
-            count += 1;
+        while let Some(window) = self.windows.front_mut() {
+            if window.items > count {
+                // Only where a run is cut in another way, and everything is taken.
+                window.items -= count;
+                break;
+            }
+            count -= window.items;
+            self.windows.pop_front();
         }
-        // One child alone would be a level for nothing.
-        if rest.len() - count == 1 && count > 2 && size + plain(&rest[count]) > full {
-            count -= 1;
-        } else if rest.len() - count == 1 && size + plain(&rest[count]) <= full {
-            count += 1;
+        // Moved up when there is more behind than before them: each byte is moved once, about.
+        let from = self.items.front().map_or(self.bytes.len(), |item| item.at);
+        if from > self.bytes.len() / 2 {
+            self.bytes.drain(..from);
+            self.items.iter_mut().for_each(|item| item.at -= from);
         }
-        let (now, later) = rest.split_at(count);
-        let body = branch(level, now);
-        assert!(body.len() <= full, "branches are measured before they are built");
-        let page = pages.write(PageKind::Branch, &body)?;
-        out.push(Child { low: now[0].low.clone(), page, used: Some(body.len()) });
-        rest = later;
     }
-    Ok(out)
-}
 
-/// Returns the body of a branch over these children.
-fn branch(level: u8, children: &[Child]) -> Vec<u8> {
-    let separators = &children[1..];
-    let p = match (separators.first(), separators.last()) {
-        (Some(first), Some(last)) => common(&first.low, &last.low),
-        _ => 0,
-    };
-    let mut body = vec![level, 0];
-    body.extend_from_slice(&(children.len() as u16).to_le_bytes());
-    body.extend_from_slice(&(p as u16).to_le_bytes());
-    body.extend_from_slice(&[0; 2]);
-    children.iter().for_each(|child| encode_child(child.page, &mut body));
-    for child in separators {
-        body.extend_from_slice(&head_of(&child.low[p..]).to_be_bytes());
+    /// Ends a run. Memory is kept for the next one.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.items.clear();
+        self.windows.clear();
+        self.taken = 0;
     }
-    let offsets = body.len();
-    body.resize(offsets + 2 * separators.len(), 0);
-    if let Some(first) = separators.first() {
-        body.extend_from_slice(&first.low[..p]);
+
+    /// Takes the last item off; returns its key and value.
+    pub(super) fn pop(&mut self) -> Option<(Vec<u8>, Vec<u8>)> {
+        let i = self.items.len().checked_sub(1)?;
+        let (key, value) = (self.key(i).to_vec(), self.value(i).to_vec());
+        self.truncate(self.taken + i);
+        Some((key, value))
     }
-    for (i, child) in separators.iter().enumerate() {
-        let at = body.len() as u16;
-        body[offsets + 2 * i..][..2].copy_from_slice(&at.to_le_bytes());
-        put_uvarint(&mut body, child.low.len() - p);
-        body.extend_from_slice(&child.low[p..]);
+
+    /// Takes everything out, for `append`.
+    pub(super) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::new(self.level, self.body_bytes, self.limit))
     }
-    body
+
+    /// Takes over what waits in another one of the same level.
+    pub(super) fn append(&mut self, later: &Self) -> Result<(), Rule> {
+        (0..later.items.len()).try_for_each(|i| self.push([later.key(i), &[]], later.value(i), later.items[i].stored))
+    }
 }

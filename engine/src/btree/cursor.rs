@@ -1,32 +1,50 @@
-//! A walk over one tree. It owns a copy of the leaf it is in (one copy of memory per leaf), so it pins no page and
-//! borrows nothing; the pages are brought to every call.
+//! A walk over one tree. The cursor owns a copy of the leaf it is in (a page's bytes are copied once per leaf), so it
+//! pins no frame and borrows nothing, and values are handed out as slices of that copy. The pages come with every call.
+//!
+//! Invariant: keys ascend from leaf to leaf, or the walk ends with an error. So it ends, whatever branches claim.
 
 use std::ops::{Bound, Range};
 
 use bytes::Bytes;
 
-use super::node::{Branch, CellValue, Leaf, Rule};
-use super::search::broken;
-use super::{TreeRoot, ValueRef};
+use super::node::{Branch, CellValue, Leaf, LeafShape, Rule, decode_stored};
+use super::{TreeRoot, ValueRef, broken};
 use crate::pager::{PageError, PageKind, PageRead, PageRef};
 
-/// Stands on an entry, or at the end.
+/// Stands on an entry or at the end, which is beyond the last entry and before the first one.
 pub(crate) struct TreeCursor {
     root: TreeRoot,
-    /// Branches from the root down, with the child taken and the number of children.
-    path: Vec<(PageRef, usize, usize)>,
+    path: Vec<Step>,
     leaf: Bytes,
     leaf_at: PageRef,
-    len: usize,
-    /// Index of the entry it stands on; `len` or beyond: the end.
+    /// The leaf's; at the end it has no entries.
+    shape: LeafShape,
+    /// The entry it stands on, unless there are none.
     at: usize,
+    /// Its key, which begins with the leaf's common beginning.
     key: Vec<u8>,
     value: Here,
 }
 
+/// A branch on the way down, and the child that was taken.
+#[derive(Clone, Copy)]
+struct Step {
+    branch: PageRef,
+    child: usize,
+}
+
+/// The value of the entry it stands on.
 enum Here {
     Inline(Range<usize>),
     Stored(ValueRef),
+}
+
+/// Which child to take on the way down.
+#[derive(Clone, Copy)]
+enum Way<'k> {
+    First,
+    Key(&'k [u8]),
+    Last,
 }
 
 impl TreeCursor {
@@ -36,7 +54,7 @@ impl TreeCursor {
             path: Vec::new(),
             leaf: Bytes::new(),
             leaf_at: PageRef { no: 0, proof: 0 },
-            len: 0,
+            shape: LeafShape::default(),
             at: 0,
             key: Vec::new(),
             value: Here::Inline(0..0),
@@ -45,54 +63,43 @@ impl TreeCursor {
 
     /// Goes to the first entry at or after the bound.
     pub(crate) fn seek<P: PageRead>(&mut self, pages: &P, lower: Bound<&[u8]>) -> Result<(), PageError> {
-        let (key, with_equal) = match lower {
-            Bound::Unbounded => (None, false),
-            Bound::Included(key) => (Some(key), false),
-            Bound::Excluded(key) => (Some(key), true),
+        let (way, and_equal) = match lower {
+            Bound::Unbounded => (Way::First, true),
+            Bound::Included(key) => (Way::Key(key), true),
+            Bound::Excluded(key) => (Way::Key(key), false),
         };
-        if !self.descend(pages, key, false)? {
-            return Ok(());
-        }
-        self.at = match key {
-            Some(key) => self.count_to(pages, key, with_equal)?,
-            None => 0,
-        };
-        self.settle(pages)
+        let below = self.descend(pages, way, !and_equal)?;
+        self.stand_or_move(pages, below, false)
     }
 
     /// Goes to the last entry at or before the bound.
     pub(crate) fn seek_back<P: PageRead>(&mut self, pages: &P, upper: Bound<&[u8]>) -> Result<(), PageError> {
-        let (key, with_equal) = match upper {
-            Bound::Unbounded => (None, true),
-            Bound::Included(key) => (Some(key), true),
-            Bound::Excluded(key) => (Some(key), false),
+        let (way, and_equal) = match upper {
+            Bound::Unbounded => (Way::Last, true),
+            Bound::Included(key) => (Way::Key(key), true),
+            Bound::Excluded(key) => (Way::Key(key), false),
         };
-        if !self.descend(pages, key, true)? {
-            return Ok(());
-        }
-        let count = match key {
-            Some(key) => self.count_to(pages, key, with_equal)?,
-            None => self.len,
-        };
-        self.back_to(pages, count)
+        let below = self.descend(pages, way, and_equal)?;
+        // Before the first entry there is none: an index beyond them all sends it to the leaf before.
+        self.stand_or_move(pages, below.wrapping_sub(1), true)
     }
 
     /// Goes on to the next entry.
     #[inline]
     pub(crate) fn next<P: PageRead>(&mut self, pages: &P) -> Result<(), PageError> {
-        self.at += 1;
-        self.settle(pages)
+        self.stand_or_move(pages, self.at + 1, false)
     }
 
     /// Goes back to the entry before.
+    #[inline]
     pub(crate) fn prev<P: PageRead>(&mut self, pages: &P) -> Result<(), PageError> {
-        self.back_to(pages, self.at)
+        self.stand_or_move(pages, self.at.wrapping_sub(1), true)
     }
 
     /// Returns the entry it stands on.
     #[inline]
     pub(crate) fn entry(&self) -> Option<(&[u8], CellValue<'_>)> {
-        if self.at >= self.len {
+        if self.shape.len == 0 {
             return None;
         }
         let value = match &self.value {
@@ -105,18 +112,53 @@ impl TreeCursor {
     /// Returns the inline value it stands on as a slice of its copy of the leaf; empty where there is none.
     pub(crate) fn value_bytes(&self) -> Bytes {
         match &self.value {
-            Here::Inline(range) if self.at < self.len => self.leaf.slice(range.clone()),
+            Here::Inline(range) if self.shape.len > 0 => self.leaf.slice(range.clone()),
             _ => Bytes::new(),
         }
     }
 
-    /// Goes to the leaf of `key`, or to the first or last one. False: the tree is empty.
-    fn descend<P: PageRead>(&mut self, pages: &P, key: Option<&[u8]>, last: bool) -> Result<bool, PageError> {
+    /// Stands on an entry of the leaf. Where it has none of that index, goes to the leaf after or before it.
+    #[inline]
+    fn stand_or_move<P: PageRead>(&mut self, pages: &P, at: usize, backward: bool) -> Result<(), PageError> {
+        if at < self.shape.len {
+            self.at = at;
+            match self.stand() {
+                Ok(()) => return Ok(()),
+                Err(rule) => return Err(self.end_broken(pages, self.leaf_at, rule)),
+            }
+        }
+        if self.shape.len == 0 { Ok(()) } else { self.move_to_neighbour(pages, backward) }
+    }
+
+    /// Reads the entry it stands on.
+    #[inline]
+    fn stand(&mut self) -> Result<(), Rule> {
+        let leaf = &self.leaf[..];
+        let cell = self.shape.cell(leaf, self.at)?;
+        self.key.truncate(self.shape.prefix_len);
+        self.key.extend_from_slice(&leaf[cell.key..cell.value]);
+        self.value = if cell.stored {
+            Here::Stored(decode_stored(&leaf[cell.value..cell.end])?)
+        } else {
+            Here::Inline(cell.value..cell.end)
+        };
+        Ok(())
+    }
+
+    /// Goes to the leaf where `way` leads; returns how many of its entries are below the key, or at most at it.
+    fn descend<P: PageRead>(&mut self, pages: &P, way: Way<'_>, and_equal: bool) -> Result<usize, PageError> {
         self.path.clear();
-        (self.len, self.at) = (0, 0);
-        let Some(root) = self.root.page else { return Ok(false) };
-        self.descend_from(pages, root, self.root.height - 1, key, last)?;
-        Ok(true)
+        self.shape.len = 0;
+        let Some(root) = self.root.page else { return Ok(0) };
+        self.descend_from(pages, root, self.root.height.saturating_sub(1), way)?;
+        match way {
+            Way::First => Ok(0),
+            Way::Last => Ok(self.shape.len),
+            Way::Key(key) => match Leaf::parse(&self.leaf).and_then(|leaf| leaf.rank(key)) {
+                Ok((below, found)) => Ok(below + usize::from(found && and_equal)),
+                Err(rule) => Err(self.end_broken(pages, self.leaf_at, rule)),
+            },
+        }
     }
 
     fn descend_from<P: PageRead>(
@@ -124,109 +166,64 @@ impl TreeCursor {
         pages: &P,
         mut at: PageRef,
         level: u8,
-        key: Option<&[u8]>,
-        last: bool,
+        way: Way<'_>,
     ) -> Result<(), PageError> {
         for level in (1..=level).rev() {
             let page = pages.page(at, PageKind::Branch)?;
-            let read = |branch: Branch<'_>| {
-                let i = match key {
-                    Some(key) => branch.child_of(key)?,
-                    None if last => branch.len() - 1,
-                    None => 0,
+            let taken = Branch::parse(page.bytes(), level).and_then(|branch| {
+                let child = match way {
+                    Way::First => 0,
+                    Way::Key(key) => branch.child_of(key)?,
+                    Way::Last => branch.len() - 1,
                 };
-                Ok((i, branch.len(), branch.child(i)))
-            };
-            let (i, len, child) =
-                Branch::parse(page.bytes(), level).and_then(read).map_err(|rule| broken(pages, at, rule))?;
-            self.path.push((at, i, len));
-            at = child;
+                Ok((child, branch.child(child)))
+            });
+            let (child, below) = taken.map_err(|rule| broken(pages, at, rule))?;
+            self.path.push(Step { branch: at, child });
+            at = below;
         }
         let page = pages.page(at, PageKind::Leaf)?;
-        self.len = Leaf::parse(page.bytes()).map_err(|rule| broken(pages, at, rule))?.len();
+        let leaf = Leaf::parse(page.bytes()).map_err(|rule| broken(pages, at, rule))?;
+        self.key.clear();
+        self.key.extend_from_slice(leaf.prefix());
+        self.shape = leaf.shape();
         self.leaf = Bytes::copy_from_slice(page.bytes());
         self.leaf_at = at;
         Ok(())
     }
 
-    fn leaf(&self) -> Result<Leaf<'_>, Rule> {
-        Leaf::parse(&self.leaf)
-    }
-
-    fn count_to<P: PageRead>(&self, pages: &P, key: &[u8], with_equal: bool) -> Result<usize, PageError> {
-        self.leaf().and_then(|leaf| leaf.count_to(key, with_equal)).map_err(|rule| broken(pages, self.leaf_at, rule))
-    }
-
-    /// Past the end of a leaf: on to the first entry of the next one.
-    #[inline]
-    fn settle<P: PageRead>(&mut self, pages: &P) -> Result<(), PageError> {
-        if self.at >= self.len && !self.go_to_neighbour(pages, false)? {
-            return Ok(());
-        }
-        self.stand(pages)
-    }
-
-    fn back_to<P: PageRead>(&mut self, pages: &P, count: usize) -> Result<(), PageError> {
-        if self.len == 0 {
-            return Ok(());
-        }
-        if count > 0 {
-            self.at = count - 1;
-        } else if !self.go_to_neighbour(pages, true)? {
-            return Ok(());
-        }
-        self.stand(pages)
-    }
-
-    /// Goes to the next leaf's first entry, or the last one's before. False: there is none, and this is the end.
+    /// Goes to the first entry of the next leaf, or to the last one of the leaf before; to the end where there is none.
     #[cold]
-    fn go_to_neighbour<P: PageRead>(&mut self, pages: &P, back: bool) -> Result<bool, PageError> {
-        self.len = 0;
-        self.at = 0;
-        while let Some((at, i, len)) = self.path.pop() {
-            let next = if back { i.checked_sub(1) } else { Some(i + 1).filter(|&next| next < len) };
-            let Some(next) = next else { continue };
+    fn move_to_neighbour<P: PageRead>(&mut self, pages: &P, backward: bool) -> Result<(), PageError> {
+        let edge = if backward { 0 } else { self.shape.len - 1 };
+        let edge = Leaf::parse(&self.leaf).and_then(|leaf| leaf.key(edge));
+        let edge = edge.map_err(|rule| self.end_broken(pages, self.leaf_at, rule))?;
+        self.shape.len = 0;
+        while let Some(Step { branch: at, child }) = self.path.pop() {
             let level = self.root.height - 1 - self.path.len() as u8;
-            let page = pages.page(at, PageKind::Branch)?;
-            let child = Branch::parse(page.bytes(), level)
-                .and_then(|b| if next < b.len() { Ok(b.child(next)) } else { Err("a page does not change") })
-                .map_err(|rule| broken(pages, at, rule))?;
-            drop(page);
-            self.path.push((at, next, len));
-            self.descend_from(pages, child, level - 1, None, back)?;
-            self.at = if back { self.len - 1 } else { 0 };
-            return Ok(true);
+            let next = {
+                let page = pages.page(at, PageKind::Branch)?;
+                let branch = Branch::parse(page.bytes(), level).map_err(|rule| broken(pages, at, rule))?;
+                let next = if backward { child.checked_sub(1) } else { Some(child + 1) };
+                next.filter(|&next| next < branch.len()).map(|next| (next, branch.child(next)))
+            };
+            let Some((child, below)) = next else { continue };
+            self.path.push(Step { branch: at, child });
+            self.descend_from(pages, below, level - 1, if backward { Way::Last } else { Way::First })?;
+            self.at = if backward { self.shape.len - 1 } else { 0 };
+            let stood = self.stand().and_then(|()| {
+                let is_beyond = if backward { self.key < edge } else { self.key > edge };
+                if is_beyond { Ok(()) } else { Err("keys ascend from leaf to leaf") }
+            });
+            return stood.map_err(|rule| self.end_broken(pages, self.leaf_at, rule));
         }
-        Ok(false)
+        Ok(())
     }
 
-    /// Reads the entry it stands on.
-    #[inline]
-    fn stand<P: PageRead>(&mut self, pages: &P) -> Result<(), PageError> {
-        let Self { leaf, key, at, .. } = self;
-        let base = leaf.as_ptr().addr();
-        let read = Leaf::parse(leaf).and_then(|leaf| {
-            let (suffix, value) = leaf.entry(*at)?;
-            key.clear();
-            key.extend_from_slice(leaf.prefix());
-            key.extend_from_slice(suffix);
-            Ok(match value {
-                CellValue::Inline(bytes) => {
-                    let start = bytes.as_ptr().addr() - base;
-                    Here::Inline(start..start + bytes.len())
-                }
-                CellValue::Stored(value) => Here::Stored(value),
-            })
-        });
-        match read {
-            Ok(value) => {
-                self.value = value;
-                Ok(())
-            }
-            Err(rule) => {
-                self.len = 0;
-                Err(broken(pages, self.leaf_at, rule))
-            }
-        }
+    /// An error leaves it at the end.
+    #[cold]
+    fn end_broken<P: PageRead>(&mut self, pages: &P, at: PageRef, rule: Rule) -> PageError {
+        self.shape.len = 0;
+        broken(pages, at, rule)
     }
 }

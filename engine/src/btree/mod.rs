@@ -1,16 +1,19 @@
 //! An ordered map over immutable pages: a copy-on-write B+tree, changed in bulk.
 //!
-//! A page is built once, from sorted entries, and never changed; so pages have no free space to manage and a format
-//! made for reading: the first four bytes of every key stand in one array (`node`). Changes come as a sorted stream
-//! (`apply`), which rewrites the leaves that it touches, and their ancestors, beside the old ones.
+//! A page is built once, from sorted entries, and never changed. So no page manages free space, and the format is made
+//! for reading: the first four bytes of every key that tell it from its neighbours stand in one array (`node`). Changes
+//! come as one sorted stream (`apply`), which writes the touched leaves and their ancestors anew, beside the old ones.
 //!
-//! `node.rs` reads and builds pages, `search.rs` looks up, `cursor.rs` walks, `apply.rs` changes, `value.rs` is for
-//! values that need pages of their own, `check.rs` proves a tree. Nothing here does I/O but through `PageRead` and
-//! `PageWrite`.
+//! `node.rs` reads pages, `build.rs` cuts sorted entries into pages, `search.rs` looks up, `cursor.rs` walks,
+//! `apply.rs` changes, `value.rs` keeps values that need pages of their own, `check.rs` proves a tree. All I/O goes
+//! through `PageRead` and `PageWrite`. Read `TreeRoot`, then `apply`.
 //!
-//! Invariants: keys ascend strictly within a leaf and from leaf to leaf; a child's keys are at or above its separator
-//! and below the next; a child is one level below its parent, so no walk is longer than the root's height; a page that
-//! breaks the format is an error with its number, never a panic.
+//! Invariants:
+//! - keys ascend strictly within a leaf and from leaf to leaf;
+//! - the keys below a child are at or above its separator and below the next child's;
+//! - a child is one level below its parent, so that no way down is longer than the root's height;
+//! - a page that breaks the format is an error that names it, never a panic and never a walk without end: bytes are
+//!   hostile until each offset and length has been looked at, where it is used.
 
 mod apply;
 mod build;
@@ -23,22 +26,23 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use apply::{EditValue, Edits, apply};
-pub(crate) use check::check;
-pub(crate) use cursor::TreeCursor;
-pub(crate) use node::CellValue;
-pub(crate) use search::{Found, get};
-pub(crate) use value::{read_value, release_value, value_pages};
+pub(crate) use self::apply::{EditValue, Edits, apply};
+pub(crate) use self::check::check;
+pub(crate) use self::cursor::TreeCursor;
+pub(crate) use self::node::CellValue;
+pub(crate) use self::search::{Found, get};
+pub(crate) use self::value::{read_value, release_value, value_pages};
 
-use crate::pager::PageRef;
+use crate::limits::KEY_BYTES_MAX;
+use crate::pager::{PAGE_HEADER_BYTES, PageError, PageRead, PageRef};
 
-/// Levels of a tree at most: sixteen levels of the narrowest pages hold more than a file can.
+/// Levels of a tree at most. Four children to a branch, which the longest keys allow, make 4 TiB of the smallest pages.
 pub(crate) const HEIGHT_MAX: u8 = 16;
 
 /// Root of one tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct TreeRoot {
-    /// None where the tree is empty.
+    /// `None`: the tree is empty.
     pub(crate) page: Option<PageRef>,
     /// 0: empty; 1: the root is a leaf.
     pub(crate) height: u8,
@@ -49,12 +53,26 @@ pub(crate) struct TreeRoot {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ValueRef {
     pub(crate) len: u64,
-    /// 1: `page` is a Value page; above: a ValueIndex page.
+    /// 1: `page` is a Value page; above: a ValueIndex page. Follows from `len` and the page size.
     pub(crate) height: u8,
     pub(crate) page: PageRef,
 }
 
-/// Longest value that stands in a leaf: four entries with short keys fit a page.
-pub(crate) fn inline_max(body_bytes: usize) -> usize {
+/// Longest value that stands in a leaf: four entries fit a page, if their keys are short.
+pub(crate) const fn inline_max(body_bytes: usize) -> usize {
     body_bytes / 4 - 64
+}
+
+const BODY_BYTES_MIN: usize = 4096 - PAGE_HEADER_BYTES;
+/// What an entry takes besides key and value: head, offset, two lengths.
+const ENTRY_EXTRA_BYTES: usize = 4 + 2 + 2 + 2;
+// Two entries of the longest kind fit the smallest page, or cutting a full page in two would not help.
+const _: () = assert!(
+    node::NODE_HEADER_BYTES + 2 * (ENTRY_EXTRA_BYTES + KEY_BYTES_MAX + inline_max(BODY_BYTES_MIN)) <= BODY_BYTES_MIN
+);
+
+/// Names the page that breaks a rule.
+#[cold]
+fn broken<P: PageRead>(pages: &P, at: PageRef, rule: node::Rule) -> PageError {
+    PageError::node(at.no, pages.body_bytes() + PAGE_HEADER_BYTES, rule)
 }

@@ -1,41 +1,47 @@
-//! Leaf and branch pages, read. Both are arrays in front, for searching, and cells behind.
+//! Leaf and branch pages, read: arrays in front, which are searched, and cells behind, which are looked at last.
 //!
-//! Leaf:
+//! Numbers are little-endian but for the heads, whose order as numbers is the order of the keys. A uvarint here is one
+//! or two bytes, seven bits each, low bits first, as short as can be.
+//!
+//! Leaf, level 0, n >= 1 entries:
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
-//! | 0 | u8 | level: 0 |
-//! | 1 | u8 | zero |
-//! | 2 | u16 | n: entries, at least 1 |
-//! | 4 | u16 | p: bytes that all keys of the page begin with |
-//! | 6 | u16 | zero |
-//! | 8 | n x u32, big-endian | heads: the first four bytes of each key behind those p, zeros where it is shorter |
+//! | 0 | u8 | level |
+//! | 1 | u8 | flags: zero |
+//! | 2 | u16 | n |
+//! | 4 | u16 | p: length of the beginning that all keys of the page have in common |
+//! | 6 | u16 | bytes in use; zeros follow |
+//! | 8 | n x u32, big-endian | heads: the first 4 bytes of each key behind those p, zeros where it ends |
 //! | 8 + 4n | n x u16 | offset of each cell |
-//! | 8 + 6n | p | what all keys begin with |
-//! | then | | cells: `uvarint suffix length \| uvarint value length * 2 + stored \| suffix \| value` |
+//! | 8 + 6n | p | the common beginning |
+//! | then | | n cells: `uvarint suffix length`, `uvarint value length * 2 + stored`, suffix, value |
 //!
-//! A stored value is 23 bytes: length u64, height u8, page number u48, proof u64 (see `value`).
-//!
-//! Branch:
+//! A key is the common beginning and its cell's suffix; the suffix repeats the head, so that a key is put together from
+//! two pieces, not three. A stored value stands in its cell as 23 bytes:
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
-//! | 0 | u8 | level: 1 where the children are leaves |
-//! | 1 | u8 | zero |
-//! | 2 | u16 | n: children, at least 1 |
-//! | 4 | u16 | p: bytes that all separators begin with |
-//! | 6 | u16 | zero |
-//! | 8 | n x 14 | children: page number u48, proof u64 |
-//! | 8 + 14n | (n - 1) x u32, big-endian | heads of the separators |
-//! | then | (n - 1) x u16 | offset of each separator |
-//! | then | p | what all separators begin with |
-//! | then | | separators: `uvarint suffix length \| suffix` |
+//! | 0 | u64 | length of the value |
+//! | 8 | u8 | height of its pages |
+//! | 9 | u48 | page number |
+//! | 15 | u64 | proof |
 //!
-//! Separator i is above every key of child i and at or below every key of child i + 1.
+//! Branch, level >= 1, n >= 1 children, n - 1 separators:
+//!
+//! | offset | bytes | content |
+//! |---|---|---|
+//! | 0 | 8 | as in a leaf; p is the beginning that all separators have in common |
+//! | 8 | (n - 1) x u32, big-endian | heads of the separators |
+//! | then | (n - 1) x u16 | offset of each cell |
+//! | then | n x 14 | children: page number u48, proof u64 |
+//! | then | p | the common beginning |
+//! | then | | n - 1 cells: `uvarint suffix length`, suffix |
+//!
+//! Separator i is above every key of child i and at or below every key of child i + 1. It is no longer than it takes to
+//! tell the two keys beside it apart.
 
-use std::cmp::Ordering;
-
-use super::ValueRef;
+use super::{HEIGHT_MAX, ValueRef};
 use crate::limits::{KEY_BYTES_MAX, STORED_VALUE_BYTES_MAX};
 use crate::pager::PageRef;
 
@@ -43,8 +49,14 @@ pub(super) const NODE_HEADER_BYTES: usize = 8;
 pub(super) const CHILD_BYTES: usize = 14;
 pub(super) const STORED_BYTES: usize = 23;
 
+/// Page numbers have 48 bits.
+pub(super) const PAGE_NO_MAX: u64 = (1 << 48) - 1;
+
 /// The rule that a page breaks.
 pub(super) type Rule = &'static str;
+
+const PAST_THE_END: Rule = "nothing lies past a node's end";
+const KEY_TOO_LONG: Rule = "a key is at most 1024 bytes long";
 
 /// A value as its cell has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,55 +65,50 @@ pub(crate) enum CellValue<'c> {
     Stored(ValueRef),
 }
 
-/// The part of a node that is searched: heads, offsets and the common beginning.
+/// Where the two parts of a cell are in the body: `key..value` and `value..end`, inside the page.
+#[derive(Clone, Copy)]
+pub(super) struct Cell {
+    pub(super) key: usize,
+    pub(super) value: usize,
+    pub(super) end: usize,
+    pub(super) stored: bool,
+}
+
+/// What it takes to find a leaf's cells again without looking at its header.
+#[derive(Clone, Copy, Default)]
+pub(super) struct LeafShape {
+    pub(super) len: usize,
+    pub(super) prefix_len: usize,
+    used: usize,
+}
+
+/// What both kinds of node have: the arrays that are searched, and the common beginning.
 #[derive(Clone, Copy)]
 struct Keys<'b> {
+    /// As far as it is in use.
     body: &'b [u8],
-    heads: &'b [u8],
-    offsets: &'b [u8],
+    heads: &'b [[u8; 4]],
+    offsets: &'b [[u8; 2]],
     prefix: &'b [u8],
 }
 
+/// Entries, parsed as far as the arrays.
 #[derive(Clone, Copy)]
 pub(super) struct Leaf<'b> {
     keys: Keys<'b>,
 }
 
+/// Children and separators, parsed as far as the arrays.
 #[derive(Clone, Copy)]
 pub(super) struct Branch<'b> {
     keys: Keys<'b>,
-    children: &'b [u8],
+    children: &'b [[u8; CHILD_BYTES]],
 }
 
-fn u16_at(b: &[u8], at: usize) -> usize {
-    usize::from(u16::from_le_bytes([b[at], b[at + 1]]))
-}
-
-/// Takes the next `n` bytes off the front.
-fn take<'b>(rest: &mut &'b [u8], n: usize) -> Result<&'b [u8], Rule> {
-    let (taken, left) = rest.split_at_checked(n).ok_or("nothing runs past the page's end")?;
-    *rest = left;
-    Ok(taken)
-}
-
-/// A number of at most two bytes, as short as can be: lengths in a page are below 16384 but for stored values' flag.
-fn short_uvarint(rest: &mut &[u8]) -> Result<usize, Rule> {
-    match **rest {
-        [a, ref left @ ..] if a < 0x80 => {
-            *rest = left;
-            Ok(usize::from(a))
-        }
-        [a, b, ref left @ ..] if b < 0x80 && b > 0 => {
-            *rest = left;
-            Ok(usize::from(a & 0x7f) | usize::from(b) << 7)
-        }
-        _ => Err("a length is one or two bytes, and as short as can be"),
-    }
-}
-
-/// The first four bytes as a number, zeros where there are fewer.
+/// Returns the first four bytes as a number, with zeros where there are fewer.
+#[inline]
 pub(super) fn head_of(suffix: &[u8]) -> u32 {
-    match suffix.first_chunk::<4>() {
+    match suffix.first_chunk() {
         Some(first) => u32::from_be_bytes(*first),
         None => {
             let mut first = [0; 4];
@@ -111,221 +118,337 @@ pub(super) fn head_of(suffix: &[u8]) -> u32 {
     }
 }
 
-/// Returns (level, n, p) of a node.
-fn header(body: &[u8]) -> Result<(u8, usize, usize), Rule> {
-    if body.len() < NODE_HEADER_BYTES || body[1] != 0 || u16_at(body, 6) != 0 {
-        return Err("a node's header has zeros where they belong");
+/// Reads a number of one or two bytes.
+#[inline]
+fn uvarint(body: &[u8], at: &mut usize) -> Result<usize, Rule> {
+    let low = usize::from(*body.get(*at).ok_or(PAST_THE_END)?);
+    if low < 0x80 {
+        *at += 1;
+        return Ok(low);
     }
-    let (n, p) = (u16_at(body, 2), u16_at(body, 4));
-    if n == 0 || p > KEY_BYTES_MAX {
-        return Err("a node has entries, and keys below the limit");
+    match body.get(*at + 1) {
+        Some(&high @ 1..0x80) => {
+            *at += 2;
+            Ok(low & 0x7f | usize::from(high) << 7)
+        }
+        _ => Err("a length has one or two bytes, and not more than it needs"),
     }
-    Ok((body[0], n, p))
+}
+
+fn u16_of(bytes: [u8; 2]) -> usize {
+    usize::from(u16::from_le_bytes(bytes))
+}
+
+/// Returns the part in use, the count and the length of the common beginning.
+#[inline]
+fn header(body: &[u8], level: u8) -> Result<(&[u8], usize, usize), Rule> {
+    let Some(&[found, flags, n0, n1, p0, p1, u0, u1]) = body.first_chunk() else { return Err(PAST_THE_END) };
+    if found != level || flags != 0 {
+        return Err("a node is one level below its parent, and has no flags");
+    }
+    let (count, prefix_len, used) = (u16_of([n0, n1]), u16_of([p0, p1]), u16_of([u0, u1]));
+    if count == 0 {
+        return Err("a node has at least one entry");
+    }
+    Ok((body.get(..used).ok_or(PAST_THE_END)?, count, prefix_len))
+}
+
+/// Takes `count` pieces of `N` bytes off the front.
+#[inline]
+fn take<'b, const N: usize>(rest: &mut &'b [u8], count: usize) -> Result<&'b [[u8; N]], Rule> {
+    let (taken, left) = rest.split_at_checked(count * N).ok_or(PAST_THE_END)?;
+    *rest = left;
+    Ok(taken.as_chunks().0)
 }
 
 impl<'b> Keys<'b> {
-    fn len(&self) -> usize {
-        self.offsets.len() / 2
+    #[inline]
+    fn offset(&self, i: usize) -> usize {
+        u16_of(self.offsets[i])
     }
 
-    /// Returns what stands at an entry's offset: a length, the suffix of that length, and what follows.
+    /// Counts the heads below `wanted`. No branch in the loop depends on the keys.
     #[inline]
-    fn cell(&self, i: usize) -> Result<&'b [u8], Rule> {
-        self.body.get(u16_at(self.offsets, i * 2)..).ok_or("a cell is inside the page")
+    fn heads_below(&self, wanted: u32) -> usize {
+        let (mut base, mut size) = (0, self.heads.len());
+        while size > 1 {
+            let half = size / 2;
+            base += if u32::from_be_bytes(self.heads[base + half]) < wanted { half } else { 0 };
+            size -= half;
+        }
+        base + usize::from(self.heads.get(base).is_some_and(|&head| u32::from_be_bytes(head) < wanted))
     }
 
+    /// Counts the keys below `key`, and says whether it is there. `suffix` reads a cell's suffix.
     #[inline]
-    fn head(&self, i: usize) -> u32 {
-        let at = i * 4;
-        u32::from_be_bytes([self.heads[at], self.heads[at + 1], self.heads[at + 2], self.heads[at + 3]])
-    }
-
-    /// Counts the entries whose key is below `key`, or at most at it. `suffix` reads an entry's suffix.
-    #[inline]
-    fn count_to(
-        &self,
-        key: &[u8],
-        with_equal: bool,
-        suffix: impl Fn(usize) -> Result<&'b [u8], Rule>,
-    ) -> Result<usize, Rule> {
+    fn rank(&self, key: &[u8], suffix: impl Fn(usize) -> Result<&'b [u8], Rule>) -> Result<(usize, bool), Rule> {
         let Some(rest) = key.strip_prefix(self.prefix) else {
-            return Ok(if key < self.prefix { 0 } else { self.len() });
+            return Ok((if key < self.prefix { 0 } else { self.heads.len() }, false));
         };
         let wanted = head_of(rest);
-        let mut low = self.partition(0, |head| head < wanted);
-        let mut high = self.partition(low, |head| head <= wanted);
+        let has_head = |i: usize| self.heads.get(i).is_some_and(|&head| u32::from_be_bytes(head) == wanted);
+        let mut low = self.heads_below(wanted);
+        if !has_head(low) {
+            return Ok((low, false));
+        }
+        // Most often a head is its key's alone.
+        let mut high = low + 1;
+        if has_head(high) {
+            high = wanted.checked_add(1).map_or(self.heads.len(), |next| self.heads_below(next));
+        }
+        let mut found = false;
         while low < high {
             let middle = low.midpoint(high);
-            let below = match suffix(middle)?.cmp(rest) {
-                Ordering::Less => true,
-                Ordering::Equal => with_equal,
-                Ordering::Greater => false,
-            };
-            if below {
-                low = middle + 1;
-            } else {
-                high = middle;
+            match suffix(middle)?.cmp(rest) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                order => {
+                    found |= order.is_eq();
+                    high = middle;
+                }
             }
         }
-        Ok(low)
-    }
-
-    #[inline]
-    fn partition(&self, from: usize, below: impl Fn(u32) -> bool) -> usize {
-        let (mut low, mut high) = (from, self.len());
-        while low < high {
-            let middle = low.midpoint(high);
-            if below(self.head(middle)) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
+        Ok((low, found))
     }
 }
 
 impl<'b> Leaf<'b> {
     #[inline]
     pub(super) fn parse(body: &'b [u8]) -> Result<Self, Rule> {
-        let (level, n, p) = header(body)?;
-        if level != 0 {
-            return Err("a leaf's level is 0");
-        }
-        let mut rest = &body[NODE_HEADER_BYTES..];
-        let heads = take(&mut rest, n * 4)?;
-        let offsets = take(&mut rest, n * 2)?;
-        let prefix = take(&mut rest, p)?;
+        let (body, count, prefix_len) = header(body, 0)?;
+        let mut rest = body.get(NODE_HEADER_BYTES..).ok_or(PAST_THE_END)?;
+        let heads = take(&mut rest, count)?;
+        let offsets = take(&mut rest, count)?;
+        let prefix = rest.get(..prefix_len).ok_or(PAST_THE_END)?;
         Ok(Self { keys: Keys { body, heads, offsets, prefix } })
     }
 
+    #[inline]
     pub(super) fn len(&self) -> usize {
-        self.keys.len()
+        self.keys.heads.len()
+    }
+
+    /// The beginning that all keys have in common.
+    #[inline]
+    pub(super) fn prefix(&self) -> &'b [u8] {
+        self.keys.prefix
+    }
+
+    #[inline]
+    pub(super) fn shape(&self) -> LeafShape {
+        LeafShape { len: self.len(), prefix_len: self.prefix().len(), used: self.keys.body.len() }
+    }
+
+    /// Returns where an entry's suffix and value are.
+    #[inline]
+    pub(super) fn cell(&self, i: usize) -> Result<Cell, Rule> {
+        leaf_cell(self.keys.body, self.keys.offset(i), self.keys.prefix.len())
+    }
+
+    #[inline]
+    pub(super) fn suffix(&self, cell: &Cell) -> &'b [u8] {
+        &self.keys.body[cell.key..cell.value]
+    }
+
+    #[inline]
+    pub(super) fn value(&self, cell: &Cell) -> Result<CellValue<'b>, Rule> {
+        let bytes = self.raw_value(cell);
+        if cell.stored { decode_stored(bytes).map(CellValue::Stored) } else { Ok(CellValue::Inline(bytes)) }
+    }
+
+    /// Returns the value as it stands in the cell.
+    #[inline]
+    pub(super) fn raw_value(&self, cell: &Cell) -> &'b [u8] {
+        &self.keys.body[cell.value..cell.end]
+    }
+
+    /// Counts the keys below `key`, and says whether it is there.
+    #[inline]
+    pub(super) fn rank(&self, key: &[u8]) -> Result<(usize, bool), Rule> {
+        self.keys.rank(key, |i| Ok(self.suffix(&self.cell(i)?)))
+    }
+
+    #[inline]
+    pub(super) fn find(&self, key: &[u8]) -> Result<Option<Cell>, Rule> {
+        match self.rank(key)? {
+            (i, true) => self.cell(i).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    pub(super) fn key(&self, i: usize) -> Result<Vec<u8>, Rule> {
+        Ok([self.keys.prefix, self.suffix(&self.cell(i)?)].concat())
+    }
+
+    /// Looks at what no reader depends on: that there is one way only to write these entries.
+    pub(super) fn check_form(&self, whole: &[u8]) -> Result<(), Rule> {
+        let start = NODE_HEADER_BYTES + self.len() * 6 + self.prefix().len();
+        self.keys.check_form(whole, start, |i| self.cell(i))
+    }
+}
+
+impl LeafShape {
+    /// As `Leaf::cell`; `body` is the leaf's that it is the shape of.
+    #[inline]
+    pub(super) fn cell(&self, body: &[u8], i: usize) -> Result<Cell, Rule> {
+        let slot = NODE_HEADER_BYTES + self.len * 4 + i * 2;
+        let at = body.get(slot..slot + 2).ok_or(PAST_THE_END)?;
+        leaf_cell(&body[..self.used], u16_of([at[0], at[1]]), self.prefix_len)
+    }
+}
+
+#[inline]
+fn leaf_cell(body: &[u8], mut at: usize, prefix_len: usize) -> Result<Cell, Rule> {
+    let key_len = uvarint(body, &mut at)?;
+    let tagged = uvarint(body, &mut at)?;
+    let value = at + key_len;
+    let end = value + (tagged >> 1);
+    if end > body.len() {
+        return Err(PAST_THE_END);
+    }
+    if key_len + prefix_len > KEY_BYTES_MAX {
+        return Err(KEY_TOO_LONG);
+    }
+    Ok(Cell { key: at, value, end, stored: tagged & 1 == 1 })
+}
+
+impl<'b> Branch<'b> {
+    #[inline]
+    pub(super) fn parse(body: &'b [u8], level: u8) -> Result<Self, Rule> {
+        let (body, count, prefix_len) = header(body, level)?;
+        let mut rest = body.get(NODE_HEADER_BYTES..).ok_or(PAST_THE_END)?;
+        let heads = take(&mut rest, count - 1)?;
+        let offsets = take(&mut rest, count - 1)?;
+        let children = take(&mut rest, count)?;
+        let prefix = rest.get(..prefix_len).ok_or(PAST_THE_END)?;
+        Ok(Self { keys: Keys { body, heads, offsets, prefix }, children })
+    }
+
+    /// Returns how many children there are.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.children.len()
+    }
+
+    #[inline]
+    pub(super) fn child(&self, i: usize) -> PageRef {
+        decode_child(&self.children[i])
+    }
+
+    /// Returns a child as it stands in the page.
+    pub(super) fn raw_child(&self, i: usize) -> &'b [u8] {
+        &self.children[i]
     }
 
     pub(super) fn prefix(&self) -> &'b [u8] {
         self.keys.prefix
     }
 
-    /// Returns an entry's suffix and value.
     #[inline]
-    pub(super) fn entry(&self, i: usize) -> Result<(&'b [u8], CellValue<'b>), Rule> {
-        let mut rest = self.keys.cell(i)?;
-        let suffix_len = short_uvarint(&mut rest)?;
-        let value_len = short_uvarint(&mut rest)?;
-        let suffix = take(&mut rest, suffix_len)?;
-        let value = take(&mut rest, value_len >> 1)?;
-        if suffix_len + self.keys.prefix.len() > KEY_BYTES_MAX {
-            return Err("a key is below the limit");
+    fn cell(&self, i: usize) -> Result<Cell, Rule> {
+        let mut key = self.keys.offset(i);
+        let key_len = uvarint(self.keys.body, &mut key)?;
+        let end = key + key_len;
+        if end > self.keys.body.len() {
+            return Err(PAST_THE_END);
         }
-        Ok((
-            suffix,
-            if value_len & 1 == 0 { CellValue::Inline(value) } else { CellValue::Stored(decode_stored(value)?) },
-        ))
-    }
-
-    fn suffix(&self, i: usize) -> Result<&'b [u8], Rule> {
-        let mut rest = self.keys.cell(i)?;
-        let len = short_uvarint(&mut rest)?;
-        short_uvarint(&mut rest)?;
-        take(&mut rest, len)
-    }
-
-    /// Counts the entries below `key`, or at most at it.
-    #[inline]
-    pub(super) fn count_to(&self, key: &[u8], with_equal: bool) -> Result<usize, Rule> {
-        self.keys.count_to(key, with_equal, |i| self.suffix(i))
-    }
-
-    /// Returns the value of a key.
-    #[inline]
-    pub(super) fn find(&self, key: &[u8]) -> Result<Option<CellValue<'b>>, Rule> {
-        let at = self.count_to(key, false)?;
-        if at == self.len() {
-            return Ok(None);
+        if key_len + self.keys.prefix.len() > KEY_BYTES_MAX {
+            return Err(KEY_TOO_LONG);
         }
-        let (suffix, value) = self.entry(at)?;
-        Ok((key.strip_prefix(self.keys.prefix) == Some(suffix)).then_some(value))
+        Ok(Cell { key, value: end, end, stored: false })
     }
 
-    /// Appends an entry's whole key.
-    pub(super) fn key_into(&self, i: usize, out: &mut Vec<u8>) -> Result<(), Rule> {
-        out.extend_from_slice(self.keys.prefix);
-        out.extend_from_slice(self.suffix(i)?);
-        Ok(())
-    }
-}
-
-impl<'b> Branch<'b> {
+    /// Returns the suffix of the separator between child i and child i + 1.
     #[inline]
-    pub(super) fn parse(body: &'b [u8], level: u8) -> Result<Self, Rule> {
-        let (found, n, p) = header(body)?;
-        if found != level || level == 0 {
-            return Err("a child is one level below its parent");
-        }
-        let mut rest = &body[NODE_HEADER_BYTES..];
-        let children = take(&mut rest, n * CHILD_BYTES)?;
-        let heads = take(&mut rest, (n - 1) * 4)?;
-        let offsets = take(&mut rest, (n - 1) * 2)?;
-        let prefix = take(&mut rest, p)?;
-        Ok(Self { keys: Keys { body, heads, offsets, prefix }, children })
-    }
-
-    /// Returns how many children there are.
-    pub(super) fn len(&self) -> usize {
-        self.children.len() / CHILD_BYTES
-    }
-
-    #[inline]
-    pub(super) fn child(&self, i: usize) -> PageRef {
-        decode_child(&self.children[i * CHILD_BYTES..][..CHILD_BYTES])
-    }
-
-    /// Returns which child holds `key` if any does.
-    #[inline]
-    pub(super) fn child_of(&self, key: &[u8]) -> Result<usize, Rule> {
-        self.keys.count_to(key, true, |i| self.separator_suffix(i))
-    }
-
-    fn separator_suffix(&self, i: usize) -> Result<&'b [u8], Rule> {
-        let mut rest = self.keys.cell(i)?;
-        let len = short_uvarint(&mut rest)?;
-        take(&mut rest, len)
+    pub(super) fn suffix(&self, i: usize) -> Result<&'b [u8], Rule> {
+        let cell = self.cell(i)?;
+        Ok(&self.keys.body[cell.key..cell.end])
     }
 
     /// Returns the separator between child i and child i + 1.
     pub(super) fn separator(&self, i: usize) -> Result<Vec<u8>, Rule> {
-        let suffix = self.separator_suffix(i)?;
-        if self.keys.prefix.len() + suffix.len() > KEY_BYTES_MAX {
-            return Err("a key is below the limit");
+        Ok([self.keys.prefix, self.suffix(i)?].concat())
+    }
+
+    /// Returns which child has `key`, if any has.
+    #[inline]
+    pub(super) fn child_of(&self, key: &[u8]) -> Result<usize, Rule> {
+        let (below, found) = self.keys.rank(key, |i| self.suffix(i))?;
+        Ok(below + usize::from(found))
+    }
+
+    /// Looks at what no reader depends on: that there is one way only to write these children.
+    pub(super) fn check_form(&self, whole: &[u8]) -> Result<(), Rule> {
+        let start = NODE_HEADER_BYTES + self.keys.heads.len() * 6 + self.len() * CHILD_BYTES + self.prefix().len();
+        self.keys.check_form(whole, start, |i| self.cell(i))
+    }
+}
+
+impl Keys<'_> {
+    /// Cells lie in order and without gaps from `start` to the end of what is in use; zeros follow; heads are what
+    /// they say; suffixes ascend strictly and have no beginning in common.
+    fn check_form(&self, whole: &[u8], start: usize, cell: impl Fn(usize) -> Result<Cell, Rule>) -> Result<(), Rule> {
+        let mut end = start;
+        let mut before: Option<&[u8]> = None;
+        let mut first: &[u8] = &[];
+        for (i, head) in self.heads.iter().enumerate() {
+            if self.offset(i) != end {
+                return Err("cells lie one behind the other");
+            }
+            let cell = cell(i)?;
+            let suffix = &self.body[cell.key..cell.value];
+            if u32::from_be_bytes(*head) != head_of(suffix) {
+                return Err("a head is the beginning of its key");
+            }
+            if before.is_some_and(|before| before >= suffix) {
+                return Err("keys ascend strictly");
+            }
+            first = if i == 0 { suffix } else { first };
+            before = Some(suffix);
+            end = cell.end;
         }
-        Ok([self.keys.prefix, suffix].concat())
+        let last = before.unwrap_or_default();
+        if (self.heads.is_empty() && !self.prefix.is_empty()) || first.first().is_some_and(|b| last.first() == Some(b))
+        {
+            return Err("a common beginning is all that keys have in common");
+        }
+        if end != self.body.len() || whole[end..].iter().any(|&byte| byte != 0) {
+            return Err("nothing but zeros follows the last cell");
+        }
+        Ok(())
     }
 }
 
-pub(super) fn encode_child(at: PageRef, out: &mut Vec<u8>) {
-    out.extend_from_slice(&at.no.to_le_bytes()[..6]);
-    out.extend_from_slice(&at.proof.to_le_bytes());
+#[inline]
+pub(super) fn encode_child(at: PageRef) -> [u8; CHILD_BYTES] {
+    assert!(at.no <= PAGE_NO_MAX, "page numbers have 48 bits");
+    let mut bytes = [0; CHILD_BYTES];
+    bytes[..6].copy_from_slice(&at.no.to_le_bytes()[..6]);
+    bytes[6..].copy_from_slice(&at.proof.to_le_bytes());
+    bytes
 }
 
-pub(super) fn decode_child(b: &[u8]) -> PageRef {
-    let no = u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], 0, 0]);
-    PageRef { no, proof: u64::from_le_bytes(std::array::from_fn(|i| b[6 + i])) }
+#[inline]
+pub(super) fn decode_child(bytes: &[u8; CHILD_BYTES]) -> PageRef {
+    let &[n0, n1, n2, n3, n4, n5, ref proof @ ..] = bytes;
+    PageRef { no: u64::from_le_bytes([n0, n1, n2, n3, n4, n5, 0, 0]), proof: u64::from_le_bytes(*proof) }
 }
 
-pub(super) fn encode_stored(value: &ValueRef, out: &mut Vec<u8>) {
-    out.extend_from_slice(&value.len.to_le_bytes());
-    out.push(value.height);
-    encode_child(value.page, out);
+pub(super) fn encode_stored(value: &ValueRef) -> [u8; STORED_BYTES] {
+    let mut bytes = [0; STORED_BYTES];
+    bytes[..8].copy_from_slice(&value.len.to_le_bytes());
+    bytes[8] = value.height;
+    bytes[9..].copy_from_slice(&encode_child(value.page));
+    bytes
 }
 
-fn decode_stored(b: &[u8]) -> Result<ValueRef, Rule> {
-    if b.len() != STORED_BYTES {
-        return Err("a stored value is named by 23 bytes");
+pub(super) fn decode_stored(bytes: &[u8]) -> Result<ValueRef, Rule> {
+    let wrong = "a stored value is named by 23 bytes, within its limits";
+    let (len, rest) = bytes.split_first_chunk().ok_or(wrong)?;
+    let (&[height], page) = rest.split_first_chunk().ok_or(wrong)?;
+    let page = page.try_into().map_err(|_| wrong)?;
+    let len = u64::from_le_bytes(*len);
+    if len == 0 || len > STORED_VALUE_BYTES_MAX || !(1..=HEIGHT_MAX).contains(&height) {
+        return Err(wrong);
     }
-    let len = u64::from_le_bytes(std::array::from_fn(|i| b[i]));
-    if len == 0 || len > STORED_VALUE_BYTES_MAX || b[8] == 0 || b[8] > super::HEIGHT_MAX {
-        return Err("a stored value's length and height are within the limits");
-    }
-    Ok(ValueRef { len, height: b[8], page: decode_child(&b[9..]) })
+    Ok(ValueRef { len, height, page: decode_child(page) })
 }
