@@ -70,7 +70,8 @@ impl fmt::Display for Corruption {
             CorruptionKind::HeaderField(name) => write!(f, "the header's field `{name}` is out of range")?,
             CorruptionKind::AcknowledgedGroup { commit_no, durable } => write!(
                 f,
-                "the log breaks off before commit {commit_no}, although commits up to {durable} were acknowledged"
+                "the log breaks off before commit {commit_no}, although commits up to {durable} were acknowledged (if \
+                 you put an older copy of the file here, its -log files are not its own: move them away first)"
             )?,
             CorruptionKind::Redo(rule) => write!(f, "a sealed group breaks the rule: {rule}")?,
             CorruptionKind::Page { no, rule } => write!(f, "page {no} fails: {rule}")?,

@@ -292,8 +292,13 @@ impl Inner {
             let floor = writer.last_commit();
             // From now on a log that ends earlier is known to be damaged. spec: E-9
             let page_count = disk.space.get_mut().trim();
-            let end = |h: &mut Superblock| (h.durable_floor, h.page_count) = (floor, page_count);
-            disk.write_header(end).map_err(broken("writing the header"))?;
+            // The older header spans the pages that are cut off now. Should the newest be damaged one day, the older
+            // one must not be refused for want of them; so where they differ, both say the shorter length.
+            let times = if page_count < disk.header.page_count { 2 } else { 1 };
+            for _ in 0..times {
+                let end = |h: &mut Superblock| (h.durable_floor, h.page_count) = (floor, page_count);
+                disk.write_header(end).map_err(broken("writing the header"))?;
+            }
             disk.cut().map_err(broken("cutting the file"))?;
             if all_in_pages { writer.fold() } else { Ok(()) }
         });

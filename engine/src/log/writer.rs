@@ -18,8 +18,9 @@ use crate::readers::LogAt;
 use crate::seal::{Seal, Tag};
 use crate::superblock::Superblock;
 
-/// Bytes of log that a clean close leaves, for the next open to write over.
-const KEPT_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of log that a clean close leaves, for the next open to write over: 64 small commits. They are written once
+/// more at each close, as zeros, so more of them would wear out cards of apps that are opened fifty times a day.
+const KEPT_BYTES_MAX: u64 = 256 << 10;
 
 /// What is laid out is written in pieces of this size.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -164,15 +165,10 @@ impl LogWriter {
         }
         let new_end = end + group::padded((self.at.offset / 4).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX), 16384);
         let old_len = file.len;
-        let mut at = old_len;
-        while at < new_end {
-            let n = (ZEROS.len() as u64).min(new_end - at) as usize;
-            if let Err(source) = file.file.write_at(at, &ZEROS[..n]) {
-                // Best effort: what is left beyond the old end is zeros and harms nobody.
-                let _ = file.file.set_len(old_len);
-                return Err(no_room(during)(source));
-            }
-            at += n as u64;
+        if let Err(source) = write_zeros(&*file.file, old_len, new_end) {
+            // Best effort: what is left beyond the old end is zeros and harms nobody.
+            let _ = file.file.set_len(old_len);
+            return Err(no_room(during)(source));
         }
         file.len = new_end;
         Ok(())
@@ -236,16 +232,21 @@ impl LogWriter {
         Ok(self.at)
     }
 
-    /// Ends a log of which nothing is needed any more, both headers being at its end. One file stays, for the next
-    /// open to write over: commits are fast only where bytes were written before.
+    /// Ends a log of which nothing is needed any more, both headers being at its end. One file of zeros stays, for
+    /// the next open to write over: commits are fast only where bytes were written before. Zeros, because groups
+    /// that are left would contradict an older copy of the store that somebody puts back in its place.
     pub(crate) fn fold(mut self) -> Result<(), AppendError> {
         let folding = broken("folding the log");
         let storage = &self.env.storage;
         let lens = self.files.each_ref().map(|file| file.as_ref().map(|f| f.len));
         let active = self.at.file();
         let kept = (0..FILES).max_by_key(|&i| (lens[i], i == active)).expect("there are three");
-        if let Some(file) = self.files[kept].as_ref().filter(|f| f.len > KEPT_BYTES_MAX) {
-            file.file.set_len(KEPT_BYTES_MAX).map_err(&folding)?;
+        if let Some(LogFile { file, len, .. }) = &self.files[kept] {
+            if *len > KEPT_BYTES_MAX {
+                file.set_len(KEPT_BYTES_MAX).map_err(&folding)?;
+            }
+            write_zeros(&**file, 0, (*len).min(KEPT_BYTES_MAX)).map_err(&folding)?;
+            file.sync_data().map_err(&folding)?;
         }
         // Handles go before names do: not every system renames or removes a file that is open.
         self.files = [const { None }; FILES];
@@ -283,6 +284,16 @@ fn open_file(env: &Env, name: &str, mode: OpenMode) -> io::Result<Option<LogFile
         Err(e) if e.kind() == io::ErrorKind::NotFound && mode != OpenMode::Create => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+fn write_zeros(file: &dyn StorageFile, from: u64, to: u64) -> io::Result<()> {
+    let mut at = from;
+    while at < to {
+        let n = (ZEROS.len() as u64).min(to - at) as usize;
+        file.write_at(at, &ZEROS[..n])?;
+        at += n as u64;
+    }
+    Ok(())
 }
 
 /// Commits that the log does not prove durable may be in the page cache only, a failed sync of the last open among

@@ -51,6 +51,9 @@ impl Names {
         let mut walk = Walk::new(layers, CATALOGUE, Bound::Unbounded, false)?;
         while let (Some(key), Some(value)) = (walk.key(), walk.value()) {
             let name = std::str::from_utf8(key).map_err(|_| NamesError::Rule("a tree's name is UTF-8"))?;
+            if name.is_empty() || name.len() > TREE_NAME_BYTES_MAX {
+                return Err(NamesError::Rule("a tree's name has 1 to 512 bytes"));
+            }
             let number = match value {
                 Value::Inline(bytes) => bytes.try_into().map(u32::from_le_bytes).ok(),
                 Value::Stored(_) => None,

@@ -5,7 +5,7 @@
 
 use std::error::Error;
 
-use blazedb_engine::env::SimDisk;
+use blazedb_engine::env::{SimDisk, Survivors};
 use blazedb_engine::{MaintainError, OpenError, Options, ReadError, Store, log_file_names};
 
 use crate::support::{Model, NAME, model_of, open, options, put, roomy, scale, try_content, unencrypted};
@@ -209,6 +209,69 @@ fn the_older_header_holds_everything() {
             }
         }
         assert!(checkpoints >= 6, "{checkpoints}");
+    }
+}
+
+/// A close cuts the file behind the last page in use; the older header must not be refused for what was cut.
+/// spec: E-17
+#[test]
+fn either_header_opens_a_file_that_was_cut_when_it_was_closed() {
+    let disk = SimDisk::new(6);
+    let store = open(&disk);
+    for n in 0..400_u32 {
+        put(&store, "t", &n.to_be_bytes(), &[n as u8; 300]).expect("commits");
+    }
+    store.checkpoint().expect("checkpoints");
+    let mut tx = store.write();
+    let t = tx.tree("t").expect("a good name");
+    for n in 0..399_u32 {
+        tx.delete(t, &n.to_be_bytes()).expect("a good key");
+    }
+    tx.commit().expect("commits");
+    // Two checkpoints, so that no header needs the old pages; the close finds them free and cuts.
+    for n in 0..2_u32 {
+        put(&store, "t", &n.to_be_bytes(), b"v").expect("commits");
+        store.checkpoint().expect("checkpoints");
+    }
+    let (long, content) = (disk.read_file(NAME).expect("is there").len(), model_of(&store));
+    store.close().expect("closes");
+    assert!(disk.read_file(NAME).expect("is there").len() < long, "something was cut");
+    for slot in [0, 64 << 10] {
+        let damaged = disk.copy();
+        assert!(damaged.flip_bit(NAME, (slot + 50) * 8));
+        assert_eq!(model_of(&open(&damaged)), content, "slot {slot}");
+    }
+}
+
+/// What a person does who restores a copy: puts it in the old file's place, and lets the log files lie. After a clean
+/// close they say nothing against it, however often the store was open since. spec: E-21
+#[test]
+fn an_older_copy_put_back_after_a_clean_close_is_that_copy() {
+    for lives in 1..8_u8 {
+        let disk = SimDisk::new(u64::from(lives));
+        let store = open(&disk);
+        put(&store, "t", b"k", b"copied").expect("commits");
+        store.close().expect("closes");
+        let (copy, content) = (disk.read_file(NAME).expect("is there"), model_of(&open(&disk)));
+        for life in 0..lives {
+            let store = open(&disk);
+            for n in 0..3 * lives {
+                put(&store, "t", &[life, n], &[life; 200]).expect("commits");
+                if n % 4 == 3 {
+                    store.checkpoint().expect("checkpoints");
+                }
+            }
+            store.close().expect("closes");
+        }
+        disk.write_file(NAME, &copy);
+        let store = open(&disk);
+        assert_eq!(model_of(&store), content, "after {lives} lives");
+        // And it goes on from there, through a crash.
+        for n in 0..40_u8 {
+            put(&store, "t", &[n], b"new").expect("commits");
+            let after = disk.after_crash(Survivors::None, u64::from(n));
+            assert_eq!(model_of(&open(&after)), model_of(&store), "after {lives} lives, crash behind commit {n}");
+        }
     }
 }
 
