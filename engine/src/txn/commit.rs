@@ -247,6 +247,15 @@ impl Inner {
             }
             if head.writer.is_some() {
                 self.lead_several(&mut head);
+                let next = next_leader(&head);
+                if let Some(done) = outcome.get() {
+                    // Woken behind the lock, which it will want.
+                    drop(head);
+                    self.turn.notify_all();
+                    next.inspect(Thread::unpark);
+                    return done.clone();
+                }
+                next.inspect(Thread::unpark);
                 continue;
             }
             if head.open.waiting.0.iter().all(|thread| thread.id() != std::thread::current().id()) {
@@ -261,28 +270,26 @@ impl Inner {
         }
     }
 
-    /// Leads the open group, and the next ones while they form, some of them.
+    /// Leads the open group, and the next ones while they form, some of them. The members of a group are woken while
+    /// the lock is open, and the writer still in hand: their next commits find the one free and join the next group.
     fn lead_several(&self, head: &mut MutexGuard<'_, Head>) {
         for _ in 0..GROUPS_IN_A_ROW {
-            match head.writer.take() {
-                Some(writer) if head.open.count > 0 => self.lead(head, writer),
-                Some(writer) => {
-                    head.writer = Some(writer);
-                    break;
-                }
-                None => break,
+            let Some(writer) = head.writer.take() else { return };
+            if head.open.count == 0 {
+                head.writer = Some(writer);
+                return;
+            }
+            let woken = self.lead(head, writer);
+            if let Some(writer) = head.writer.take() {
+                MutexGuard::unlocked(head, || drop(woken));
+                head.writer = Some(writer);
             }
         }
-        self.hand_over(head);
     }
 
     /// With the writer at home, wakes whoever may have waited for that.
     pub(crate) fn hand_over(&self, head: &Head) {
-        if head.writer.is_some()
-            && let Some(next) = head.open.waiting.0.first()
-        {
-            next.unpark();
-        }
+        next_leader(head).inspect(Thread::unpark);
         self.turn.notify_all();
     }
 
@@ -433,18 +440,21 @@ impl Inner {
     pub(crate) fn lead_or_wait(&self, head: &mut MutexGuard<'_, Head>) {
         match head.writer.take() {
             Some(writer) => {
-                self.lead(head, writer);
+                drop(self.lead(head, writer));
                 self.hand_over(head);
             }
             None => self.turn.wait(head),
         }
     }
 
-    fn lead(&self, head: &mut MutexGuard<'_, Head>, mut writer: LogWriter) {
+    /// Writes the open group, and brings the writer home. Returns the group's members, who are woken when that is
+    /// dropped.
+    #[must_use]
+    fn lead(&self, head: &mut MutexGuard<'_, Head>, mut writer: LogWriter) -> Waiting {
         let mut group = mem::take(&mut head.open);
         if group.count == 0 {
             head.writer = Some(writer);
-            return;
+            return Waiting::default();
         }
         let layers = head.layers.clone();
         let result = self.without_lock(head, &group.outcome, || {
@@ -483,7 +493,7 @@ impl Inner {
             }
         }
         self.turn.notify_all();
-        // The group goes here, and wakes its members.
+        mem::take(&mut group.waiting)
     }
 
     /// Does I/O with the writer in hand and the serial section open to others. A storage that panics poisons the
@@ -531,6 +541,11 @@ impl Inner {
             _ => unreachable!("poisoned just now"),
         }
     }
+}
+
+/// Returns whoever waits first, if nobody leads.
+fn next_leader(head: &Head) -> Option<Thread> {
+    head.writer.as_ref().and_then(|_| head.open.waiting.0.first()).cloned()
 }
 
 /// First committer wins, by key.
