@@ -32,11 +32,11 @@ use crate::pager::{PageError, Pages, Space};
 use crate::store::{Inner, Store};
 use crate::txn::{CommitInfo, TreeId};
 
-/// Bytes of the smallest arena: fewer would make short runs out of the longest values.
+/// Bytes of the smallest arena: the longest row fits, and runs are worth the seek.
 const ARENA_BYTES_MIN: usize = 4 << 20;
 /// Bytes of the largest arena: places in it have 32 bits.
 const ARENA_BYTES_MAX: usize = 1 << 30;
-const _: () = assert!(ARENA_BYTES_MIN >= 2 * (KEY_BYTES_MAX + VALUE_BYTES_MAX) - 4096);
+const _: () = assert!(ARENA_BYTES_MIN >= KEY_BYTES_MAX + VALUE_BYTES_MAX + 64);
 
 /// Runs of one level that are merged into one.
 const FAN_IN: usize = 32;
