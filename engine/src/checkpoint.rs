@@ -11,6 +11,8 @@
 //! 7 reclaim   pages that neither header nor any view can reach are free again
 //! ```
 //!
+//! A load (`write_load`) is a checkpoint of rows that were in no table, and of a commit that is in no log.
+//!
 //! Invariants: no page is written that a header, or a view, can reach; a header is written only when everything that
 //! it names is durable; what the log's older generation holds stays there until two headers do not need it. A crash
 //! anywhere before 5 is done leaves the last checkpoint and the whole log. An error before 5 for want of room leaves

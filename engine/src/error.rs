@@ -350,7 +350,7 @@ impl fmt::Display for WriteError {
             ),
             Self::TransactionTooLarge { given } => write!(
                 f,
-                "a transaction of {given} bytes; it may hold {} bytes, so commit in several steps",
+                "a transaction of {given} bytes; it may hold {} bytes, so commit in several steps, or use a Loader",
                 limits::TRANSACTION_BYTES_MAX
             ),
             Self::TreeName { given } => {

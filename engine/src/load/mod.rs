@@ -60,6 +60,19 @@ pub struct LoadProgress {
 /// and commits after it is checked against it. Commits wait while `finish` writes pages, readers do not; a load is for
 /// many rows, a transaction for few. Change feeds do not list its rows: they are told that they missed a commit
 /// (`FeedEvent::Lagged`).
+///
+/// ```
+/// # use blazedb_engine::{Env, Options, Store};
+/// # let store = Store::open(Env::memory(1), Options::raw_key([7; 32]))?;
+/// let mut loader = store.loader();
+/// let words = loader.tree("words")?;
+/// for word in ["delta", "alpha", "charlie"] {
+///     loader.put(words, word.as_bytes(), b"")?;
+/// }
+/// loader.finish()?;
+/// assert_eq!(store.read().len(words)?, 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Loader {
     runs: Runs,
     arena: Arena,
@@ -78,9 +91,15 @@ struct Runs {
 impl Store {
     /// Begins a load.
     pub fn loader(&self) -> Loader {
-        let inner = Arc::clone(&self.inner);
-        let arena_bytes = (inner.config.table_bytes as usize).clamp(ARENA_BYTES_MIN, ARENA_BYTES_MAX);
-        Loader {
+        let table_bytes = self.inner.config.table_bytes;
+        Loader::new(&self.inner, (table_bytes as usize).clamp(ARENA_BYTES_MIN, ARENA_BYTES_MAX))
+    }
+}
+
+impl Loader {
+    fn new(inner: &Arc<Inner>, arena_bytes: usize) -> Self {
+        let inner = Arc::clone(inner);
+        Self {
             runs: Runs { inner, list: Vec::new() },
             arena: Arena::new(arena_bytes),
             trees: Vec::new(),
@@ -88,9 +107,7 @@ impl Store {
             bytes: 0,
         }
     }
-}
 
-impl Loader {
     /// Returns the tree of this name; it exists from the load's commit on, if it did not before and gets a row.
     pub fn tree(&mut self, name: &str) -> Result<TreeId, WriteError> {
         self.runs.inner.names.reserve(name).map(TreeId)
@@ -243,3 +260,6 @@ impl std::fmt::Debug for Loader {
         f.debug_struct("Loader").field("rows", &self.rows).field("bytes", &self.bytes).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
