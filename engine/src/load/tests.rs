@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::{FAN_IN, Loader};
-use crate::env::mix;
-use crate::env::sim::{CallKind, Fault, SimDisk};
+use crate::env::{CallKind, Fault, SimDisk, mix};
 use crate::error::CommitError;
 use crate::options::Options;
 use crate::store::Store;

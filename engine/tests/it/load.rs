@@ -221,7 +221,7 @@ fn a_load_goes_on_when_there_is_room_again() {
     let tree = loader.tree("long").expect("a good name");
     let used: u64 = disk.names().iter().map(|name| disk.read_file(name).expect("is there").len() as u64).sum();
     disk.set_capacity(Some(used + (5 << 20)));
-    let (mut refused, mut short) = (0, 0);
+    let (mut refused, mut short) = (0_u32, 0_u32);
     for n in 0..3000_u32 {
         // Long beginnings, so that an arena that was sorted in vain has more to forget than the order.
         let key = [&b"a beginning of more than eight bytes"[..], &(n * 7919 % 3000).to_be_bytes()].concat();
