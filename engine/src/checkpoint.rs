@@ -36,6 +36,7 @@ use crate::readers::LogAt;
 use crate::snapshot::{Layers, Root};
 use crate::store::Inner;
 use crate::txn::commit::{Head, Outcome};
+use crate::txn::names::CatalogueEntry;
 use crate::txn::view::Held;
 use crate::txn::{CATALOGUE, CommitInfo};
 
@@ -83,7 +84,7 @@ pub(crate) trait TreesOfEdits: Edits {
 
 /// Edits of the catalogue.
 struct NameEdits {
-    names: Vec<(Arc<str>, [u8; 4])>,
+    names: Vec<CatalogueEntry>,
     at: usize,
 }
 
@@ -605,7 +606,7 @@ pub(crate) struct LoadPages<'w> {
 
 impl LoadPages<'_> {
     /// Puts names of trees and their numbers into the catalogue; before any other tree's rows. Names ascend.
-    pub(crate) fn apply_names(&mut self, names: Vec<(Arc<str>, [u8; 4])>) -> Result<(), PageError> {
+    pub(crate) fn apply_names(&mut self, names: Vec<CatalogueEntry>) -> Result<(), PageError> {
         self.trees.apply(&mut self.writer, CATALOGUE, &mut NameEdits { names, at: 0 })
     }
 

@@ -34,6 +34,7 @@ use crate::log::redo::CommitEncoder;
 use crate::log::writer::{AppendError, LogWriter};
 use crate::snapshot::{Layers, Value, Walk};
 use crate::store::Inner;
+use crate::txn::names::CatalogueEntry;
 use crate::txn::write::ReadRange;
 use crate::txn::write_set::{Effect, SetEdits, WriteSet};
 use crate::txn::{CATALOGUE, Serial, TreeId, WriteTransaction};
@@ -416,7 +417,7 @@ impl Inner {
     }
 
     /// Returns catalogue entries for trees that have none, in order; `trees`: by number, which to look at.
-    pub(crate) fn names_to_catalogue(&self, trees: &[bool]) -> Result<Vec<(Arc<str>, [u8; 4])>, CommitError> {
+    pub(crate) fn names_to_catalogue(&self, trees: &[bool]) -> Result<Vec<CatalogueEntry>, CommitError> {
         let newest = self.published();
         let mut names = Vec::new();
         for (tree, _) in (0_u32..).zip(trees).filter(|(_, has_rows)| **has_rows) {
