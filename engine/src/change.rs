@@ -49,7 +49,8 @@ pub struct Commit {
 pub enum FeedEvent {
     /// A commit.
     Commit(Commit),
-    /// The feed was full: this many commits are not told. What follows is newer than all of them.
+    /// The feed was full, or a load came (`Loader`): this many commits are not told. What follows is newer than all of
+    /// them.
     Lagged {
         /// How many.
         missed: u64,
@@ -133,6 +134,15 @@ impl FeedQueue {
         } else {
             state.commits.push_back(commit.clone());
         }
+        drop(state);
+        self.news.notify_all();
+    }
+
+    /// Says that there was a commit whose changes nobody can list.
+    pub(crate) fn miss(&self) {
+        let mut state = self.state.lock();
+        state.missed += state.commits.len() as u64 + 1;
+        state.commits.clear();
         drop(state);
         self.news.notify_all();
     }

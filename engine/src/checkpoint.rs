@@ -11,6 +11,8 @@
 //! 7 reclaim   pages that neither header nor any view can reach are free again
 //! ```
 //!
+//! A load (`write_load`) is a checkpoint of rows that were in no table, and of a commit that is in no log.
+//!
 //! Invariants: no page is written that a header, or a view, can reach; a header is written only when everything that
 //! it names is durable; what the log's older generation holds stays there until two headers do not need it. A crash
 //! anywhere before 5 is done leaves the last checkpoint and the whole log. An error before 5 for want of room leaves
@@ -19,20 +21,24 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::MutexGuard;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::btree::{self, EditValue, Edits, TreeRoot, ValueRef};
+use crate::change::Commit;
 use crate::disk::Disk;
-use crate::error::MaintainError;
+use crate::error::{CommitError, MaintainError, Poison};
 use crate::limits::TREES_MAX;
 use crate::log::redo::{self, Effects};
 use crate::log::writer::{AppendError, LogPosition, LogWriter};
 use crate::memtable::{Mem, MemCursor, MemValue};
-use crate::pager::{PageError, PageRef};
+use crate::pager::{PageError, PageRef, PageWriter, Pages, Space};
+use crate::readers::LogAt;
 use crate::snapshot::{Layers, Root};
 use crate::store::Inner;
 use crate::txn::commit::{Head, Outcome};
+use crate::txn::names::CatalogueEntry;
 use crate::txn::view::Held;
+use crate::txn::{CATALOGUE, CommitInfo};
 
 /// A frozen table, and where the log goes on after it.
 #[derive(Clone)]
@@ -67,6 +73,40 @@ impl Edits for TableEdits {
     fn advance(&mut self) -> Result<(), PageError> {
         self.0.next();
         Ok(())
+    }
+}
+
+/// Edits of many trees, one tree after another in the order of their numbers.
+pub(crate) trait TreesOfEdits: Edits {
+    /// Goes on to the next tree that has edits; from there on those are given, up to the tree's end.
+    fn next_tree(&mut self) -> Option<u32>;
+}
+
+/// Edits of the catalogue.
+struct NameEdits {
+    names: Vec<CatalogueEntry>,
+    at: usize,
+}
+
+impl Edits for NameEdits {
+    fn peek(&self) -> Option<(&[u8], EditValue<'_>)> {
+        self.names.get(self.at).map(|(name, tree)| (name.as_bytes(), EditValue::Put(tree)))
+    }
+
+    fn advance(&mut self) -> Result<(), PageError> {
+        self.at += 1;
+        Ok(())
+    }
+}
+
+/// The serial section belongs to a load as long as this lives.
+pub(crate) struct Loading<'i>(&'i Inner);
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        let mut head = self.0.head.lock();
+        head.loading = false;
+        self.0.hand_over(&head);
     }
 }
 
@@ -131,6 +171,10 @@ impl Inner {
     pub(crate) fn checkpoint(&self) -> Result<(), MaintainError> {
         let mut guard = self.disk.lock();
         let Some(disk) = guard.as_mut() else { return self.head.lock().check_maintain() };
+        self.checkpoint_on(disk)
+    }
+
+    fn checkpoint_on(&self, disk: &mut Disk) -> Result<(), MaintainError> {
         self.head.lock().check_maintain()?;
         let spilled = self.spill_old_views(disk);
         let written = spilled.and_then(|()| self.freeze()).and_then(|frozen| match frozen {
@@ -247,31 +291,46 @@ impl Inner {
     /// Steps 3 to 5.
     fn write_checkpoint(&self, disk: &mut Disk, frozen: &Frozen) -> Result<Arc<Root>, CheckpointError> {
         let old = Arc::clone(&self.published().root);
-        let written = write_pages(disk, &old, &frozen.table);
-        let (trees, roots, space) = match written {
+        let written = match write_pages(disk, &old, &frozen.table) {
             Ok(written) => written,
             Err(error) => {
                 disk.give_up();
                 return Err(error.into());
             }
         };
+        Ok(self.write_root(disk, &old, written, frozen.table.commit_no, frozen.then, 1)?)
+    }
+
+    /// Steps 4 and 5: makes written pages durable, and names them in as many headers as are said.
+    fn write_root(
+        &self,
+        disk: &mut Disk,
+        old: &Root,
+        (trees, roots, space): Written,
+        commit_no: u64,
+        then: LogPosition,
+        headers: usize,
+    ) -> Result<Arc<Root>, PageError> {
         let io = |during| move |source| PageError::Io { during, source };
         disk.sync().map_err(io("syncing pages"))?;
         let page_count = disk.space.get_mut().end();
-        disk.write_header(|h| {
-            h.commit_no = frozen.table.commit_no;
-            h.durable_floor = h.durable_floor.max(frozen.table.commit_no);
-            h.log = frozen.then;
-            h.roots = roots;
-            h.space = Some(space);
-            h.page_count = page_count;
-            h.wall_ms = self.env.clock.wall_ms();
-        })
-        .map_err(io("writing the header"))?;
+        let wall_ms = self.env.clock.wall_ms();
+        for _ in 0..headers {
+            disk.write_header(|h| {
+                h.commit_no = commit_no;
+                h.durable_floor = h.durable_floor.max(commit_no);
+                h.log = then;
+                h.roots = roots;
+                h.space = Some(space);
+                h.page_count = page_count;
+                h.wall_ms = wall_ms;
+            })
+            .map_err(io("writing the header"))?;
+        }
         let map = disk.pages.map_to(page_count, old.map.as_ref())?;
         Ok(Arc::new(Root {
             checkpoint: disk.header.sequence,
-            commit_no: frozen.table.commit_no,
+            commit_no,
             trees,
             roots,
             space: Some(space),
@@ -312,6 +371,119 @@ impl Inner {
             if let Some(active) = same {
                 moved.exchange(&reader, &layers, || Layers { root: Arc::clone(&root), frozen: None, active });
             }
+        }
+    }
+
+    /// Returns the disk if the store writes.
+    pub(crate) fn disk_for_load<'d>(&self, guard: &'d mut Option<Disk>) -> Result<&'d mut Disk, CommitError> {
+        self.head.lock().check()?;
+        guard.as_mut().ok_or(CommitError::Closed)
+    }
+
+    /// Gives a load the serial section: no commit is on its way, none can begin, and all are in pages.
+    pub(crate) fn begin_load(&self, disk: &mut Disk) -> Result<Loading<'_>, CommitError> {
+        // Most of what is in tables is written while others still commit.
+        self.checkpoint_on(disk)?;
+        self.head.lock().loading = true;
+        let loading = Loading(self);
+        let mut head = self.head.lock();
+        loop {
+            head.check()?;
+            if head.writer.is_some() && !head.has_open_commits() {
+                break;
+            }
+            self.lead_or_wait(&mut head);
+        }
+        drop(head);
+        self.checkpoint_on(disk)?;
+        Ok(loading)
+    }
+
+    /// A commit that is a checkpoint: its rows go into pages, its number into the header. The caller has the serial
+    /// section to itself (`begin_load`). Steps 3 to 7, with these differences:
+    ///
+    /// - the log goes on in its next generation only when the pages are written: until then every error leaves all as
+    ///   it was;
+    /// - the header is written twice. No log holds this commit, so that the older header with its log would show a
+    ///   state without it, and could not tell;
+    /// - views stay where they are: none shows the new root's state yet.
+    ///
+    /// `told`: what feeds are told; where there is nothing, that they missed a commit.
+    pub(crate) fn write_load(
+        &self,
+        disk: &mut Disk,
+        told: Option<&Commit>,
+        rows: impl FnOnce(&mut LoadPages<'_>) -> Result<(), PageError>,
+    ) -> Result<CommitInfo, CommitError> {
+        let newest = self.published();
+        assert!(newest.active.is_empty() && newest.frozen.is_none(), "a load begins when all is in pages");
+        let old = Arc::clone(&newest.root);
+        let commit_no = newest.commit_no() + 1;
+        let mut head = self.head.lock();
+        let written = self.without_lock(&mut head, &Outcome::default(), || write_load_pages(disk, &old, rows));
+        let written = match written {
+            Ok(written) => written,
+            Err(error) => {
+                drop(head);
+                disk.give_up();
+                return Err(self.load_failed(error));
+            }
+        };
+        let mut writer = match self.take_writer(&mut head) {
+            Ok(writer) => writer,
+            Err(error) => {
+                drop(head);
+                disk.give_up();
+                return Err(error.into());
+            }
+        };
+        let root = self.without_lock(&mut head, &Outcome::default(), || {
+            let then = writer.switch_generation().map_err(|error| match error {
+                AppendError::DiskFull { during, source } | AppendError::Broken { during, source } => {
+                    PageError::Io { during, source }
+                }
+            })?;
+            self.write_root(disk, &old, written, commit_no, then, 2)
+        });
+        let at = writer.at();
+        head.writer = Some(writer);
+        let root = match root {
+            Ok(root) => root,
+            Err(error) => {
+                drop(head);
+                return Err(self.load_failed(error));
+            }
+        };
+        if let Some(writer) = &mut head.writer {
+            writer.skip_to(commit_no);
+        }
+        let mut active = Mem::new(self.config.table_bytes as usize);
+        active.commit_no = commit_no;
+        head.layers = Layers { root, frozen: None, active: Arc::new(active) };
+        head.commits += 1;
+        head.checkpoints += 1;
+        head.checkpoint_from = self.config.table_bytes;
+        let at = LogAt { durable_commit: commit_no, ..at };
+        self.publish(head.layers.clone(), Some(at), told.map_or(&[], std::slice::from_ref));
+        if told.is_none() {
+            self.tell_missed();
+        }
+        drop(head);
+        self.reclaim(disk);
+        Ok(CommitInfo { commit_no, changed: true })
+    }
+
+    /// Says why a load's pages were not written. What was written belongs to nobody.
+    pub(crate) fn load_failed(&self, error: PageError) -> CommitError {
+        match error {
+            PageError::DiskFull { during, source } => {
+                CommitError::DiskFull { source: Arc::new(Poison { during, source }) }
+            }
+            PageError::Io { during, source } => {
+                let source = self.poison_with(&mut self.head.lock(), during, source);
+                CommitError::Poisoned { source }
+            }
+            error @ PageError::Corruption(_) => error.into(),
         }
     }
 
@@ -401,24 +573,82 @@ type Written = (Vec<TreeRoot>, TreeRoot, PageRef);
 /// Writes the pages of a checkpoint; returns the trees, the tree of their roots, and the space.
 fn write_pages(disk: &mut Disk, old: &Arc<Root>, table: &Mem) -> Result<Written, PageError> {
     let mut writer = disk.writer(old.map.as_deref());
-    let mut trees = old.trees.clone();
-    let mut edits = Vec::new();
+    let mut trees = NewTrees::from(old);
     for tree in table.trees() {
-        let root = tree_mut(&mut trees, tree);
-        let new = btree::apply(&mut writer, root, &mut TableEdits::new(table, tree))?;
-        if *root != new {
-            *root = new;
-            edits.push((tree.to_be_bytes(), encode_root(&new)));
-        }
+        trees.apply(&mut writer, tree, &mut TableEdits::new(table, tree))?;
     }
-    debug_assert!(trees.len() <= TREES_MAX + 1, "tree numbers are checked where they are given out");
     for at in table.superseded_stored() {
         btree::release_value(&mut writer, &at)?;
     }
-    let roots = btree::apply(&mut writer, &old.roots, &mut RootEdits { edits, at: 0 })?;
-    let space = writer.save_space()?;
-    writer.finish()?;
-    Ok((trees, roots, space))
+    trees.finish(writer, old)
+}
+
+/// Writes the pages of a load; as `write_pages`.
+fn write_load_pages(
+    disk: &mut Disk,
+    old: &Arc<Root>,
+    rows: impl FnOnce(&mut LoadPages<'_>) -> Result<(), PageError>,
+) -> Result<Written, PageError> {
+    let pages = Arc::clone(&disk.pages);
+    let (writer, space) = disk.load_writer(old.map.as_deref());
+    let mut load = LoadPages { pages: &pages, space, writer, trees: NewTrees::from(old) };
+    rows(&mut load)?;
+    load.trees.finish(load.writer, old)
+}
+
+/// The new trees of a load, to which its rows are applied.
+pub(crate) struct LoadPages<'w> {
+    pub(crate) pages: &'w Pages,
+    pub(crate) space: &'w Mutex<Space>,
+    writer: PageWriter<'w>,
+    trees: NewTrees,
+}
+
+impl LoadPages<'_> {
+    /// Puts names of trees and their numbers into the catalogue; before any other tree's rows. Names ascend.
+    pub(crate) fn apply_names(&mut self, names: Vec<CatalogueEntry>) -> Result<(), PageError> {
+        self.trees.apply(&mut self.writer, CATALOGUE, &mut NameEdits { names, at: 0 })
+    }
+
+    /// Applies rows, tree by tree.
+    pub(crate) fn apply(&mut self, rows: &mut impl TreesOfEdits) -> Result<(), PageError> {
+        while let Some(tree) = rows.next_tree() {
+            self.trees.apply(&mut self.writer, tree, rows)?;
+        }
+        Ok(())
+    }
+}
+
+/// Trees on their way from one root to the next.
+struct NewTrees {
+    trees: Vec<TreeRoot>,
+    /// Of the tree of roots; in the order of trees, as they must be applied.
+    edits: Vec<([u8; 4], [u8; TREE_ROOT_BYTES])>,
+}
+
+impl NewTrees {
+    fn from(old: &Root) -> Self {
+        Self { trees: old.trees.clone(), edits: Vec::new() }
+    }
+
+    fn apply(&mut self, writer: &mut PageWriter<'_>, tree: u32, edits: &mut dyn Edits) -> Result<(), PageError> {
+        let root = tree_mut(&mut self.trees, tree);
+        let new = btree::apply(writer, root, edits)?;
+        if *root != new {
+            *root = new;
+            self.edits.push((tree.to_be_bytes(), encode_root(&new)));
+        }
+        Ok(())
+    }
+
+    fn finish(self, mut writer: PageWriter<'_>, old: &Root) -> Result<Written, PageError> {
+        let Self { trees, edits } = self;
+        debug_assert!(trees.len() <= TREES_MAX + 1, "tree numbers are checked where they are given out");
+        let roots = btree::apply(&mut writer, &old.roots, &mut RootEdits { edits, at: 0 })?;
+        let space = writer.save_space()?;
+        writer.finish()?;
+        Ok((trees, roots, space))
+    }
 }
 
 fn tree_mut(trees: &mut Vec<TreeRoot>, tree: u32) -> &mut TreeRoot {

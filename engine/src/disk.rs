@@ -52,6 +52,12 @@ impl Disk {
         PageWriter::new(&self.pages, map, &self.space, &mut self.sealer)
     }
 
+    /// Returns a writer of a load's pages, which go past the cache, and the space that its runs are given back to.
+    pub(crate) fn load_writer<'w>(&'w mut self, map: Option<&'w FileMap>) -> (PageWriter<'w>, &'w Mutex<Space>) {
+        let writer = PageWriter::new(&self.pages, map, &self.space, &mut self.sealer).past_cache();
+        (writer, &self.space)
+    }
+
     /// Returns a writer for a view's own pages.
     pub(crate) fn spill_writer<'w>(&'w mut self, map: Option<&'w FileMap>) -> SpillWriter<'w> {
         SpillWriter {

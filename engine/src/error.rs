@@ -272,6 +272,24 @@ impl From<ReadError> for CommitError {
     }
 }
 
+impl From<MaintainError> for CommitError {
+    fn from(error: MaintainError) -> Self {
+        match error {
+            MaintainError::DiskFull { during, source } => {
+                Self::DiskFull { source: Arc::new(Poison { during, source }) }
+            }
+            MaintainError::Poisoned { source } => Self::Poisoned { source },
+            MaintainError::Closed => Self::Closed,
+            MaintainError::ReadOnly => Self::ReadOnly,
+            MaintainError::Corruption(c) => Self::Read(ReadError::Corruption(c)),
+            // A checkpoint neither verifies nor changes keys; what it cannot say is passed on as it is.
+            other => {
+                Self::Read(ReadError::Io { during: "writing a checkpoint", source: Arc::new(io::Error::other(other)) })
+            }
+        }
+    }
+}
+
 impl From<PageError> for MaintainError {
     fn from(error: PageError) -> Self {
         match error {
@@ -332,7 +350,7 @@ impl fmt::Display for WriteError {
             ),
             Self::TransactionTooLarge { given } => write!(
                 f,
-                "a transaction of {given} bytes; it may hold {} bytes, so commit in several steps",
+                "a transaction of {given} bytes; it may hold {} bytes, so commit in several steps, or use a Loader",
                 limits::TRANSACTION_BYTES_MAX
             ),
             Self::TreeName { given } => {

@@ -31,8 +31,8 @@
 //!
 //! # Floors, from top to bottom
 //!
-//! `store` and `maintain` (open, close, verify), `txn` (views, transactions, the serial section), `checkpoint` and
-//! `disk` (from table to pages), `snapshot` and `readers` (what a view sees), `change` (feeds), `memtable` (the table),
+//! `store` and `maintain` (open, close, verify), `txn` (views, transactions, the serial section), `load` (many rows in
+//! one commit, past log and table), `checkpoint` and `disk` (from table to pages), `snapshot` and `readers` (what a view sees), `change` (feeds), `memtable` (the table),
 //! `btree` (trees of pages), `log` (groups, redo, replay), `pager` (pages, their cache, which are in use),
 //! `superblock`, `keys` and `seal` (encryption at rest), `env` (the world, injected).
 //!
@@ -43,7 +43,7 @@
 //! - a page is written once, where no header and no view can reach;
 //! - a commit number is never used by two commits that anybody has seen;
 //! - a reader never waits for a writer's disk;
-//! - a feed lists every key that a commit altered, and no other;
+//! - a feed lists every key that a commit altered, and no other, or says that it missed the commit;
 //! - after an error of a write or sync no further commit succeeds;
 //! - memory is bounded by `Options::memory` and what the caller holds;
 //! - no (subkey, nonce) is used twice, also across crashes and copies of the file.
@@ -62,6 +62,7 @@ pub mod env;
 mod error;
 mod keys;
 pub mod limits;
+mod load;
 mod log;
 mod maintain;
 mod memtable;
@@ -79,6 +80,7 @@ pub use env::{Clock, Entropy, Env, Storage, StorageFile};
 pub use error::{
     CommitError, Corruption, CorruptionKind, HookError, MaintainError, OpenError, Poison, ReadError, WriteError,
 };
+pub use load::{LoadProgress, Loader};
 pub use log::writer::log_file_names;
 pub use maintain::{Stats, VerifyProgress, VerifyReport};
 pub use options::{CipherChoice, KdfCost, KeySource, Memory, Options, PageAccess, Secret};

@@ -7,7 +7,7 @@ pub const KEY_BYTES_MAX: usize = 1024;
 /// Longest value in bytes: a row (1 MiB) or a sealed batch (1 MiB + 64 KiB) with its metadata.
 pub const VALUE_BYTES_MAX: usize = 2 << 20;
 
-/// Most bytes one write transaction may hold, keys and values together.
+/// Most bytes one write transaction may hold, keys and values together. A load (`Loader`) has no such limit.
 pub const TRANSACTION_BYTES_MAX: usize = 32 << 20;
 
 /// Payload bytes after which an open group takes no further commit: it waits for the next group.

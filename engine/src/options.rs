@@ -112,7 +112,7 @@ pub enum PageAccess {
     Read,
 }
 
-/// How much memory a store takes in a steady state, in bytes. What callers hold (values, transactions, views)
+/// How much memory a store takes in a steady state, in bytes. What callers hold (values, transactions, views, loads)
 /// comes on top, and the passphrase's stretching at open (`KdfCost`), which is given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {

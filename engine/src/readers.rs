@@ -104,6 +104,12 @@ impl Inner {
         drop(old);
     }
 
+    /// Tells the feeds that there was a commit that nobody lists.
+    pub(crate) fn tell_missed(&self) {
+        let visible = self.visible.lock();
+        visible.feeds.iter().filter_map(Weak::upgrade).for_each(|queue| queue.miss());
+    }
+
     pub(crate) fn has_feeds(&self) -> bool {
         self.feed_count.load(Ordering::Acquire) + self.subscribing.load(Ordering::Acquire) > 0
     }

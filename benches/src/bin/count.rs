@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release -p blazedb-benches --bin count            # all cases under valgrind, a table at the end
 //! cargo run --release -p blazedb-benches --bin count -- NAME N  # one case, N times, as valgrind is given it
+//! cargo run --release -p blazedb-benches --bin count -- load N   # rows per second of a load of N rows into files
 //! ```
 //!
 //! Each case runs N and 2 N times in a process of its own; the difference is N operations without the set-up. The count
@@ -16,9 +17,10 @@
 use std::error::Error;
 use std::hint::black_box;
 use std::process::Command;
+use std::time::Instant;
 
 use blazedb_benches::{Ticket, Tickets, pairs};
-use blazedb_engine::{Env, Options, Store};
+use blazedb_engine::{Env, Memory, Options, Store};
 use blazedb_wire::Row;
 use blazedb_wire::serde::{from_row, to_document};
 
@@ -35,7 +37,7 @@ struct Case {
     run: fn(usize) -> Result<(), Failure>,
 }
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 19] = [
     Case { name: "encode-struct", what: "ticket to row", times: 500, run: encode_struct },
     Case { name: "encode-document", what: "document to row", times: 500, run: encode_document },
     Case { name: "validate", what: "bytes to row, everything checked", times: 2000, run: validate },
@@ -71,10 +73,40 @@ const CASES: [Case; 15] = [
         times: 10_000,
         run: |n| store_insert_batch(n, Options::unencrypted()),
     },
+    Case {
+        name: "store-load",
+        what: "one pair of a load in random order, into an empty tree, encrypted",
+        times: LOAD_ROWS,
+        run: |n| store_load(n, encrypted(), 0),
+    },
+    Case {
+        name: "store-load-plain",
+        what: "the same, unencrypted",
+        times: LOAD_ROWS,
+        run: |n| store_load(n, Options::unencrypted(), 0),
+    },
+    Case {
+        name: "store-load-ordered-plain",
+        what: "one pair of a load in ascending order, unencrypted",
+        times: LOAD_ROWS,
+        run: store_load_ordered,
+    },
+    Case {
+        name: "store-load-into-plain",
+        what: "one pair of a load into a tree of as many, unencrypted",
+        times: LOAD_ROWS,
+        run: |n| store_load(n, Options::unencrypted(), n),
+    },
 ];
 
+/// Enough for several runs: the default arena holds 20,000.
+const LOAD_ROWS: usize = 100_000;
+
 fn main() -> Result<(), Failure> {
-    let mut args = std::env::args().skip(1);
+    let mut args = std::env::args().skip(1).peekable();
+    if args.peek().is_some_and(|first| first == "load") {
+        return time_load(args.nth(1).map_or(Ok(1_000_000), |rows| rows.parse())?);
+    }
     if let (Some(name), Some(times)) = (args.next(), args.next()) {
         let case = CASES.iter().find(|case| case.name == name).ok_or("no case of that name")?;
         return (case.run)(times.parse()?);
@@ -264,4 +296,66 @@ fn store_insert_batch(times: usize, options: Options) -> Result<(), Failure> {
         tx.commit()?;
     }
     Ok(())
+}
+
+/// Loads as many pairs as are asked for into a tree that has `there` of others.
+fn store_load(times: usize, options: Options, there: usize) -> Result<(), Failure> {
+    let store = Store::open(Env::memory(1), options)?;
+    if there > 0 {
+        load(&store, pairs(1).take(there))?;
+    }
+    load(&store, pairs(2).take(times))
+}
+
+fn store_load_ordered(times: usize) -> Result<(), Failure> {
+    let store = Store::open(Env::memory(1), Options::unencrypted())?;
+    load(&store, (0_u64..).zip(pairs(2)).map(|(n, (_, value))| (n.to_be_bytes(), value)).take(times))
+}
+
+fn load<K: AsRef<[u8]>, V: AsRef<[u8]>>(store: &Store, rows: impl Iterator<Item = (K, V)>) -> Result<(), Failure> {
+    let mut loader = store.loader();
+    let tree = loader.tree("pairs")?;
+    for (key, value) in rows {
+        loader.put(tree, key.as_ref(), value.as_ref())?;
+    }
+    loader.finish()?;
+    Ok(())
+}
+
+/// Times loads into files of the current folder, which are removed again.
+fn time_load(rows: usize) -> Result<(), Failure> {
+    let pairs: Vec<_> = pairs(3).take(rows).collect();
+    println!("| load of {rows} rows | rows/s | until `finish` | resident at the end, MiB |\n|---|---|---|---|");
+    let memory = Memory { cache_bytes: 128 << 20, ..Memory::SERVER };
+    for (name, options) in [("unencrypted", Options::unencrypted()), ("encrypted", encrypted())] {
+        let folder = std::env::current_dir()?.join(format!("count-load-{}", std::process::id()));
+        std::fs::create_dir(&folder)?;
+        let store = Store::open(Env::file(folder.join("store.blaze")), options.memory(memory))?;
+        let started = Instant::now();
+        let mut loader = store.loader();
+        let tree = loader.tree("pairs")?;
+        for (key, value) in &pairs {
+            loader.put(tree, key, value)?;
+        }
+        let put = started.elapsed();
+        loader.finish()?;
+        let all = started.elapsed();
+        let rate = rows as f64 / all.as_secs_f64();
+        println!(
+            "| {name} | {rate:.0} | {:.2} of {:.2} s | {} |",
+            put.as_secs_f64(),
+            all.as_secs_f64(),
+            resident_mib()
+        );
+        drop(store);
+        std::fs::remove_dir_all(&folder)?;
+    }
+    Ok(())
+}
+
+/// Anonymous memory of this process, the pairs included; 0 where the system does not say.
+fn resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.split_whitespace().next()?.parse().ok());
+    kib.unwrap_or(0) / 1024
 }

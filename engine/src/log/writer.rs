@@ -232,6 +232,12 @@ impl LogWriter {
         Ok(self.at)
     }
 
+    /// A commit of this number is in pages, and both headers say so: the next group begins after it.
+    pub(crate) fn skip_to(&mut self, commit_no: u64) {
+        assert!(commit_no == self.last_commit + 1 && self.is_durable(), "commits are numbered one after another");
+        (self.last_commit, self.durable_commit) = (commit_no, commit_no);
+    }
+
     /// Ends a log of which nothing is needed any more, both headers being at its end. One file of zeros stays, for
     /// the next open to write over: commits are fast only where bytes were written before. Zeros, because groups
     /// that are left would contradict an older copy of the store that somebody puts back in its place.

@@ -18,6 +18,8 @@ pub(crate) struct PageBatch<'w> {
     sealer: &'w mut PageSealer,
     /// Readers have maps of the file.
     mapped: bool,
+    /// What is written is kept in the cache, where there is room.
+    keeps: bool,
     first: u64,
     /// Whole sealed pages, `first` and on.
     run: Vec<u8>,
@@ -26,7 +28,12 @@ pub(crate) struct PageBatch<'w> {
 
 impl<'w> PageBatch<'w> {
     pub(crate) fn new(pages: &'w Pages, sealer: &'w mut PageSealer, mapped: bool) -> Self {
-        Self { pages, sealer, mapped, first: 0, run: Vec::new(), written: 0 }
+        Self { pages, sealer, mapped, keeps: true, first: 0, run: Vec::new(), written: 0 }
+    }
+
+    /// Lets what is written go past the cache.
+    pub(crate) fn keep_none(&mut self) {
+        self.keeps = false;
     }
 
     /// Seals one page. Its number must be free for writing: named by no header and no reader.
@@ -50,7 +57,11 @@ impl<'w> PageBatch<'w> {
         page[PAGE_HEADER_BYTES + body.len()..].fill(0);
         let proof =
             self.sealer.seal(page, no, kind).map_err(|source| PageError::Io { during: "drawing a nonce", source })?;
-        self.pages.renew(no, page, body, self.mapped);
+        if self.keeps {
+            self.pages.renew(no, page, body, self.mapped);
+        } else {
+            self.pages.forget(no);
+        }
         self.written += 1;
         Ok(PageRef { no, proof })
     }

@@ -184,6 +184,23 @@ impl Pages {
         Ok(Some(Page::frame(frame)))
     }
 
+    /// Reads and opens pages whose numbers follow one another into `buffer`, which is as long as they are, headers
+    /// included. The cache neither has them nor gets them.
+    pub(crate) fn read_row(&self, places: &[PageRef], kind: PageKind, buffer: &mut [u8]) -> Result<(), PageError> {
+        let Some(&first) = places.first() else { return Ok(()) };
+        self.read_file(self.offset(first.no)?, first, buffer)?;
+        for (page, &at) in buffer.chunks_exact_mut(self.page_bytes).zip(places) {
+            self.opener.open(page, at, kind).map_err(|rule| self.wrong(at, rule))?;
+        }
+        Ok(())
+    }
+
+    /// Forgets all that is known of a page that gets a new content.
+    pub(super) fn forget(&self, no: u64) {
+        self.checked.clear(no);
+        self.frames.forget(no);
+    }
+
     /// The page gets a new content: forgets all that is known of the old one, and keeps the new one where there is
     /// room. `mapped`: readers have maps, so that without encryption nobody will look into the cache.
     pub(super) fn renew(&self, no: u64, sealed: &[u8], body: &[u8], mapped: bool) {

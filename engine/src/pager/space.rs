@@ -158,6 +158,22 @@ impl Space {
         true
     }
 
+    /// Says that no header will name this number, which is in use and stays so until `take_back`. After a crash it is
+    /// free.
+    pub(crate) fn lend(&mut self, no: u64) {
+        assert!(no >= first_page(self.page_bytes) && self.is_named(no), "only what is in use can be lent");
+        clear(&mut self.named, no);
+        self.touch(no);
+    }
+
+    /// Frees a number that was lent.
+    pub(crate) fn take_back(&mut self, no: u64) {
+        assert!(no < self.end && self.is_pending(no), "only what was lent comes back");
+        clear(&mut self.used, no);
+        self.free += 1;
+        self.long_runs = true;
+    }
+
     /// Takes a number that the log names and the last header does not: a long value written ahead of its checkpoint.
     /// `false`: there can be no such page.
     #[must_use]

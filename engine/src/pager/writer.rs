@@ -54,6 +54,12 @@ impl<'w> PageWriter<'w> {
         }
     }
 
+    /// Lets pages go past the cache: they are more than it holds.
+    pub(crate) fn past_cache(mut self) -> Self {
+        self.batch.keep_none();
+        self
+    }
+
     /// Writes the space's own pages as the last step of a checkpoint; the header in the making names what this
     /// returns. After an error the caller drops this writer and calls `Space::abort`.
     pub(crate) fn save_space(&mut self) -> Result<PageRef, PageError> {

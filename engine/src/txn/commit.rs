@@ -34,8 +34,9 @@ use crate::log::redo::CommitEncoder;
 use crate::log::writer::{AppendError, LogWriter};
 use crate::snapshot::{Layers, Value, Walk};
 use crate::store::Inner;
+use crate::txn::names::CatalogueEntry;
 use crate::txn::write::ReadRange;
-use crate::txn::write_set::{Effect, WriteSet};
+use crate::txn::write_set::{Effect, SetEdits, WriteSet};
 use crate::txn::{CATALOGUE, Serial, TreeId, WriteTransaction};
 
 /// Values from this length on are shared with the table, shorter ones copied into it.
@@ -50,7 +51,8 @@ const LOG_ROOM_BYTES: u64 = 64 << 10;
 /// What an acknowledged commit has survived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// A power cut: the log was synced after the commit was written.
+    /// A power cut: the log was synced after the commit was written. A transaction of more than `Memory::table_bytes`
+    /// goes straight into pages instead, and is durable whatever was asked for; other commits wait meanwhile.
     Durable,
     /// The end of this process: the commit was written to the file and not synced. A power cut loses it unless a
     /// durable commit, `Store::flush`, a checkpoint or `Store::close` came after it. Order is kept: never does a
@@ -93,6 +95,8 @@ pub(crate) struct Head {
     pub(crate) checkpoint_from: u64,
     /// A checkpoint is between its freeze and its end.
     pub(crate) checkpointing: bool,
+    /// A load has the serial section to itself.
+    pub(crate) loading: bool,
     /// Milliseconds that writers were slowed down.
     pub(crate) paced_ms: u64,
 }
@@ -166,11 +170,12 @@ impl Head {
             checkpoints_failed: 0,
             checkpoint_from,
             checkpointing: false,
+            loading: false,
             paced_ms: 0,
         }
     }
 
-    fn check(&self) -> Result<(), CommitError> {
+    pub(crate) fn check(&self) -> Result<(), CommitError> {
         match &self.state {
             Running::Yes => Ok(()),
             Running::ReadOnly => Err(CommitError::ReadOnly),
@@ -210,6 +215,9 @@ impl Inner {
         durability: Durability,
         hook: impl FnOnce(&mut Serial<'_>) -> Result<(), HookError>,
     ) -> Result<CommitInfo, CommitError> {
+        if tx.writes.bytes() as u64 > self.config.table_bytes {
+            return self.commit_as_load(tx, hook);
+        }
         let mut head = self.head.lock();
         head.check()?;
         self.make_way(&mut head, &tx, durability)?;
@@ -236,6 +244,29 @@ impl Inner {
             Err(Failure::DiskFull(source)) => Err(CommitError::DiskFull { source }),
             Err(Failure::Poisoned(source)) => Err(CommitError::Poisoned { source }),
         }
+    }
+
+    /// Commits more than a table holds: straight into pages, which a checkpoint would have to do right afterwards.
+    fn commit_as_load(
+        &self,
+        mut tx: WriteTransaction,
+        hook: impl FnOnce(&mut Serial<'_>) -> Result<(), HookError>,
+    ) -> Result<CommitInfo, CommitError> {
+        let mut guard = self.disk.lock();
+        let disk = self.disk_for_load(&mut guard)?;
+        let _loading = self.begin_load(disk)?;
+        let mut head = self.head.lock();
+        head.check()?;
+        check_conflicts(&head.layers, &tx)?;
+        hook(&mut Serial { inner: self, layers: &head.layers, writes: &mut tx.writes }).map_err(CommitError::Hook)?;
+        self.add_catalogue_entries(&mut head, &mut tx.writes)?;
+        let commit_no = head.layers.commit_no() + 1;
+        drop(head);
+        if tx.writes.effects() == 0 {
+            return Ok(CommitInfo { commit_no: tx.view.commit_no(), changed: false });
+        }
+        let told = self.has_feeds().then(|| Commit { commit_no, label: tx.label, changes: changes_of(&tx.writes) });
+        self.write_load(disk, told.as_ref(), |load| load.apply(&mut SetEdits::new(&tx.writes)))
     }
 
     /// Waits until the open group is done, leading it if nobody else does.
@@ -321,7 +352,7 @@ impl Inner {
         let full = self.config.table_bytes;
         let failed_before = head.checkpoints_failed;
         loop {
-            head.check()?;
+            self.wait_for_load(head)?;
             if head.open.bytes.len() > GROUP_BYTES_SOFT_MAX {
                 self.lead_or_wait(head);
                 continue;
@@ -361,9 +392,19 @@ impl Inner {
             let wait = Duration::from_micros(micros.min(4_000));
             MutexGuard::unlocked(head, || std::thread::sleep(wait));
             head.paced_ms += wait.as_millis() as u64;
-            head.check()?;
+            self.wait_for_load(head)?;
         }
         Ok(())
+    }
+
+    fn wait_for_load(&self, head: &mut MutexGuard<'_, Head>) -> Result<(), CommitError> {
+        loop {
+            head.check()?;
+            if !head.loading {
+                return Ok(());
+            }
+            self.turn.wait(head);
+        }
     }
 
     fn make_room(&self, head: &mut MutexGuard<'_, Head>, bytes: u64) -> Result<(), CommitError> {
@@ -380,6 +421,20 @@ impl Inner {
                 Err(CommitError::Poisoned { source: self.poison_with(head, during, source) })
             }
         }
+    }
+
+    /// Returns catalogue entries for trees that have none, in order; `trees`: by number, which to look at.
+    pub(crate) fn names_to_catalogue(&self, trees: &[bool]) -> Result<Vec<CatalogueEntry>, CommitError> {
+        let newest = self.published();
+        let mut names = Vec::new();
+        for (tree, _) in (0_u32..).zip(trees).filter(|(_, has_rows)| **has_rows) {
+            let name = self.names.name_of(tree).expect("a tree number was given out for a name");
+            if !newest.contains(CATALOGUE, name.as_bytes())? {
+                names.push((name, tree.to_le_bytes()));
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// Every tree that is written must have its name in the catalogue.

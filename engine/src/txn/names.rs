@@ -31,6 +31,9 @@ impl From<PageError> for NamesError {
     }
 }
 
+/// A tree's name and its number, as the catalogue has them.
+pub(crate) type CatalogueEntry = (Arc<str>, [u8; 4]);
+
 pub(crate) struct Names {
     inner: Mutex<Reserved>,
     /// The first number not given out; read without the lock.

@@ -7,8 +7,11 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
+use crate::btree::{EditValue, Edits};
+use crate::checkpoint::TreesOfEdits;
 use crate::error::WriteError;
 use crate::limits::{KEY_BYTES_MAX, TRANSACTION_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::pager::PageError;
 use crate::txn::record::Record;
 
 /// A record ordered by its key alone.
@@ -145,6 +148,42 @@ impl WriteSet {
     fn room_for(&self, more: usize) -> Result<(), WriteError> {
         let given = self.bytes + more;
         if given > TRANSACTION_BYTES_MAX { Err(WriteError::TransactionTooLarge { given }) } else { Ok(()) }
+    }
+}
+
+/// A write set as edits of pages.
+pub(crate) struct SetEdits<'s> {
+    trees: std::collections::btree_map::Iter<'s, u32, TreeWrites>,
+    writes: std::collections::btree_map::Iter<'s, Keyed, Effect>,
+    at: Option<(&'s Keyed, &'s Effect)>,
+}
+
+impl<'s> SetEdits<'s> {
+    pub(crate) fn new(set: &'s WriteSet) -> Self {
+        Self { trees: set.trees.iter(), writes: Default::default(), at: None }
+    }
+}
+
+impl Edits for SetEdits<'_> {
+    fn peek(&self) -> Option<(&[u8], EditValue<'_>)> {
+        self.at.map(|(Keyed(record), effect)| match effect {
+            Effect::Put { .. } => (record.key(), EditValue::Put(record.value())),
+            Effect::Delete => (record.key(), EditValue::Delete),
+        })
+    }
+
+    fn advance(&mut self) -> Result<(), PageError> {
+        self.at = self.writes.next();
+        Ok(())
+    }
+}
+
+impl TreesOfEdits for SetEdits<'_> {
+    fn next_tree(&mut self) -> Option<u32> {
+        let (&tree, writes) = self.trees.find(|(_, writes)| !writes.is_empty())?;
+        self.writes = writes.iter();
+        self.at = self.writes.next();
+        Some(tree)
     }
 }
 

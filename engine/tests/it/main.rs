@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod faults;
 mod kill;
+mod load;
 mod model;
 mod secrets;
 mod support;
