@@ -32,7 +32,7 @@
 //! # Floors, from top to bottom
 //!
 //! `store` and `maintain` (open, close, verify), `txn` (views, transactions, the serial section), `checkpoint` and
-//! `disk` (from table to pages), `snapshot` and `readers` (what a view sees), `change` (feeds), `memtable` (the table),
+//! `disk` (from table to pages), `ahead` (long values, into pages at once), `snapshot` and `readers` (what a view sees), `change` (feeds), `memtable` (the table),
 //! `btree` (trees of pages), `log` (groups, redo, replay), `pager` (pages, their cache, which are in use),
 //! `superblock`, `keys` and `seal` (encryption at rest), `env` (the world, injected).
 //!
@@ -53,6 +53,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+mod ahead;
 mod background;
 mod btree;
 mod change;
@@ -77,12 +78,14 @@ mod txn;
 pub use change::{Change, ChangeFeed, ChangeKind, Commit, FeedEvent};
 pub use env::{Clock, Entropy, Env, Storage, StorageFile};
 pub use error::{
-    CommitError, Corruption, CorruptionKind, HookError, MaintainError, OpenError, Poison, ReadError, WriteError,
+    CommitError, Corruption, CorruptionKind, HookError, MaintainError, OpenError, Poison, ReadError, StreamError,
+    WriteError,
 };
 pub use log::writer::log_file_names;
 pub use maintain::{Stats, VerifyProgress, VerifyReport};
 pub use options::{CipherChoice, KdfCost, KeySource, Memory, Options, PageAccess, Secret};
 pub use store::Store;
 pub use txn::{
-    CommitInfo, Cursor, Durability, ReadView, Savepoint, Serial, TransactionCursor, TreeId, WriteTransaction,
+    CommitInfo, Cursor, Durability, ReadView, Savepoint, Serial, TransactionCursor, TreeId, ValueReader, ValueWriter,
+    WriteTransaction,
 };

@@ -32,7 +32,7 @@ use crate::limits::{GROUP_BYTES_SOFT_MAX, TREES_MAX};
 use crate::log::group::HEADER_BYTES;
 use crate::log::redo::CommitEncoder;
 use crate::log::writer::{AppendError, LogWriter};
-use crate::snapshot::{Layers, Value, Walk};
+use crate::snapshot::{Layers, Walk};
 use crate::store::Inner;
 use crate::txn::write::ReadRange;
 use crate::txn::write_set::{Effect, WriteSet};
@@ -210,6 +210,11 @@ impl Inner {
         durability: Durability,
         hook: impl FnOnce(&mut Serial<'_>) -> Result<(), HookError>,
     ) -> Result<CommitInfo, CommitError> {
+        // Before the serial section, and in all kinds of durability: a later commit's sync may make this one survive.
+        let values = tx.writes.stored();
+        if !values.is_empty() {
+            self.sync_values()?;
+        }
         let mut head = self.head.lock();
         head.check()?;
         self.make_way(&mut head, &tx, durability)?;
@@ -222,12 +227,17 @@ impl Inner {
         let commit_no = self.apply(&mut head, &tx, durability);
         if durability == Durability::None && self.show_unwritten(&mut head, &tx) {
             drop(head);
+            values.iter().for_each(|value| value.keep());
             self.checkpoint_if_due();
             return Ok(CommitInfo { commit_no, changed: true });
         }
         // The snapshot has done its work; while it lives, a checkpoint counts it as a reader.
         drop(tx);
         let done = self.see_through(head);
+        // Where the log may have the commit, its pages are spoken for. A full disk leaves no trace of it.
+        if !matches!(done, Err(Failure::DiskFull(_))) {
+            values.iter().for_each(|value| value.keep());
+        }
         match done {
             Ok(()) => {
                 self.checkpoint_if_due();
@@ -236,6 +246,20 @@ impl Inner {
             Err(Failure::DiskFull(source)) => Err(CommitError::DiskFull { source }),
             Err(Failure::Poisoned(source)) => Err(CommitError::Poisoned { source }),
         }
+    }
+
+    /// Makes the pages of streamed values durable.
+    fn sync_values(&self) -> Result<(), CommitError> {
+        self.head.lock().check()?;
+        let Some(ahead) = &self.ahead else { return Err(CommitError::ReadOnly) };
+        let synced = {
+            let Some(_open) = ahead.enter() else { return Err(CommitError::Closed) };
+            ahead.sync_file()
+        };
+        synced.map_err(|source| {
+            let source = self.poison_with(&mut self.head.lock(), "syncing a value's pages", source);
+            CommitError::Poisoned { source }
+        })
     }
 
     /// Waits until the open group is done, leading it if nobody else does.
@@ -416,6 +440,10 @@ impl Inner {
                         table.put_bytes(tree, record.key(), record.value_bytes(), commit_no);
                     }
                 }
+                Effect::PutStored(stored) => {
+                    encoder.put_stored(tree, record.key(), &stored.at);
+                    table.put_stored(tree, record.key(), stored.at, commit_no);
+                }
                 Effect::Delete => {
                     encoder.delete(tree, record.key());
                     table.delete(tree, record.key(), commit_no);
@@ -565,8 +593,14 @@ fn key_moved(newest: &Layers, tx: &WriteTransaction, tree: u32, key: &[u8]) -> R
     if newest.root.commit_no <= tx.view.commit_no() {
         return Ok(false);
     }
-    let now = newest.get(tree, key)?;
-    Ok(tx.view.held().with(|seen| seen.get(tree, key)).map_err(CommitError::from)? != now)
+    let moved = tx.view.held().with(|seen| {
+        let same = newest.with(tree, key, |now| seen.with(tree, key, |then| seen.same_value(then, newest, now)))?;
+        match same {
+            Some(then) => then?.transpose().map(|same| !same.unwrap_or(false)),
+            None => Ok(seen.contains(tree, key)?),
+        }
+    });
+    moved.map_err(CommitError::from)
 }
 
 /// Returns a key of the range that was written since the transaction's snapshot.
@@ -598,7 +632,11 @@ fn range_moved(newest: &Layers, tx: &WriteTransaction, range: &ReadRange) -> Res
         loop {
             let keys = (before.key().filter(|k| inside(k)), now.key().filter(|k| inside(k)));
             let (Some(a), Some(b)) = keys else { return Ok(keys.0.or(keys.1).map(Bytes::copy_from_slice)) };
-            if a != b || !same_value(before.value(), now.value()) {
+            let same = match (before.value(), now.value()) {
+                (Some(then), Some(now)) if a == b => seen.same_value(then, newest, now)?,
+                _ => false,
+            };
+            if !same {
                 return Ok(Some(Bytes::copy_from_slice(a.min(b))));
             }
             before.advance(seen)?;
@@ -608,20 +646,9 @@ fn range_moved(newest: &Layers, tx: &WriteTransaction, range: &ReadRange) -> Res
     moved.map_err(CommitError::from)
 }
 
-fn same_value(a: Option<Value<'_>>, b: Option<Value<'_>>) -> bool {
-    match (a, b) {
-        (Some(Value::Inline(a)), Some(Value::Inline(b))) => a == b,
-        (Some(Value::Stored(a)), Some(Value::Stored(b))) => a == b,
-        // One table may hold inline what a page holds apart; that is for `Layers::get` to settle, and rare enough
-        // to be called a conflict.
-        _ => false,
-    }
-}
-
 /// Keys are copied: a slice would keep the value alive as long as the feed keeps the news.
 fn changes_of(writes: &WriteSet) -> Arc<[Change]> {
-    let kind =
-        |effect: &Effect| if matches!(effect, Effect::Put { .. }) { ChangeKind::Put } else { ChangeKind::Delete };
+    let kind = |effect: &Effect| if matches!(effect, Effect::Delete) { ChangeKind::Delete } else { ChangeKind::Put };
     writes
         .iter()
         .filter(|(tree, ..)| *tree != CATALOGUE)
