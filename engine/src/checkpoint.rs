@@ -331,6 +331,7 @@ impl Inner {
             space.reclaim(durable, oldest);
             let held = space.held_back(durable) * page_bytes;
             *self.space_counts.lock() = space.counts();
+            drop(space);
             let culprit = readers.iter().min_by_key(|r| root_of(r)).filter(|r| root_of(r) < newest);
             match culprit {
                 Some(view) if held > self.config.snapshot_bytes_max => {

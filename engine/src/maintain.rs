@@ -44,7 +44,8 @@ pub struct Stats {
     pub free_bytes: u64,
     /// Bytes of pages that only old views, or the last two headers, still need.
     pub held_bytes: u64,
-    /// Bytes of pages of streamed values that no checkpoint names: their transactions are open, or committed since.
+    /// Bytes of pages of streamed values that the last checkpoint does not name, as it ended: their transactions were
+    /// open, or committed since it began.
     pub ahead_bytes: u64,
     /// Bytes of memory that tables hold, the newest layers' only.
     pub table_bytes: u64,

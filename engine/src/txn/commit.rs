@@ -211,8 +211,7 @@ impl Inner {
         hook: impl FnOnce(&mut Serial<'_>) -> Result<(), HookError>,
     ) -> Result<CommitInfo, CommitError> {
         // Before the serial section, and in all kinds of durability: a later commit's sync may make this one survive.
-        let values = tx.writes.stored();
-        if !values.is_empty() {
+        if tx.writes.has_stored() {
             self.sync_values()?;
         }
         let mut head = self.head.lock();
@@ -224,6 +223,8 @@ impl Inner {
         if tx.writes.effects() == 0 {
             return Ok(CommitInfo { commit_no: tx.view.commit_no(), changed: false });
         }
+        // Those that the hook has left.
+        let values = tx.writes.stored();
         let commit_no = self.apply(&mut head, &tx, durability);
         if durability == Durability::None && self.show_unwritten(&mut head, &tx) {
             drop(head);

@@ -181,6 +181,8 @@ impl ReadView {
             })?;
             let Some((count, inline)) = n else { return Ok(None) };
             match (stored, inline) {
+                // Behind its end there is nothing to look for.
+                _ if count == 0 => {}
                 (Some(at), _) => crate::btree::read_value(&*layers.root, &at, offset, &mut out[..count])?,
                 (None, Some(bytes)) => out[..count].copy_from_slice(&bytes),
                 (None, None) => {}

@@ -217,7 +217,7 @@ impl WriteTransaction {
     /// at once, in pages of its own, beside a checkpoint that may be running; the log gets a reference. It takes about
     /// 320 KiB of memory while it is written, and the commit, of whatever durability, syncs the main file before
     /// anything else: some milliseconds per transaction. Where the transaction does not commit, or overwrites the
-    /// value, its pages are free again at once.
+    /// value, its pages are free again at once; where there is a savepoint, when the transaction ends.
     pub fn value_writer(&mut self, tree: TreeId, key: &[u8]) -> Result<ValueWriter<'_>, StreamError> {
         let unknown = |_| StreamError::Write(WriteError::UnknownTree(tree));
         self.view.inner().check_tree(tree).map_err(unknown)?;

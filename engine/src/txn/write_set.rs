@@ -92,6 +92,11 @@ impl WriteSet {
         if self.has_stored { self.iter().filter_map(stored).collect() } else { Vec::new() }
     }
 
+    /// Returns whether any value was ever written ahead.
+    pub(crate) fn has_stored(&self) -> bool {
+        self.has_stored
+    }
+
     pub(crate) fn delete(&mut self, tree: u32, key: &[u8]) -> Result<(), WriteError> {
         check_key(key)?;
         self.room_for(key.len())?;

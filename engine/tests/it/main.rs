@@ -8,4 +8,5 @@ mod kill;
 mod model;
 mod secrets;
 mod support;
+mod values;
 mod views;
