@@ -23,11 +23,11 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::btree::{self, EditValue, Edits, TreeRoot, ValueRef};
+use crate::btree::{self, EditValue, Edits, TreeRoot, ValueRef, value_pages};
 use crate::change::Commit;
 use crate::disk::Disk;
 use crate::error::{CommitError, MaintainError, Poison};
-use crate::limits::TREES_MAX;
+use crate::limits::{STORED_BYTES_PER_CHECKPOINT, TREES_MAX};
 use crate::log::redo::{self, Effects};
 use crate::log::writer::{AppendError, LogPosition, LogWriter};
 use crate::memtable::{Mem, MemCursor, MemValue};
@@ -164,7 +164,9 @@ impl Inner {
         let fill = head.layers.active.bytes();
         !head.checkpointing
             && head.check_maintain().is_ok()
-            && (fill >= head.checkpoint_from || (log >= self.config.log_bytes && !head.layers.active.is_empty()))
+            && (fill >= head.checkpoint_from
+                || head.layers.active.stored_bytes() >= STORED_BYTES_PER_CHECKPOINT
+                || (log >= self.config.log_bytes && !head.layers.active.is_empty()))
     }
 
     /// Writes everything that is published into pages. Commits and readers go on meanwhile.
@@ -313,7 +315,7 @@ impl Inner {
     ) -> Result<Arc<Root>, PageError> {
         let io = |during| move |source| PageError::Io { during, source };
         disk.sync().map_err(io("syncing pages"))?;
-        let page_count = disk.space.get_mut().end();
+        let page_count = disk.space.lock().named_end();
         let wall_ms = self.env.clock.wall_ms();
         for _ in 0..headers {
             disk.write_header(|h| {
@@ -497,10 +499,11 @@ impl Inner {
             let oldest = readers.iter().map(root_of).min().unwrap_or(newest).min(newest);
             let durable = disk.header.sequence;
             let page_bytes = disk.pages.page_bytes() as u64;
-            let space = disk.space.get_mut();
+            let mut space = disk.space.lock();
             space.reclaim(durable, oldest);
             let held = space.held_back(durable) * page_bytes;
             *self.space_counts.lock() = space.counts();
+            drop(space);
             let culprit = readers.iter().min_by_key(|r| root_of(r)).filter(|r| root_of(r) < newest);
             match culprit {
                 Some(view) if held > self.config.snapshot_bytes_max => {
@@ -554,7 +557,8 @@ impl Inner {
             }
         }
         writer.finish()?;
-        let end = disk.space.get_mut().end();
+        let end = disk.pages_in_file(|space| space.end());
+        let end = end.map_err(|source| PageError::Io { during: "reading the file's length", source })?;
         let map = disk.pages.map_to(end, old.map.as_ref())?;
         Ok(Arc::new(Root {
             checkpoint: old.checkpoint,
@@ -572,6 +576,7 @@ type Written = (Vec<TreeRoot>, TreeRoot, PageRef);
 
 /// Writes the pages of a checkpoint; returns the trees, the tree of their roots, and the space.
 fn write_pages(disk: &mut Disk, old: &Arc<Root>, table: &Mem) -> Result<Written, PageError> {
+    adopt_stored(disk, old, table)?;
     let mut writer = disk.writer(old.map.as_deref());
     let mut trees = NewTrees::from(old);
     for tree in table.trees() {
@@ -649,6 +654,20 @@ impl NewTrees {
         writer.finish()?;
         Ok((trees, roots, space))
     }
+}
+
+/// Long values that were written ahead become pages like others: the header in the making names them, and those that
+/// the table itself has superseded are released like any that it replaces.
+fn adopt_stored(disk: &Disk, old: &Arc<Root>, table: &Mem) -> Result<(), PageError> {
+    for at in table.stored().chain(table.superseded_stored()) {
+        let mut numbers = Vec::new();
+        value_pages(&**old, &at, &mut |no| numbers.push(no))?;
+        let mut space = disk.space.lock();
+        if let Some(no) = numbers.into_iter().find(|&no| !space.adopt(no)) {
+            return Err(PageError::node(no, disk.pages.page_bytes(), "a value of the log names it, and it is free"));
+        }
+    }
+    Ok(())
 }
 
 fn tree_mut(trees: &mut Vec<TreeRoot>, tree: u32) -> &mut TreeRoot {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::ahead::Ahead;
 use crate::btree::{self, CellValue, TreeCursor, TreeRoot};
 use crate::checkpoint::TREE_ROOT_BYTES;
 use crate::env::{Env, FileMap, StorageFile};
@@ -28,7 +29,9 @@ pub(crate) struct Disk {
     pub(crate) pages: Arc<Pages>,
     pub(crate) header: Superblock,
     pub(crate) keys: FileKeys,
-    pub(crate) space: Mutex<Space>,
+    /// Held for a moment each time: whoever writes pages ahead takes numbers out of it, too.
+    pub(crate) space: Arc<Mutex<Space>>,
+    ahead: Arc<Ahead>,
     sealer: PageSealer,
     /// Pages that views got since the last header: pending, and to stay so when a checkpoint is given up.
     spilled: Vec<u64>,
@@ -44,7 +47,15 @@ impl Disk {
         space: Space,
     ) -> Self {
         let sealer = PageSealer::new(keys.clone(), Arc::clone(&env.entropy));
-        Self { file, pages, header, keys, space: Mutex::new(space), sealer, spilled: Vec::new() }
+        let space = Arc::new(Mutex::new(space));
+        let ahead = Ahead::new(
+            Arc::clone(&file),
+            Arc::clone(&pages),
+            keys.clone(),
+            Arc::clone(&env.entropy),
+            Arc::clone(&space),
+        );
+        Self { file, pages, header, keys, space, ahead: Arc::new(ahead), sealer, spilled: Vec::new() }
     }
 
     /// Returns a writer of pages that nobody can reach yet, and what it needs of the header.
@@ -68,14 +79,26 @@ impl Disk {
         }
     }
 
+    /// Returns the way to write pages without this lock.
+    pub(crate) fn ahead(&self) -> &Arc<Ahead> {
+        &self.ahead
+    }
+
+    /// Returns the number behind the last page, as the space sees it, that the file has: behind it there may be pages
+    /// that were taken ahead and never written.
+    pub(crate) fn pages_in_file(&self, end: impl FnOnce(&mut Space) -> u64) -> io::Result<u64> {
+        let end = end(&mut self.space.lock());
+        Ok(end.min(self.file.len()? / self.pages.page_bytes() as u64))
+    }
+
     /// Makes written pages, and the length that they need, durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.ahead.sync_file()
     }
 
     /// The checkpoint in the making is given up: its pages are free, what it released is in use.
     pub(crate) fn give_up(&mut self) {
-        let space = self.space.get_mut();
+        let mut space = self.space.lock();
         space.abort();
         for &no in &self.spilled {
             let released = space.release(no);
@@ -91,8 +114,8 @@ impl Disk {
         header.sequence += 1;
         let bytes = header.encode(&self.keys);
         self.file.write_at(SLOT_OFFSETS[(header.sequence % 2) as usize], &bytes[..])?;
-        self.file.sync_data()?;
-        self.space.get_mut().checkpoint_done(header.sequence);
+        self.ahead.sync_file()?;
+        self.space.lock().checkpoint_done(header.sequence);
         self.spilled.clear();
         self.header = header;
         Ok(())

@@ -201,6 +201,11 @@ pub enum ReadError {
         /// The commit that it showed.
         commit_no: u64,
     },
+    /// The value is longer than `limits::WHOLE_VALUE_BYTES_MAX`: read it in pieces.
+    ValueTooLong {
+        /// Its length.
+        given: u64,
+    },
     /// The bytes are damaged.
     Corruption(Corruption),
     /// The disk failed.
@@ -224,6 +229,9 @@ impl fmt::Display for ReadError {
                 "the view of commit {commit_no} was kept too long; take a new one, or open with a larger \
                  Options::snapshot_bytes_max"
             ),
+            Self::ValueTooLong { given } => {
+                write!(f, "a value of {given} bytes is not read at once; read it with ReadView::value_reader")
+            }
             Self::Corruption(_) => f.write_str("the file is damaged"),
             Self::Io { during, .. } => write!(f, "the disk failed while {during}; check it and try again"),
         }
@@ -235,7 +243,7 @@ impl Error for ReadError {
         match self {
             Self::Corruption(c) => Some(c),
             Self::Io { source, .. } => Some(&**source),
-            Self::UnknownTree(_) | Self::Closed | Self::SnapshotTooOld { .. } => None,
+            Self::UnknownTree(_) | Self::Closed | Self::SnapshotTooOld { .. } | Self::ValueTooLong { .. } => None,
         }
     }
 }
@@ -345,7 +353,7 @@ impl fmt::Display for WriteError {
             }
             Self::ValueTooLong { given } => write!(
                 f,
-                "a value of {given} bytes; values have at most {} bytes, so split it over several keys",
+                "a value of {given} bytes; values that are put have at most {} bytes, so stream it with put_stream",
                 limits::VALUE_BYTES_MAX
             ),
             Self::TransactionTooLarge { given } => write!(
@@ -364,6 +372,99 @@ impl fmt::Display for WriteError {
 }
 
 impl Error for WriteError {}
+
+/// Why a value was not streamed into a transaction. The transaction is as it was before, and its pages are free
+/// again.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// The tree or key was not taken, or the transaction is full.
+    Write(WriteError),
+    /// The value is longer than `limits::STORED_VALUE_BYTES_MAX`.
+    ValueTooLong {
+        /// Its length, as far as it was seen.
+        given: u64,
+    },
+    /// The source ended before it had given as many bytes as were announced.
+    SourceEnded {
+        /// Bytes announced.
+        expected: u64,
+        /// Bytes given.
+        given: u64,
+    },
+    /// The source failed.
+    Source(io::Error),
+    /// An earlier write of this value failed.
+    Abandoned,
+    /// The disk is full; the store goes on.
+    DiskFull {
+        /// What was being done.
+        during: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A write failed, now or earlier, and the store does not write any more.
+    Poisoned {
+        /// What failed.
+        source: Arc<Poison>,
+    },
+    /// The store was closed.
+    Closed,
+    /// The store was opened read-only.
+    ReadOnly,
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Write(_) => f.write_str("the value was refused"),
+            Self::ValueTooLong { given } => write!(
+                f,
+                "a value of {given} bytes; values have at most {} bytes, so split it over several keys",
+                limits::STORED_VALUE_BYTES_MAX
+            ),
+            Self::SourceEnded { expected, given } => {
+                write!(f, "the source ended after {given} of {expected} bytes; nothing of it was kept")
+            }
+            Self::Source(_) => f.write_str("the value's source failed; nothing of it was kept"),
+            Self::Abandoned => f.write_str("an earlier write of this value failed; begin it anew"),
+            Self::DiskFull { during, .. } => write!(f, "the disk is full while {during}; make room and try again"),
+            Self::Poisoned { .. } => f.write_str(
+                "the store stopped writing after a disk error; reads go on, reopen the store to see what is durable",
+            ),
+            Self::Closed => f.write_str("the store is closed; open it again"),
+            Self::ReadOnly => f.write_str("the store is open read-only; open it for writing"),
+        }
+    }
+}
+
+impl Error for StreamError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Write(e) => Some(e),
+            Self::Source(e) | Self::DiskFull { source: e, .. } => Some(e),
+            Self::Poisoned { source } => Some(&**source),
+            _ => None,
+        }
+    }
+}
+
+impl From<WriteError> for StreamError {
+    fn from(error: WriteError) -> Self {
+        Self::Write(error)
+    }
+}
+
+impl From<MaintainError> for StreamError {
+    /// For what a store says of its state, which is one of three.
+    fn from(error: MaintainError) -> Self {
+        match error {
+            MaintainError::Poisoned { source } => Self::Poisoned { source },
+            MaintainError::ReadOnly => Self::ReadOnly,
+            _ => Self::Closed,
+        }
+    }
+}
 
 /// What the hook of `commit_with` says when it refuses.
 pub struct HookError(Box<dyn Error + Send + Sync>);

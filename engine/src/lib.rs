@@ -32,7 +32,8 @@
 //! # Floors, from top to bottom
 //!
 //! `store` and `maintain` (open, close, verify), `txn` (views, transactions, the serial section), `load` (many rows in
-//! one commit, past log and table), `checkpoint` and `disk` (from table to pages), `snapshot` and `readers` (what a view sees), `change` (feeds), `memtable` (the table),
+//! one commit, past log and table), `ahead` (long values, into pages at once), `checkpoint` and `disk` (from table to
+//! pages), `snapshot` and `readers` (what a view sees), `change` (feeds), `memtable` (the table),
 //! `btree` (trees of pages), `log` (groups, redo, replay), `pager` (pages, their cache, which are in use),
 //! `superblock`, `keys` and `seal` (encryption at rest), `env` (the world, injected).
 //!
@@ -53,6 +54,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+mod ahead;
 mod background;
 mod btree;
 mod change;
@@ -78,7 +80,8 @@ mod txn;
 pub use change::{Change, ChangeFeed, ChangeKind, Commit, FeedEvent};
 pub use env::{Clock, Entropy, Env, Storage, StorageFile};
 pub use error::{
-    CommitError, Corruption, CorruptionKind, HookError, MaintainError, OpenError, Poison, ReadError, WriteError,
+    CommitError, Corruption, CorruptionKind, HookError, MaintainError, OpenError, Poison, ReadError, StreamError,
+    WriteError,
 };
 pub use load::{LoadProgress, Loader};
 pub use log::writer::log_file_names;
@@ -86,5 +89,6 @@ pub use maintain::{Stats, VerifyProgress, VerifyReport};
 pub use options::{CipherChoice, KdfCost, KeySource, Memory, Options, PageAccess, Secret};
 pub use store::Store;
 pub use txn::{
-    CommitInfo, Cursor, Durability, ReadView, Savepoint, Serial, TransactionCursor, TreeId, WriteTransaction,
+    CommitInfo, Cursor, Durability, ReadView, Savepoint, Serial, TransactionCursor, TreeId, ValueReader, ValueWriter,
+    WriteTransaction,
 };

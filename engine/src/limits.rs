@@ -44,9 +44,22 @@ pub const RESERVE_BYTES_MAX: u64 = 1 << 20;
 /// Largest value that lies in pages of its own.
 pub const STORED_VALUE_BYTES_MAX: u64 = 1 << 30;
 
+/// Streamed values up to this length are written like values that are put: pages of their own and a sync of the main
+/// file are dearer than these bytes in the log.
+pub const STREAM_INLINE_BYTES_MAX: usize = 64 << 10;
+
+/// Longest value that `get`, iterators and `Cursor::advance` read whole. Longer ones are streamed: nobody should meet
+/// a gigabyte of memory in a walk over keys.
+pub const WHOLE_VALUE_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes of streamed values in the table from which on a checkpoint is due: what they replaced becomes free by it.
+pub const STORED_BYTES_PER_CHECKPOINT: u64 = 64 << 20;
+
 /// Sizes a page may have; the first is the default.
 pub const PAGE_BYTES: [usize; 3] = [4096, 8192, 16384];
 
 const _: () = assert!(GROUP_BYTES_MAX >= GROUP_BYTES_SOFT_MAX + TRANSACTION_BYTES_MAX + (16 << 20));
 const _: () = assert!(TRANSACTION_BYTES_MAX >= 2 * VALUE_BYTES_MAX);
+const _: () = assert!(STREAM_INLINE_BYTES_MAX <= VALUE_BYTES_MAX);
+const _: () = assert!(VALUE_BYTES_MAX as u64 <= WHOLE_VALUE_BYTES_MAX);
 const _: () = assert!(RESERVE_BYTES_MIN.is_multiple_of(4096) && RESERVE_BYTES_MAX.is_multiple_of(4096));

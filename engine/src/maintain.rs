@@ -44,6 +44,9 @@ pub struct Stats {
     pub free_bytes: u64,
     /// Bytes of pages that only old views, or the last two headers, still need.
     pub held_bytes: u64,
+    /// Bytes of pages of streamed values that the last checkpoint does not name, as it ended: their transactions were
+    /// open, or committed since it began.
+    pub ahead_bytes: u64,
     /// Bytes of memory that tables hold, the newest layers' only.
     pub table_bytes: u64,
     /// At which a checkpoint is due.
@@ -126,6 +129,7 @@ impl Store {
             page_file_bytes: space.end * page_bytes,
             free_bytes: space.free * page_bytes,
             held_bytes: space.pending * page_bytes,
+            ahead_bytes: space.ahead * page_bytes,
             table_bytes: layers.table_bytes(),
             table_bytes_max: inner.config.table_bytes,
             cache_bytes: cache.used * page_bytes,
@@ -239,6 +243,9 @@ impl Inner {
             (Ok(()), folded) => {
                 // New commits are refused from here on; those on their way are seen through.
                 head.state = Running::Closed;
+                if let Some(disk) = guard.as_ref() {
+                    disk.ahead().close();
+                }
                 while head.has_open_commits() || head.writer.is_none() {
                     self.lead_or_wait(&mut head);
                 }
@@ -258,6 +265,9 @@ impl Inner {
         // A poisoned store's writer goes without a last word to the disk.
         head.writer = None;
         let disk = guard.take();
+        if let Some(disk) = &disk {
+            disk.ahead().close();
+        }
         self.turn.notify_all();
         drop(head);
         drop(guard);
@@ -280,7 +290,7 @@ impl Inner {
     ) -> Result<(), MaintainError> {
         // Commits that slipped in after the last checkpoint stay in the log, which is as good.
         let all_in_pages = self.published().active.is_empty() && head.frozen.is_none();
-        let wrote = head.groups > 0 || head.checkpoints > 0 || !writer.is_durable();
+        let wrote = head.groups > 0 || head.checkpoints > 0 || !writer.is_durable() || disk.ahead().wrote();
         if !wrote {
             return Ok(());
         }
@@ -291,7 +301,7 @@ impl Inner {
             let broken = |during| move |source| AppendError::Broken { during, source };
             let floor = writer.last_commit();
             // From now on a log that ends earlier is known to be damaged. spec: E-9
-            let page_count = disk.space.get_mut().trim();
+            let page_count = disk.pages_in_file(|space| space.trim()).map_err(broken("reading the file's length"))?;
             // The older header spans the pages that are cut off now. Should the newest be damaged one day, the older
             // one must not be refused for want of them; so where they differ, both say the shorter length.
             let times = if page_count < disk.header.page_count { 2 } else { 1 };

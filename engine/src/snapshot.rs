@@ -19,7 +19,8 @@ use bytes::Bytes;
 
 use crate::btree::{self, CellValue, Found, TreeCursor, TreeRoot, ValueRef};
 use crate::env::FileMap;
-use crate::limits::VALUE_BYTES_MAX;
+use crate::error::ReadError;
+use crate::limits::{VALUE_BYTES_MAX, WHOLE_VALUE_BYTES_MAX};
 use crate::memtable::{Mem, MemCursor, MemEntry, MemValue};
 use crate::pager::{Page, PageError, PageKind, PageRead, PageRef, Pages};
 
@@ -69,6 +70,33 @@ pub(crate) enum Value<'v> {
     Stored(ValueRef),
 }
 
+impl Value<'_> {
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Self::Inline(bytes) => bytes.len() as u64,
+            Self::Stored(at) => at.len,
+        }
+    }
+}
+
+/// Reads a whole value through `read`, if it is not too long for that.
+pub(crate) fn load_value(
+    len: u64,
+    mut read: impl FnMut(u64, &mut [u8]) -> Result<(), PageError>,
+) -> Result<Bytes, ReadError> {
+    if len > WHOLE_VALUE_BYTES_MAX {
+        return Err(ReadError::ValueTooLong { given: len });
+    }
+    // Memory grows with pages read, not with what a cell claims.
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < len {
+        let from = bytes.len();
+        bytes.resize(len.min((from + VALUE_BYTES_MAX) as u64) as usize, 0);
+        read(from as u64, &mut bytes[from..])?;
+    }
+    Ok(bytes.into())
+}
+
 impl Layers {
     pub(crate) fn commit_no(&self) -> u64 {
         self.active.commit_no
@@ -99,8 +127,8 @@ impl Layers {
         }))
     }
 
-    /// Returns a key's value. One that lies in pages of its own is read whole.
-    pub(crate) fn get(&self, tree: u32, key: &[u8]) -> Result<Option<Bytes>, PageError> {
+    /// Returns a key's value. One that lies in pages of its own is read whole, if it is not too long for that.
+    pub(crate) fn get(&self, tree: u32, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
         if let Some(entry) = self.in_tables(tree, key) {
             return match entry.value() {
                 MemValue::Put(_) => Ok(Some(entry.value_bytes())),
@@ -121,21 +149,28 @@ impl Layers {
     }
 
     /// Reads a value that lies in pages of its own.
-    pub(crate) fn load(&self, at: &ValueRef) -> Result<Bytes, PageError> {
-        // `ValueRef::len` has been compared with the ceiling of stored values when its cell was read.
-        let mut bytes = Vec::new();
-        let mut done = 0;
-        while done < at.len {
-            let n = (at.len - done).min(VALUE_BYTES_MAX as u64) as usize;
-            let from = bytes.len();
-            bytes.resize(from + n, 0);
-            btree::read_value(&*self.root, at, done, &mut bytes[from..])?;
-            done += n as u64;
-        }
-        Ok(bytes.into())
+    pub(crate) fn load(&self, at: &ValueRef) -> Result<Bytes, ReadError> {
+        load_value(at.len, |offset, out| btree::read_value(&*self.root, at, offset, out))
     }
 
-    /// Returns how many keys a tree has: what the pages count, put right by a look at every key in the tables.
+    /// Returns whether two states hold the same value. What is put inline lies in pages of its own after a checkpoint,
+    /// so the bytes are compared, up to what a put takes; two longer values are the same if their pages are.
+    pub(crate) fn same_value(&self, a: Value<'_>, other: &Self, b: Value<'_>) -> Result<bool, ReadError> {
+        if a.len() != b.len() {
+            return Ok(false);
+        }
+        match (a, b) {
+            (Value::Inline(a), Value::Inline(b)) => Ok(a == b),
+            (Value::Stored(a), Value::Stored(b)) if a == b || a.len > VALUE_BYTES_MAX as u64 => Ok(a == b),
+            (Value::Stored(a), Value::Stored(b)) => Ok(self.load(&a)? == other.load(&b)?),
+            // As long as an inline value, so not too long to load.
+            (Value::Inline(a), Value::Stored(b)) => Ok(a == other.load(&b)?),
+            (Value::Stored(a), Value::Inline(b)) => Ok(self.load(&a)? == b),
+        }
+    }
+
+    /// Returns how many keys a tree has: what the pages count, put right by a look-up in them for every key that the
+    /// tables have of this tree: microseconds each, and a page from the disk where it is not in the cache.
     pub(crate) fn len(&self, tree: u32) -> Result<u64, PageError> {
         let root = self.root.tree(tree);
         let (mut more, mut fewer) = (0, 0);
@@ -278,7 +313,7 @@ impl Walk {
     }
 
     /// Returns the value at the current key, without copying it where that is possible.
-    pub(crate) fn value_bytes(&self, layers: &Layers) -> Result<Bytes, PageError> {
+    pub(crate) fn value_bytes(&self, layers: &Layers) -> Result<Bytes, ReadError> {
         match self.value() {
             Some(Value::Stored(at)) => layers.load(&at),
             Some(Value::Inline(_)) => Ok(match self.table_entry() {

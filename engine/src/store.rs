@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::ahead::Ahead;
 use crate::background::Background;
 use crate::btree::{TreeRoot, value_pages};
 use crate::change::ChangeFeed;
@@ -57,6 +58,8 @@ pub(crate) struct Inner {
     pub(crate) visible: Mutex<Visible>,
     /// The main file's writing side; held for as long as a checkpoint takes. Taken before `head`.
     pub(crate) disk: Mutex<Option<Disk>>,
+    /// Its way around that lock, for pages of long values; none where the store is read-only.
+    pub(crate) ahead: Option<Arc<Ahead>>,
     pub(crate) background: Background,
     pub(crate) names: Names,
     pub(crate) feed_count: AtomicU32,
@@ -102,7 +105,8 @@ impl Store {
         let (writer, disk) = if options.read_only {
             (None, None)
         } else {
-            let space = open_space(&layers, &header, older.as_ref())?;
+            let len = file.len().map_err(|source| OpenError::Io { during: "reading the file's length", source })?;
+            let space = open_space(len, &layers, &header, older.as_ref())?;
             counts = space.counts();
             let writer = LogWriter::open(&env, &header, &keys, &mut end)?;
             leave_note(&file);
@@ -116,6 +120,7 @@ impl Store {
             head: Mutex::new(Head::new(layers.clone(), writer, config.table_bytes)),
             turn: Condvar::new(),
             visible: Mutex::new(Visible::new(Arc::new(layers), log)),
+            ahead: disk.as_ref().map(|disk| Arc::clone(disk.ahead())),
             disk: Mutex::new(disk),
             background: Background::default(),
             names,
@@ -229,7 +234,12 @@ fn check_options(options: &Options) -> Result<(), OpenError> {
 
 /// Reads which pages are in use: what the header names, what the log names beyond it, and what the header before the
 /// newest may be asked for.
-fn open_space(layers: &Layers, header: &Superblock, older: Option<&Superblock>) -> Result<Space, OpenError> {
+fn open_space(
+    file_bytes: u64,
+    layers: &Layers,
+    header: &Superblock,
+    older: Option<&Superblock>,
+) -> Result<Space, OpenError> {
     let root = &layers.root;
     let mut space = match header.space {
         Some(at) => Space::load(&**root, at, header.sequence)?,
@@ -243,26 +253,24 @@ fn open_space(layers: &Layers, header: &Superblock, older: Option<&Superblock>) 
     {
         space.hold(&older);
     }
+    // Compared before it is claimed, as a claim makes the bitmap as long as its number asks for.
+    let end = file_bytes / u64::from(header.page_bytes);
     let mut wrong = None;
-    for tree in layers.active.trees() {
-        let mut cursor = layers.active.cursor(tree);
-        cursor.seek(std::ops::Bound::Unbounded);
-        while let Some((_, entry)) = cursor.entry() {
-            if let crate::memtable::MemValue::PutStored(at) = entry.value() {
-                value_pages(&**root, &at, &mut |no| {
-                    if !space.claim(no) {
-                        wrong.get_or_insert(no);
-                    }
-                })?;
+    for at in layers.active.stored() {
+        value_pages(&**root, &at, &mut |no| {
+            if no >= end || !space.claim(no) {
+                wrong.get_or_insert(no);
             }
-            cursor.next();
-        }
+        })?;
     }
     match wrong {
         None => Ok(space),
         Some(no) => Err(Corruption {
             offset: no * u64::from(header.page_bytes),
-            what: CorruptionKind::Page { no, rule: "a value in the log names it, and there can be no such page" },
+            what: CorruptionKind::Page {
+                no,
+                rule: "a value in the log names it, and it is in use or there can be no such page",
+            },
         }
         .into()),
     }
@@ -480,6 +488,7 @@ fn read_log(env: &Env, header: &Superblock, keys: &FileKeys, options: &Options) 
     let mut table = Mem::new(options.memory.table_bytes);
     table.commit_no = header.commit_no;
     let end = replay(env, header, keys, &mut IntoTable(&mut table))?;
+    table.forget_superseded();
     Ok((table, end))
 }
 

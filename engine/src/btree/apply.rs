@@ -403,9 +403,9 @@ impl<'r, W: PageWrite> Out<'r, W> {
                 self.builder(0).push(key, bytes, false)
             }
             EditValue::Put(bytes) => {
-                let mut writer = ValueWriter::new(self.pages);
+                let mut writer = ValueWriter::new(&mut *self.pages);
                 writer.push(bytes)?;
-                let stored = writer.finish()?;
+                let (stored, _) = writer.finish()?;
                 self.builder(0).push(key, &encode_stored(&stored), true)
             }
             EditValue::PutStored(stored) => self.builder(0).push(key, &encode_stored(&stored), true),

@@ -31,7 +31,7 @@ pub(crate) use self::check::check;
 pub(crate) use self::cursor::TreeCursor;
 pub(crate) use self::node::CellValue;
 pub(crate) use self::search::{Found, get};
-pub(crate) use self::value::{read_value, release_value, value_pages};
+pub(crate) use self::value::{ValueWriter, read_value, release_value, value_pages};
 
 use crate::limits::KEY_BYTES_MAX;
 use crate::pager::{PAGE_HEADER_BYTES, PageError, PageRead, PageRef};

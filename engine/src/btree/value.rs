@@ -40,8 +40,8 @@ fn bytes_below(body_bytes: usize, level: u8) -> u64 {
 }
 
 /// Takes a value's bytes in order and writes its pages. Holds one page per level.
-pub(crate) struct ValueWriter<'w, W> {
-    pages: &'w mut W,
+pub(crate) struct ValueWriter<W> {
+    pages: W,
     /// Bytes that wait for their Value page to be full.
     buffer: Vec<u8>,
     /// Children that wait for their index page to be full, by level.
@@ -49,8 +49,8 @@ pub(crate) struct ValueWriter<'w, W> {
     len: u64,
 }
 
-impl<'w, W: PageWrite> ValueWriter<'w, W> {
-    pub(crate) fn new(pages: &'w mut W) -> Self {
+impl<W: PageWrite> ValueWriter<W> {
+    pub(crate) fn new(pages: W) -> Self {
         Self { pages, buffer: Vec::new(), waiting: vec![Vec::new()], len: 0 }
     }
 
@@ -75,8 +75,8 @@ impl<'w, W: PageWrite> ValueWriter<'w, W> {
         Ok(())
     }
 
-    /// Writes what waits, and the index. A value has at least one byte.
-    pub(crate) fn finish(mut self) -> Result<ValueRef, PageError> {
+    /// Writes what waits, and the index. Returns the value and the pages' writer. A value has at least one byte.
+    pub(crate) fn finish(mut self) -> Result<(ValueRef, W), PageError> {
         assert!(self.len > 0, "an empty value stands in its leaf");
         if !self.buffer.is_empty() {
             self.flush()?;
@@ -85,7 +85,9 @@ impl<'w, W: PageWrite> ValueWriter<'w, W> {
         loop {
             let is_top = level + 1 == self.waiting.len();
             match (&self.waiting[level][..], is_top) {
-                (&[page], true) => return Ok(ValueRef { len: self.len, height: level as u8 + 1, page }),
+                (&[page], true) => {
+                    return Ok((ValueRef { len: self.len, height: level as u8 + 1, page }, self.pages));
+                }
                 ([], _) => {}
                 _ => self.write_index(level)?,
             }

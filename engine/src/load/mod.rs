@@ -193,7 +193,7 @@ impl Loader {
             let from = list.len() - FAN_IN;
             let merged = merge_runs(disk, &list[from..], level + 1).map_err(|error| inner.load_failed(error))?;
             for mut run in list.drain(from..) {
-                run.give_back(disk.space.get_mut());
+                run.give_back(&mut disk.space.lock());
             }
             list.push(merged);
         }
@@ -250,7 +250,7 @@ impl Drop for Runs {
         }
         // In a store that was closed there is nothing to give back to: no header ever named these pages.
         if let Some(disk) = self.inner.disk.lock().as_mut() {
-            self.list.iter_mut().for_each(|run| run.give_back(disk.space.get_mut()));
+            self.list.iter_mut().for_each(|run| run.give_back(&mut disk.space.lock()));
         }
     }
 }

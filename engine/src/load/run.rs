@@ -50,7 +50,7 @@ impl Segment {
 impl Run {
     /// Gives all its pages back.
     pub(super) fn give_back(&mut self, space: &mut Space) {
-        self.segments.drain(..).for_each(|segment| segment.each_number().for_each(|no| space.take_back(no)));
+        self.segments.drain(..).flat_map(|segment| segment.numbers).for_each(|run| space.give_back(run));
     }
 }
 
@@ -218,7 +218,7 @@ impl<'r> RunReader<'r> {
     fn end_segment(&mut self) {
         if let (Some(segment), Some(space)) = (self.run.segments.pop_front(), self.gives_back) {
             let mut space = space.lock();
-            segment.each_number().for_each(|no| space.take_back(no));
+            segment.numbers.iter().cloned().for_each(|run| space.give_back(run));
         }
     }
 

@@ -69,7 +69,11 @@ fn a_full_disk_in_a_merge_of_runs_loses_nothing() {
             put_rows(&mut loader, 10);
             loader
         });
-        let used = |store: &Store| store.inner.disk.lock().as_mut().map(|disk| disk.space.get_mut().counts().used);
+        let used = |store: &Store| {
+            let guard = store.inner.disk.lock();
+            let counts = guard.as_ref().expect("it is open").space.lock().counts();
+            counts.used + counts.ahead
+        };
         let before = used(&store);
         let writes = disk.calls(CallKind::Write);
         disk.fail(Fault { kind: CallKind::Write, nth, error: io::ErrorKind::StorageFull, for_ever: false });

@@ -68,7 +68,6 @@ impl<'p> CommitEncoder<'p> {
     }
 
     /// A value whose pages are written already; they must be durable before the group is.
-    #[cfg(test)]
     pub(crate) fn put_stored(&mut self, tree: u32, key: &[u8], at: &ValueRef) {
         self.key(PUT_STORED, tree, key);
         put_uvarint(self.out, at.len);

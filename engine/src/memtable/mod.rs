@@ -16,6 +16,7 @@ mod filter;
 mod leaf;
 mod node;
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -65,6 +66,8 @@ pub(crate) struct Mem {
     filter: Option<Filter>,
     /// Stored values that later commits of this table replaced: no page names them.
     superseded: Arc<Vec<ValueRef>>,
+    /// Bytes of stored values that were put, superseded ones included.
+    stored_bytes: u64,
 }
 
 impl Mem {
@@ -77,6 +80,7 @@ impl Mem {
             entries: 0,
             filter: (budget_bytes > 0).then(|| Filter::new(budget_bytes)),
             superseded: Arc::default(),
+            stored_bytes: 0,
         }
     }
 
@@ -113,6 +117,7 @@ impl Mem {
 
     /// Puts a value that lies in pages of its own.
     pub(crate) fn put_stored(&mut self, tree: u32, key: &[u8], value: ValueRef, commit_no: u64) {
+        self.stored_bytes = self.stored_bytes.saturating_add(value.len);
         self.insert(tree, key, New::Stored(value), commit_no);
     }
 
@@ -181,6 +186,37 @@ impl Mem {
     /// Returns the first number above all trees that the table says something about.
     pub(crate) fn tree_count(&self) -> u32 {
         self.trees.len() as u32
+    }
+
+    /// Returns the bytes of stored values that were put into this table, superseded ones included.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.stored_bytes
+    }
+
+    /// Returns the stored values that keys have. Walks the whole table, unless nothing stored was ever put.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = ValueRef> {
+        let trees = self.trees().filter(|_| self.stored_bytes > 0);
+        trees.flat_map(|tree| {
+            let mut cursor = self.cursor(tree);
+            cursor.seek(Bound::Unbounded);
+            std::iter::from_fn(move || {
+                loop {
+                    let value = match cursor.entry()?.1.value() {
+                        MemValue::PutStored(at) => Some(at),
+                        MemValue::Put(_) | MemValue::Deleted => None,
+                    };
+                    cursor.next();
+                    if value.is_some() {
+                        return value;
+                    }
+                }
+            })
+        })
+    }
+
+    /// Forgets stored values that no key has any more. After a replay nobody has claimed their pages: they are free.
+    pub(crate) fn forget_superseded(&mut self) {
+        self.superseded = Arc::default();
     }
 
     /// Returns stored values that no key has any more.

@@ -4,6 +4,8 @@
 //! from here. A batch that is dropped without `flush` leaves its last run unwritten, which harms nobody: no header
 //! names its pages.
 
+use std::ops::{Deref, DerefMut};
+
 use super::page::PageSealer;
 use super::pages::Pages;
 use super::{PAGE_HEADER_BYTES, Page, PageError, PageKind, PageRef};
@@ -13,9 +15,9 @@ use super::{PAGE_HEADER_BYTES, Page, PageError, PageKind, PageRef};
 pub(crate) const RUN_BYTES_MAX: usize = 256 << 10;
 
 /// One run of pages that waits to be written.
-pub(crate) struct PageBatch<'w> {
-    pages: &'w Pages,
-    sealer: &'w mut PageSealer,
+pub(crate) struct PageBatch<P, S> {
+    pages: P,
+    sealer: S,
     /// Readers have maps of the file.
     mapped: bool,
     /// What is written is kept in the cache, where there is room.
@@ -26,8 +28,8 @@ pub(crate) struct PageBatch<'w> {
     written: u64,
 }
 
-impl<'w> PageBatch<'w> {
-    pub(crate) fn new(pages: &'w Pages, sealer: &'w mut PageSealer, mapped: bool) -> Self {
+impl<P: Deref<Target = Pages>, S: DerefMut<Target = PageSealer>> PageBatch<P, S> {
+    pub(crate) fn new(pages: P, sealer: S, mapped: bool) -> Self {
         Self { pages, sealer, mapped, keeps: true, first: 0, run: Vec::new(), written: 0 }
     }
 
@@ -57,11 +59,8 @@ impl<'w> PageBatch<'w> {
         page[PAGE_HEADER_BYTES + body.len()..].fill(0);
         let proof =
             self.sealer.seal(page, no, kind).map_err(|source| PageError::Io { during: "drawing a nonce", source })?;
-        if self.keeps {
-            self.pages.renew(no, page, body, self.mapped);
-        } else {
-            self.pages.forget(no);
-        }
+        // A long value is not kept: it would push out what is read again and again.
+        self.pages.renew(no, page, body, self.mapped, self.keeps && kind != PageKind::Value);
         self.written += 1;
         Ok(PageRef { no, proof })
     }
@@ -83,6 +82,11 @@ impl<'w> PageBatch<'w> {
             self.run.clear();
         }
         Ok(())
+    }
+
+    /// Returns the sealer, for the next batch. What waits is forgotten.
+    pub(crate) fn into_sealer(self) -> S {
+        self.sealer
     }
 
     /// Returns how many pages were written.

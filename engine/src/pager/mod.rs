@@ -24,6 +24,7 @@ use std::fmt;
 use std::io;
 use std::ops::Deref;
 
+pub(crate) use self::batch::{PageBatch, RUN_BYTES_MAX};
 pub(crate) use self::page::PageSealer;
 pub(crate) use self::pages::{MissFrom, Pages, first_page};
 pub(crate) use self::space::{Space, SpaceCounts};
@@ -152,6 +153,26 @@ pub(crate) trait PageRead {
     fn body_bytes(&self) -> usize;
 
     fn page(&self, at: PageRef, kind: PageKind) -> Result<Page<'_>, PageError>;
+}
+
+impl<P: PageRead> PageRead for &mut P {
+    fn body_bytes(&self) -> usize {
+        (**self).body_bytes()
+    }
+
+    fn page(&self, at: PageRef, kind: PageKind) -> Result<Page<'_>, PageError> {
+        (**self).page(at, kind)
+    }
+}
+
+impl<P: PageWrite> PageWrite for &mut P {
+    fn write(&mut self, kind: PageKind, body: &[u8]) -> Result<PageRef, PageError> {
+        (**self).write(kind, body)
+    }
+
+    fn release(&mut self, no: u64) {
+        (**self).release(no);
+    }
 }
 
 /// Writes pages of a new state of the file.

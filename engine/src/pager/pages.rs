@@ -195,17 +195,12 @@ impl Pages {
         Ok(())
     }
 
-    /// Forgets all that is known of a page that gets a new content.
-    pub(super) fn forget(&self, no: u64) {
-        self.checked.clear(no);
-        self.frames.forget(no);
-    }
-
     /// The page gets a new content: forgets all that is known of the old one, and keeps the new one where there is
-    /// room. `mapped`: readers have maps, so that without encryption nobody will look into the cache.
-    pub(super) fn renew(&self, no: u64, sealed: &[u8], body: &[u8], mapped: bool) {
+    /// room and the caller asks for it. `mapped`: readers have maps, so that without encryption nobody will look into
+    /// the cache.
+    pub(super) fn renew(&self, no: u64, sealed: &[u8], body: &[u8], mapped: bool, keep: bool) {
         self.checked.clear(no);
-        if mapped && !self.opener.is_encrypted() {
+        if !keep || (mapped && !self.opener.is_encrypted()) {
             self.frames.forget(no);
             return;
         }

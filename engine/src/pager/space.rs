@@ -5,6 +5,10 @@
 //! names them) and no reader has a root older than n. Two bitmaps say it: `used` (may not be handed out) and `named`
 //! (the header in the making names it); pending is used and not named, and on disk it counts as free.
 //!
+//! Pages ahead are used and not named, too: a long value's, written while its transaction is open, and those of a value
+//! that only the log names. They become free at once (`give_back`), or named by the header in the making (`adopt`).
+//! No header that is written meanwhile counts them as used, so a crash leaves them free unless the log names them.
+//!
 //! On disk: Space pages of `(body - 16) * 8` bits each, and a chain of SpaceIndex pages that list them.
 //!
 //! | Space page | SpaceIndex page |
@@ -41,6 +45,8 @@ pub(crate) struct Space {
     end: u64,
     /// Free numbers below `end`.
     free: u64,
+    /// Numbers of pages ahead.
+    ahead: u64,
     /// Where the next search begins.
     cursor: u64,
     /// There may be a run of `RUN_GOOD`: no search has found otherwise since numbers became free.
@@ -78,6 +84,7 @@ pub(crate) struct SpaceCounts {
     pub(crate) end: u64,
     pub(crate) used: u64,
     pub(crate) pending: u64,
+    pub(crate) ahead: u64,
     pub(crate) free: u64,
 }
 
@@ -90,6 +97,7 @@ impl Space {
             named: Vec::new(),
             end: 0,
             free: 0,
+            ahead: 0,
             cursor: first_page(page_bytes),
             long_runs: true,
             current,
@@ -112,7 +120,8 @@ impl Space {
 
     pub(crate) fn counts(&self) -> SpaceCounts {
         let pending = self.pending.values().map(|p| p.len() as u64).sum();
-        SpaceCounts { end: self.end, used: self.end - self.free - pending, pending, free: self.free }
+        let used = self.end - self.free - pending - self.ahead;
+        SpaceCounts { end: self.end, used, pending, ahead: self.ahead, free: self.free }
     }
 
     /// Returns whether the header in the making names this number.
@@ -158,36 +167,73 @@ impl Space {
         true
     }
 
-    /// Says that no header will name this number, which is in use and stays so until `take_back`. After a crash it is
+    /// Makes a number that was taken one that no header will name: a page ahead, until `give_back`. After a crash it is
     /// free.
     pub(crate) fn lend(&mut self, no: u64) {
         assert!(no >= first_page(self.page_bytes) && self.is_named(no), "only what is in use can be lent");
         clear(&mut self.named, no);
         self.touch(no);
+        self.ahead += 1;
     }
 
-    /// Frees a number that was lent.
-    pub(crate) fn take_back(&mut self, no: u64) {
-        assert!(no < self.end && self.is_pending(no), "only what was lent comes back");
-        clear(&mut self.used, no);
-        self.free += 1;
+    /// Takes a run of numbers as `alloc_run` does, for pages ahead.
+    pub(crate) fn alloc_ahead(&mut self, want: u64) -> Range<u64> {
+        assert!(want > 0, "a run has at least one page");
+        let run = self.find(want).unwrap_or_else(|| {
+            let start = self.end;
+            self.extend(start + want);
+            start..start + want
+        });
+        self.take_ahead(run.clone());
+        self.cursor = run.end;
+        run
+    }
+
+    /// Makes pages ahead free: their transaction is not, or the run was longer than its value.
+    pub(crate) fn give_back(&mut self, run: Range<u64>) {
+        self.free += run.end - run.start;
+        self.ahead -= run.end - run.start;
         self.long_runs = true;
+        for no in run {
+            assert!(bit(&self.used, no) && !bit(&self.named, no), "only what was taken ahead is given back");
+            clear(&mut self.used, no);
+        }
     }
 
-    /// Takes a number that the log names and the last header does not: a long value written ahead of its checkpoint.
-    /// `false`: there can be no such page.
+    /// Takes a number that the log names and the last header does not: a page ahead. `false`: there can be no such
+    /// page, or it is in use.
     #[must_use]
     pub(crate) fn claim(&mut self, no: u64) -> bool {
-        if !(first_page(self.page_bytes)..=PAGE_NO_MAX).contains(&no) || (no < self.end && self.is_pending(no)) {
+        if !(first_page(self.page_bytes)..=PAGE_NO_MAX).contains(&no) || (no < self.end && bit(&self.used, no)) {
             return false;
         }
         if no >= self.end {
             self.extend(no + 1);
         }
-        if !bit(&self.used, no) {
-            self.take(no..no + 1);
+        self.take_ahead(no..no + 1);
+        true
+    }
+
+    /// The header in the making will name a page ahead. One that it names already was adopted by a try before this
+    /// one, which was given up: nothing but the same checkpoint is written in between. `false`: it is not in use.
+    #[must_use]
+    pub(crate) fn adopt(&mut self, no: u64) -> bool {
+        if no >= self.end || !bit(&self.used, no) {
+            return false;
+        }
+        if !bit(&self.named, no) {
+            set(&mut self.named, no);
+            self.touch(no);
+            self.ahead -= 1;
         }
         true
+    }
+
+    /// Returns the number behind the last one that the header in the making names. The file has pages up to there:
+    /// what lies behind may be taken and not written yet.
+    pub(crate) fn named_end(&self) -> u64 {
+        let last = self.named.iter().rposition(|&word| word != 0).expect("the file's own headers are named");
+        (last as u64 + 1) * 64 - u64::from(self.named[last].leading_zeros())
     }
 
     /// Header n is durable: what is released from now on is released under header n + 1.
@@ -288,10 +334,6 @@ impl Space {
         self.pending.entry(self.current - 1).or_default().extend(held);
     }
 
-    fn is_pending(&self, no: u64) -> bool {
-        bit(&self.used, no) && !bit(&self.named, no)
-    }
-
     fn find(&mut self, want: u64) -> Option<Range<u64>> {
         if self.free == 0 {
             return None;
@@ -337,6 +379,15 @@ impl Space {
             set(&mut self.named, no);
             self.touch(no);
             self.free -= 1;
+        }
+    }
+
+    fn take_ahead(&mut self, run: Range<u64>) {
+        self.free -= run.end - run.start;
+        self.ahead += run.end - run.start;
+        for no in run {
+            assert!(!bit(&self.used, no), "a number is handed out once");
+            set(&mut self.used, no);
         }
     }
 

@@ -3,8 +3,8 @@
 //! It takes page numbers from the `Space` in runs, a lock's moment each, and gives back what it did not use. Dropped
 //! without `finish` it gives back everything, as if it had never been: no header names its pages.
 //!
-//! The checkpoint has one, and so has whoever writes long values ahead of it; they may work at the same time, each
-//! with a sealer of its own.
+//! The checkpoint has one. Whoever writes long values ahead of it (`ahead`) takes numbers out of the same space at the
+//! same time, and has a sealer of its own.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -22,7 +22,7 @@ pub(crate) struct PageWriter<'w> {
     pages: &'w Pages,
     map: Option<&'w FileMap>,
     space: &'w Mutex<Space>,
-    batch: PageBatch<'w>,
+    batch: PageBatch<&'w Pages, &'w mut PageSealer>,
     /// Numbers taken and not used yet.
     run: Range<u64>,
     /// All numbers taken: start and end of each run.

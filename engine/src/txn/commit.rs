@@ -32,7 +32,7 @@ use crate::limits::{GROUP_BYTES_SOFT_MAX, TREES_MAX};
 use crate::log::group::HEADER_BYTES;
 use crate::log::redo::CommitEncoder;
 use crate::log::writer::{AppendError, LogWriter};
-use crate::snapshot::{Layers, Value, Walk};
+use crate::snapshot::{Layers, Walk};
 use crate::store::Inner;
 use crate::txn::names::CatalogueEntry;
 use crate::txn::write::ReadRange;
@@ -215,8 +215,13 @@ impl Inner {
         durability: Durability,
         hook: impl FnOnce(&mut Serial<'_>) -> Result<(), HookError>,
     ) -> Result<CommitInfo, CommitError> {
-        if tx.writes.bytes() as u64 > self.config.table_bytes {
+        // A streamed value's pages are spoken for by the log.
+        if tx.writes.bytes() as u64 > self.config.table_bytes && !tx.writes.has_stored() {
             return self.commit_as_load(tx, hook);
+        }
+        // Before the serial section, and in all kinds of durability: a later commit's sync may make this one survive.
+        if tx.writes.has_stored() {
+            self.sync_values()?;
         }
         let mut head = self.head.lock();
         head.check()?;
@@ -227,15 +232,22 @@ impl Inner {
         if tx.writes.effects() == 0 {
             return Ok(CommitInfo { commit_no: tx.view.commit_no(), changed: false });
         }
+        // Those that the hook has left.
+        let values = tx.writes.stored();
         let commit_no = self.apply(&mut head, &tx, durability);
         if durability == Durability::None && self.show_unwritten(&mut head, &tx) {
             drop(head);
+            values.iter().for_each(|value| value.keep());
             self.checkpoint_if_due();
             return Ok(CommitInfo { commit_no, changed: true });
         }
         // The snapshot has done its work; while it lives, a checkpoint counts it as a reader.
         drop(tx);
         let done = self.see_through(head);
+        // Where the log may have the commit, its pages are spoken for. A full disk leaves no trace of it.
+        if !matches!(done, Err(Failure::DiskFull(_))) {
+            values.iter().for_each(|value| value.keep());
+        }
         match done {
             Ok(()) => {
                 self.checkpoint_if_due();
@@ -267,6 +279,20 @@ impl Inner {
         }
         let told = self.has_feeds().then(|| Commit { commit_no, label: tx.label, changes: changes_of(&tx.writes) });
         self.write_load(disk, told.as_ref(), |load| load.apply(&mut SetEdits::new(&tx.writes)))
+    }
+
+    /// Makes the pages of streamed values durable.
+    fn sync_values(&self) -> Result<(), CommitError> {
+        self.head.lock().check()?;
+        let Some(ahead) = &self.ahead else { return Err(CommitError::ReadOnly) };
+        let synced = {
+            let Some(_open) = ahead.enter() else { return Err(CommitError::Closed) };
+            ahead.sync_file()
+        };
+        synced.map_err(|source| {
+            let source = self.poison_with(&mut self.head.lock(), "syncing a value's pages", source);
+            CommitError::Poisoned { source }
+        })
     }
 
     /// Waits until the open group is done, leading it if nobody else does.
@@ -478,6 +504,10 @@ impl Inner {
                         table.put_bytes(tree, record.key(), record.value_bytes(), commit_no);
                     }
                 }
+                Effect::PutStored(stored) => {
+                    encoder.put_stored(tree, record.key(), &stored.at);
+                    table.put_stored(tree, record.key(), stored.at, commit_no);
+                }
                 Effect::Delete => {
                     encoder.delete(tree, record.key());
                     table.delete(tree, record.key(), commit_no);
@@ -635,8 +665,14 @@ fn key_moved(newest: &Layers, tx: &WriteTransaction, tree: u32, key: &[u8]) -> R
     if newest.root.commit_no <= tx.view.commit_no() {
         return Ok(false);
     }
-    let now = newest.get(tree, key)?;
-    Ok(tx.view.held().with(|seen| seen.get(tree, key)).map_err(CommitError::from)? != now)
+    let moved = tx.view.held().with(|seen| {
+        let same = newest.with(tree, key, |now| seen.with(tree, key, |then| seen.same_value(then, newest, now)))?;
+        match same {
+            Some(then) => then?.transpose().map(|same| !same.unwrap_or(false)),
+            None => Ok(seen.contains(tree, key)?),
+        }
+    });
+    moved.map_err(CommitError::from)
 }
 
 /// Returns a key of the range that was written since the transaction's snapshot.
@@ -668,7 +704,11 @@ fn range_moved(newest: &Layers, tx: &WriteTransaction, range: &ReadRange) -> Res
         loop {
             let keys = (before.key().filter(|k| inside(k)), now.key().filter(|k| inside(k)));
             let (Some(a), Some(b)) = keys else { return Ok(keys.0.or(keys.1).map(Bytes::copy_from_slice)) };
-            if a != b || !same_value(before.value(), now.value()) {
+            let same = match (before.value(), now.value()) {
+                (Some(then), Some(now)) if a == b => seen.same_value(then, newest, now)?,
+                _ => false,
+            };
+            if !same {
                 return Ok(Some(Bytes::copy_from_slice(a.min(b))));
             }
             before.advance(seen)?;
@@ -678,20 +718,9 @@ fn range_moved(newest: &Layers, tx: &WriteTransaction, range: &ReadRange) -> Res
     moved.map_err(CommitError::from)
 }
 
-fn same_value(a: Option<Value<'_>>, b: Option<Value<'_>>) -> bool {
-    match (a, b) {
-        (Some(Value::Inline(a)), Some(Value::Inline(b))) => a == b,
-        (Some(Value::Stored(a)), Some(Value::Stored(b))) => a == b,
-        // One table may hold inline what a page holds apart; that is for `Layers::get` to settle, and rare enough
-        // to be called a conflict.
-        _ => false,
-    }
-}
-
 /// Keys are copied: a slice would keep the value alive as long as the feed keeps the news.
 fn changes_of(writes: &WriteSet) -> Arc<[Change]> {
-    let kind =
-        |effect: &Effect| if matches!(effect, Effect::Put { .. }) { ChangeKind::Put } else { ChangeKind::Delete };
+    let kind = |effect: &Effect| if matches!(effect, Effect::Delete) { ChangeKind::Delete } else { ChangeKind::Put };
     writes
         .iter()
         .filter(|(tree, ..)| *tree != CATALOGUE)

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::error::ReadError;
 use crate::pager::PageError;
 use crate::snapshot::{Layers, Value, Walk};
+use crate::txn::value::ValueReader;
 use crate::txn::view::Held;
 
 /// Where a cursor's layers come from.
@@ -62,7 +63,15 @@ impl Cursor {
         }
     }
 
-    /// Goes on to the next key from the front; `false` at the end. `key` and `value` are there after `true`.
+    /// As `advance`, but a value that lies in pages of its own is not read: `value` is empty for it, `value_len` says
+    /// how long it is, and `value_reader` reads it. For walks over keys, or past values of any length.
+    pub fn advance_key(&mut self) -> Result<bool, ReadError> {
+        self.loaded = None;
+        Ok(self.step(false, |_, _| Ok(()))?.is_some())
+    }
+
+    /// Goes on to the next key from the front; `false` at the end. `key` and `value` are there after `true`. A value of
+    /// more than `limits::WHOLE_VALUE_BYTES_MAX` is an error; `advance_key` passes it.
     pub fn advance(&mut self) -> Result<bool, ReadError> {
         self.loaded = None;
         let moved = self.step(false, |walk, layers| match walk.value() {
@@ -92,6 +101,25 @@ impl Cursor {
         }
     }
 
+    /// Returns how long the value at that key is.
+    pub fn value_len(&self) -> u64 {
+        self.current().and_then(Walk::value).map_or(0, |value| value.len())
+    }
+
+    /// Returns a reader of the value at that key; `None` where `advance` did not go to one.
+    pub fn value_reader(&self) -> Result<Option<ValueReader>, ReadError> {
+        match (&self.source, self.current().and_then(Walk::key)) {
+            (Source::View(held), Some(key)) => ValueReader::of_view(held, self.tree, key),
+            // No caller has such a cursor, only what walks one within the serial section.
+            (Source::Serial(_), _) | (_, None) => Ok(None),
+        }
+    }
+
+    /// Ends it, as an error does.
+    pub(super) fn end(&mut self) {
+        self.done = true;
+    }
+
     fn current(&self) -> Option<&Walk> {
         self.front.as_ref().filter(|_| !self.done)
     }
@@ -100,7 +128,7 @@ impl Cursor {
     fn step<R>(
         &mut self,
         backward: bool,
-        see: impl FnOnce(&Walk, &Layers) -> Result<R, PageError>,
+        see: impl FnOnce(&Walk, &Layers) -> Result<R, ReadError>,
     ) -> Result<Option<R>, ReadError> {
         if self.done {
             return Ok(None);
@@ -108,7 +136,7 @@ impl Cursor {
         let Self { source, tree, version, lower, upper, front, back, .. } = self;
         let mut ends = Ends { tree: *tree, lower, upper, front, back };
         let moved = match source {
-            Source::Serial(layers) => ends.step(layers, backward, see).map_err(ReadError::from),
+            Source::Serial(layers) => ends.step(layers, backward, see),
             Source::View(held) => held.with_version(|layers, now| {
                 if *version != now {
                     ends.find_place(layers)?;
@@ -140,8 +168,8 @@ impl Ends<'_> {
         &mut self,
         layers: &Layers,
         backward: bool,
-        see: impl FnOnce(&Walk, &Layers) -> Result<R, PageError>,
-    ) -> Result<Option<R>, PageError> {
+        see: impl FnOnce(&Walk, &Layers) -> Result<R, ReadError>,
+    ) -> Result<Option<R>, ReadError> {
         let (mine, other) = if backward { (&mut *self.back, &*self.front) } else { (&mut *self.front, &*self.back) };
         let walk = match mine {
             Some(walk) => {
@@ -181,7 +209,7 @@ fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
     bound.as_ref().map(Vec::as_slice)
 }
 
-fn copied(walk: &Walk, layers: &Layers) -> Result<(Bytes, Bytes), PageError> {
+fn copied(walk: &Walk, layers: &Layers) -> Result<(Bytes, Bytes), ReadError> {
     let key = Bytes::copy_from_slice(walk.key().unwrap_or_default());
     Ok((key, walk.value_bytes(layers)?))
 }

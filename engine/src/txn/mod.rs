@@ -9,6 +9,7 @@ pub(crate) mod commit;
 mod cursor;
 pub(crate) mod names;
 pub(crate) mod record;
+pub(crate) mod value;
 pub(crate) mod view;
 pub(crate) mod write;
 pub(crate) mod write_set;
@@ -17,6 +18,7 @@ use std::fmt;
 
 pub use commit::{CommitInfo, Durability};
 pub use cursor::Cursor;
+pub use value::{ValueReader, ValueWriter};
 pub use view::ReadView;
 pub use write::{Savepoint, Serial, TransactionCursor, WriteTransaction};
 

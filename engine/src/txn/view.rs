@@ -8,10 +8,10 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use crate::error::ReadError;
-use crate::pager::PageError;
 use crate::snapshot::{Layers, Value};
 use crate::store::Inner;
 use crate::txn::cursor::{Cursor, Source};
+use crate::txn::value::ValueReader;
 use crate::txn::{CATALOGUE, TreeId};
 
 /// The store as it was at one commit; later commits do not change it. Taking one costs about as much as two
@@ -52,18 +52,18 @@ impl Held {
 
     pub(super) fn with_version<R>(
         &self,
-        read: impl FnOnce(&Layers, u64) -> Result<R, PageError>,
+        read: impl FnOnce(&Layers, u64) -> Result<R, ReadError>,
     ) -> Result<R, ReadError> {
         // Recursive, because a reader's closure may read, too; a writer that waits must not come between.
         let held = self.layers.read_recursive();
         match &held.layers {
-            Some(layers) => read(layers, held.version).map_err(ReadError::from),
+            Some(layers) => read(layers, held.version),
             None if self.inner.is_closed() => Err(ReadError::Closed),
             None => Err(ReadError::SnapshotTooOld { commit_no: self.commit_no }),
         }
     }
 
-    pub(crate) fn with<R>(&self, read: impl FnOnce(&Layers) -> Result<R, PageError>) -> Result<R, ReadError> {
+    pub(crate) fn with<R>(&self, read: impl FnOnce(&Layers) -> Result<R, ReadError>) -> Result<R, ReadError> {
         self.with_version(|layers, _| read(layers))
     }
 
@@ -110,10 +110,11 @@ impl ReadView {
     /// Returns the tree of this name, if it existed at this commit.
     pub fn tree(&self, name: &str) -> Result<Option<TreeId>, ReadError> {
         let found = self.held.with(|layers| {
-            layers.with(CATALOGUE, name.as_bytes(), |value| match value {
+            let number = layers.with(CATALOGUE, name.as_bytes(), |value| match value {
                 Value::Inline(bytes) => bytes.try_into().ok().map(u32::from_le_bytes),
                 Value::Stored(_) => None,
-            })
+            });
+            Ok(number?)
         })?;
         Ok(found.flatten().map(TreeId))
     }
@@ -125,7 +126,8 @@ impl ReadView {
             .collect()
     }
 
-    /// Returns the value of a key, copied where it lies in a page. `get_with` does not copy.
+    /// Returns the value of a key, copied where it lies in a page. `get_with` does not copy. A value of more than
+    /// `limits::WHOLE_VALUE_BYTES_MAX` is an error: read it with `value_reader` or `read_value`.
     pub fn get(&self, tree: TreeId, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
         self.held.inner.check_tree(tree)?;
         self.held.with(|layers| layers.get(tree.0, key))
@@ -179,6 +181,8 @@ impl ReadView {
             })?;
             let Some((count, inline)) = n else { return Ok(None) };
             match (stored, inline) {
+                // Behind its end there is nothing to look for.
+                _ if count == 0 => {}
                 (Some(at), _) => crate::btree::read_value(&*layers.root, &at, offset, &mut out[..count])?,
                 (None, Some(bytes)) => out[..count].copy_from_slice(&bytes),
                 (None, None) => {}
@@ -187,27 +191,32 @@ impl ReadView {
         })
     }
 
+    /// Returns a reader of a key's value, from its start; `None` where the key has no value. It keeps this view alive
+    /// and reads 64 KiB at a time, whatever the value's length.
+    pub fn value_reader(&self, tree: TreeId, key: &[u8]) -> Result<Option<ValueReader>, ReadError> {
+        self.held.inner.check_tree(tree)?;
+        ValueReader::of_view(&self.held, tree.0, key)
+    }
+
     /// Returns how long a key's value is.
     pub fn value_len(&self, tree: TreeId, key: &[u8]) -> Result<Option<u64>, ReadError> {
         self.held.inner.check_tree(tree)?;
         self.held.with(|layers| {
-            layers.with(tree.0, key, |value| match value {
-                Value::Inline(bytes) => bytes.len() as u64,
-                Value::Stored(at) => at.len,
-            })
+            let len = layers.with(tree.0, key, |value| value.len());
+            Ok(len?)
         })
     }
 
     /// Returns whether a key has a value.
     pub fn contains(&self, tree: TreeId, key: &[u8]) -> Result<bool, ReadError> {
         self.held.inner.check_tree(tree)?;
-        self.held.with(|layers| layers.contains(tree.0, key))
+        self.held.with(|layers| Ok(layers.contains(tree.0, key)?))
     }
 
-    /// Returns how many keys a tree has. Costs one look-up for every key of the tree that was written since the
-    /// last checkpoint.
+    /// Returns how many keys a tree has. Costs one look-up in pages for every key of the tree that was written since
+    /// the last checkpoint: some microseconds each, so up to a good part of a second with `Memory::SERVER`'s table.
     pub fn len(&self, tree: TreeId) -> Result<u64, ReadError> {
-        self.held.with(|layers| layers.len(tree.0))
+        self.held.with(|layers| Ok(layers.len(tree.0)?))
     }
 
     /// Returns whether a tree has no keys.

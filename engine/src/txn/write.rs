@@ -1,21 +1,27 @@
 //! Writing: a view, and changes on top of it that nobody else sees before they are committed.
 
 use std::cmp::Ordering;
+use std::io::{self, Read};
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::error::{CommitError, HookError, ReadError, WriteError};
-use crate::snapshot::Layers;
+use crate::error::{CommitError, HookError, ReadError, StreamError, WriteError};
+use crate::limits::STORED_VALUE_BYTES_MAX;
+use crate::snapshot::{Layers, load_value};
 use crate::store::Inner;
 use crate::txn::commit::{CommitInfo, Durability};
 use crate::txn::cursor::{Cursor, Source};
 use crate::txn::record::Record;
+use crate::txn::value::ValueWriter;
 use crate::txn::view::prefix_end;
 use crate::txn::write_set::{Effect, WriteRange, WriteSet};
 use crate::txn::{ReadView, TreeId};
+
+/// Bytes that `put_stream` takes from its source at once.
+const READ_BYTES: u64 = 64 << 10;
 
 /// An optimistic transaction: it never waits for another one, and may lose to one at its commit. Dropping it
 /// aborts it.
@@ -71,17 +77,69 @@ impl WriteTransaction {
         self.view.commit_no()
     }
 
-    /// Returns a key's value: this transaction's own, else its snapshot's.
+    /// Returns a key's value: this transaction's own, else its snapshot's. As with `ReadView::get`, one of more than
+    /// `limits::WHOLE_VALUE_BYTES_MAX` is an error.
     pub fn get(&self, tree: TreeId, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
         self.view.inner().check_tree(tree)?;
         match own(&self.writes, tree, key) {
-            Some(value) => Ok(value),
+            Some(value) => value,
             None => {
-                if let Some(reads) = &self.reads {
-                    reads.lock().keys.push((tree.0, Bytes::copy_from_slice(key)));
-                }
+                self.note_read(tree, key);
                 self.view.get(tree, key)
             }
+        }
+    }
+
+    /// Returns how long a key's value is, own writes included.
+    pub fn value_len(&self, tree: TreeId, key: &[u8]) -> Result<Option<u64>, ReadError> {
+        self.view.inner().check_tree(tree)?;
+        match self.writes.get(tree.0, key) {
+            Some((record, Effect::Put { .. })) => Ok(Some(record.value().len() as u64)),
+            Some((_, Effect::PutStored(stored))) => Ok(Some(stored.at.len)),
+            Some((_, Effect::Delete)) => Ok(None),
+            None => {
+                self.note_read(tree, key);
+                self.view.value_len(tree, key)
+            }
+        }
+    }
+
+    /// Reads a part of a value, own writes included; see `ReadView::read_value`.
+    pub fn read_value(
+        &self,
+        tree: TreeId,
+        key: &[u8],
+        offset: u64,
+        out: &mut [u8],
+    ) -> Result<Option<usize>, ReadError> {
+        self.view.inner().check_tree(tree)?;
+        let part = |len: u64| len.saturating_sub(offset).min(out.len() as u64) as usize;
+        match self.writes.get(tree.0, key) {
+            Some((record, Effect::Put { .. })) => {
+                let count = part(record.value().len() as u64);
+                if count > 0 {
+                    out[..count].copy_from_slice(&record.value()[offset as usize..][..count]);
+                }
+                Ok(Some(count))
+            }
+            Some((_, Effect::PutStored(stored))) => {
+                let count = part(stored.at.len);
+                if count > 0 {
+                    stored.read(offset, &mut out[..count])?;
+                }
+                Ok(Some(count))
+            }
+            Some((_, Effect::Delete)) => Ok(None),
+            None => {
+                self.note_read(tree, key);
+                self.view.read_value(tree, key, offset, out)
+            }
+        }
+    }
+
+    fn note_read(&self, tree: TreeId, key: &[u8]) {
+        if let Some(reads) = &self.reads {
+            reads.lock().keys.push((tree.0, Bytes::copy_from_slice(key)));
         }
     }
 
@@ -121,6 +179,52 @@ impl WriteTransaction {
         self.writes.put(tree.0, key, pieces)
     }
 
+    /// Puts a value of `len` bytes, up to `limits::STORED_VALUE_BYTES_MAX`, read from `source`: not a byte more, and
+    /// fewer are an error. The value never is in memory as a whole and does not count as this transaction's bytes; see
+    /// `value_writer` for what it costs.
+    pub fn put_stream(
+        &mut self,
+        tree: TreeId,
+        key: &[u8],
+        len: u64,
+        source: &mut impl Read,
+    ) -> Result<(), StreamError> {
+        if len > STORED_VALUE_BYTES_MAX {
+            return Err(StreamError::ValueTooLong { given: len });
+        }
+        let mut writer = self.value_writer(tree, key)?;
+        let mut buffer = vec![0; len.min(READ_BYTES) as usize];
+        let mut done = 0;
+        while done < len {
+            let want = (len - done).min(READ_BYTES) as usize;
+            match source.read(&mut buffer[..want]) {
+                Ok(0) => return Err(StreamError::SourceEnded { expected: len, given: done }),
+                Ok(n) => {
+                    writer.push(&buffer[..n])?;
+                    done += n as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(StreamError::Source(source)),
+            }
+        }
+        writer.finish()
+    }
+
+    /// Returns a writer for a value of any length up to `limits::STORED_VALUE_BYTES_MAX`. The key has the value from
+    /// `ValueWriter::finish` on; a writer that is dropped changes nothing.
+    ///
+    /// A value of up to `limits::STREAM_INLINE_BYTES_MAX` is put like any other. A longer one is written to the file
+    /// at once, in pages of its own, beside a checkpoint that may be running; the log gets a reference. It takes about
+    /// 320 KiB of memory while it is written, and the commit, of whatever durability, syncs the main file before
+    /// anything else: some milliseconds per transaction. Where the transaction does not commit, or overwrites the
+    /// value, its pages are free again at once; where there is a savepoint, when the transaction ends.
+    pub fn value_writer(&mut self, tree: TreeId, key: &[u8]) -> Result<ValueWriter<'_>, StreamError> {
+        let unknown = |_| StreamError::Write(WriteError::UnknownTree(tree));
+        self.view.inner().check_tree(tree).map_err(unknown)?;
+        self.writes.check_stored(key)?;
+        ValueWriter::new(Arc::clone(self.view.inner()), &mut self.writes, tree, key)
+    }
+
     /// Deletes a key; one that has no value is no error.
     pub fn delete(&mut self, tree: TreeId, key: &[u8]) -> Result<(), WriteError> {
         self.view.inner().check_tree(tree).map_err(|_| WriteError::UnknownTree(tree))?;
@@ -145,7 +249,7 @@ impl WriteTransaction {
         self.label = label;
     }
 
-    /// Returns the bytes of keys and values that this transaction holds.
+    /// Returns the bytes of keys and values that this transaction holds in memory; of streamed values only the keys.
     pub fn bytes(&self) -> usize {
         self.writes.bytes()
     }
@@ -194,8 +298,8 @@ impl Serial<'_> {
     pub fn get(&self, tree: TreeId, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
         self.inner.check_tree(tree)?;
         match own(self.writes, tree, key) {
-            Some(value) => Ok(value),
-            None => Ok(self.layers.get(tree.0, key)?),
+            Some(value) => value,
+            None => self.layers.get(tree.0, key),
         }
     }
 
@@ -225,11 +329,17 @@ impl Serial<'_> {
 }
 
 /// What a transaction itself says about a key, if anything.
-fn own(writes: &WriteSet, tree: TreeId, key: &[u8]) -> Option<Option<Bytes>> {
-    writes.get(tree.0, key).map(|(record, effect)| match effect {
-        Effect::Put { .. } => Some(record.value_bytes()),
-        Effect::Delete => None,
-    })
+fn own(writes: &WriteSet, tree: TreeId, key: &[u8]) -> Option<Result<Option<Bytes>, ReadError>> {
+    writes.get(tree.0, key).map(|(record, effect)| own_value(record, effect))
+}
+
+/// The value of a write: none for a deletion. One that is written ahead is read whole.
+fn own_value(record: &Record, effect: &Effect) -> Result<Option<Bytes>, ReadError> {
+    match effect {
+        Effect::Put { .. } => Ok(Some(record.value_bytes())),
+        Effect::PutStored(stored) => load_value(stored.at.len, |offset, out| stored.read(offset, out)).map(Some),
+        Effect::Delete => Ok(None),
+    }
 }
 
 type Entry = (Bytes, Bytes);
@@ -281,13 +391,18 @@ impl<'a> TransactionCursor<'a> {
         Ok(())
     }
 
+    fn end_with(&mut self, error: ReadError) -> ReadError {
+        self.base.end();
+        self.own = None;
+        (self.own_front, self.own_back) = (None, None);
+        (self.base_front, self.base_back) = (None, None);
+        error
+    }
+
     fn step(&mut self, backward: bool) -> Option<Result<Entry, ReadError>> {
         loop {
             if let Err(error) = self.look(backward) {
-                self.own = None;
-                (self.own_front, self.own_back) = (None, None);
-                (self.base_front, self.base_back) = (None, None);
-                return Some(Err(error));
+                return Some(Err(self.end_with(error)));
             }
             let (base, _) = ends(backward, &mut self.base_front, &mut self.base_back);
             let (own, _) = ends(backward, &mut self.own_front, &mut self.own_back);
@@ -304,8 +419,11 @@ impl<'a> TransactionCursor<'a> {
             if order == Ordering::Equal {
                 *base = None;
             }
-            if let Some((record, Effect::Put { .. })) = own.take() {
-                return Some(Ok((record.key_bytes(), record.value_bytes())));
+            let Some((record, effect)) = own.take() else { continue };
+            match own_value(record, effect) {
+                Ok(Some(value)) => return Some(Ok((record.key_bytes(), value))),
+                Ok(None) => {}
+                Err(error) => return Some(Err(self.end_with(error))),
             }
         }
     }

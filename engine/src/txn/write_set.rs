@@ -4,9 +4,11 @@ use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::ahead::Stored;
 use crate::btree::{EditValue, Edits};
 use crate::checkpoint::TreesOfEdits;
 use crate::error::WriteError;
@@ -22,6 +24,8 @@ pub(crate) enum Effect {
     Put {
         ends: Box<[u32]>,
     },
+    /// The record has no value: it lies in pages already.
+    PutStored(Arc<Stored>),
     Delete,
 }
 
@@ -32,6 +36,8 @@ pub(crate) struct WriteSet {
     pub(crate) trees: BTreeMap<u32, TreeWrites>,
     bytes: usize,
     has_pieces: bool,
+    /// A value was ever written ahead.
+    has_stored: bool,
     /// What writes replaced, oldest first; kept from the first savepoint on.
     journal: Option<Vec<Replaced>>,
 }
@@ -65,6 +71,33 @@ impl WriteSet {
         };
         self.insert(tree, Record::from_parts(key, pieces), Effect::Put { ends });
         Ok(())
+    }
+
+    /// Makes sure that a key can be put whose value is written ahead.
+    pub(crate) fn check_stored(&self, key: &[u8]) -> Result<(), WriteError> {
+        check_key(key)?;
+        self.room_for(key.len())
+    }
+
+    pub(crate) fn put_stored(&mut self, tree: u32, key: &[u8], stored: Arc<Stored>) -> Result<(), WriteError> {
+        self.check_stored(key)?;
+        self.has_stored = true;
+        self.insert(tree, Record::new(key, &[]), Effect::PutStored(stored));
+        Ok(())
+    }
+
+    /// Returns the values that are written ahead.
+    pub(crate) fn stored(&self) -> Vec<Arc<Stored>> {
+        let stored = |(.., effect): (u32, &Record, &Effect)| match effect {
+            Effect::PutStored(stored) => Some(Arc::clone(stored)),
+            Effect::Put { .. } | Effect::Delete => None,
+        };
+        if self.has_stored { self.iter().filter_map(stored).collect() } else { Vec::new() }
+    }
+
+    /// Returns whether any value was ever written ahead.
+    pub(crate) fn has_stored(&self) -> bool {
+        self.has_stored
     }
 
     pub(crate) fn delete(&mut self, tree: u32, key: &[u8]) -> Result<(), WriteError> {
@@ -168,6 +201,7 @@ impl Edits for SetEdits<'_> {
     fn peek(&self) -> Option<(&[u8], EditValue<'_>)> {
         self.at.map(|(Keyed(record), effect)| match effect {
             Effect::Put { .. } => (record.key(), EditValue::Put(record.value())),
+            Effect::PutStored(stored) => (record.key(), EditValue::PutStored(stored.at)),
             Effect::Delete => (record.key(), EditValue::Delete),
         })
     }

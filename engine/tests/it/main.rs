@@ -9,4 +9,5 @@ mod load;
 mod model;
 mod secrets;
 mod support;
+mod values;
 mod views;

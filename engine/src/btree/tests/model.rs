@@ -146,7 +146,7 @@ fn run(page_bytes: usize, seed: u64, edits_min: usize) {
                 let bytes = vec![7; 1 + rng.below(20_000) as usize];
                 let mut writer = ValueWriter::new(&mut pages);
                 bytes.chunks(1 + rng.below(5_000) as usize).for_each(|part| writer.push(part).expect("room"));
-                Change::PutStored(writer.finish().expect("room"))
+                Change::PutStored(writer.finish().expect("room").0)
             } else {
                 Change::Put(value(&mut rng, page_bytes))
             };

@@ -9,7 +9,7 @@ use crate::pager::PageRead;
 fn write(pages: &mut VecPages, bytes: &[u8], part: usize) -> ValueRef {
     let mut writer = ValueWriter::new(pages);
     bytes.chunks(part).for_each(|part| writer.push(part).expect("room"));
-    writer.finish().expect("room")
+    writer.finish().expect("room").0
 }
 
 #[test]
