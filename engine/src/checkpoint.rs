@@ -29,6 +29,7 @@ use crate::log::redo::{self, Effects};
 use crate::log::writer::{AppendError, LogPosition, LogWriter};
 use crate::memtable::{Mem, MemCursor, MemValue};
 use crate::pager::{PageError, PageRef};
+use crate::rekey::RekeyStep;
 use crate::snapshot::{Layers, Root};
 use crate::store::Inner;
 use crate::txn::commit::{Head, Outcome};
@@ -129,12 +130,21 @@ impl Inner {
 
     /// Writes everything that is published into pages. Commits and readers go on meanwhile.
     pub(crate) fn checkpoint(&self) -> Result<(), MaintainError> {
+        self.checkpoint_and_rekey(0)
+    }
+
+    /// A checkpoint that goes on with the change of the master key, if one is under way, by this many pages.
+    pub(crate) fn checkpoint_and_rekey(&self, rekey_pages: u64) -> Result<(), MaintainError> {
         let mut guard = self.disk.lock();
         let Some(disk) = guard.as_mut() else { return self.head.lock().check_maintain() };
         self.head.lock().check_maintain()?;
         let spilled = self.spill_old_views(disk);
-        let written = spilled.and_then(|()| self.freeze()).and_then(|frozen| match frozen {
-            Some(frozen) => self.write_checkpoint(disk, &frozen).map(Some),
+        // Looked at before the freeze: what was sealed with the old key and committed is in the table that is frozen. A
+        // table that was frozen by a try before this one may be older than the new key, and so may the log behind it.
+        let may_step = rekey_pages > 0 && self.head.lock().frozen.is_none();
+        let step = if may_step { disk.next_rekey_step(rekey_pages) } else { None };
+        let written = spilled.and_then(|()| self.freeze(step.is_some())).and_then(|frozen| match frozen {
+            Some(frozen) => self.write_checkpoint(disk, &frozen, step).map(Some),
             None => Ok(None),
         });
         let mut head = self.head.lock();
@@ -146,9 +156,10 @@ impl Inner {
                 head.checkpoints += 1;
                 head.checkpoint_from = self.config.table_bytes;
                 drop(head);
+                let ended = self.end_rekey(disk);
                 self.reclaim(disk);
                 self.turn.notify_all();
-                return Ok(());
+                return ended;
             }
             Err(CheckpointError::Stopped(error)) => Err(error),
             Err(CheckpointError::Page(PageError::DiskFull { during, source })) => {
@@ -184,8 +195,9 @@ impl Inner {
     }
 
     /// Step 2. Returns the frozen table, the one of a try before this one where that failed; `None` where there is
-    /// nothing to write.
-    fn freeze(&self) -> Result<Option<Frozen>, CheckpointError> {
+    /// nothing to write, unless `even_empty`: then the log goes on in its next generation all the same, and nothing
+    /// behind that place is sealed with a key of the past.
+    fn freeze(&self, even_empty: bool) -> Result<Option<Frozen>, CheckpointError> {
         let mut head = self.head.lock();
         let mut writer = self.take_writer(&mut head)?;
         let frozen = loop {
@@ -193,7 +205,7 @@ impl Inner {
                 break Some(frozen.clone());
             }
             let published = self.published();
-            if published.active.is_empty() {
+            if published.active.is_empty() && !even_empty {
                 break None;
             }
             // Commits that were shown without being written belong to the frozen table, and their group to the
@@ -245,9 +257,14 @@ impl Inner {
     }
 
     /// Steps 3 to 5.
-    fn write_checkpoint(&self, disk: &mut Disk, frozen: &Frozen) -> Result<Arc<Root>, CheckpointError> {
+    fn write_checkpoint(
+        &self,
+        disk: &mut Disk,
+        frozen: &Frozen,
+        mut step: Option<RekeyStep>,
+    ) -> Result<Arc<Root>, CheckpointError> {
         let old = Arc::clone(&self.published().root);
-        let written = write_pages(disk, &old, &frozen.table);
+        let written = write_pages(disk, &old, &frozen.table, step.as_mut());
         let (trees, roots, space) = match written {
             Ok(written) => written,
             Err(error) => {
@@ -258,7 +275,11 @@ impl Inner {
         let io = |during| move |source| PageError::Io { during, source };
         disk.sync().map_err(io("syncing pages"))?;
         let page_count = disk.space.get_mut().end();
+        let rekeyed = step.as_ref().is_some_and(|step| step.is_at_end(&trees));
         disk.write_header(|h| {
+            if rekeyed {
+                h.previous = None;
+            }
             h.commit_no = frozen.table.commit_no;
             h.durable_floor = h.durable_floor.max(frozen.table.commit_no);
             h.log = frozen.then;
@@ -268,6 +289,9 @@ impl Inner {
             h.wall_ms = self.env.clock.wall_ms();
         })
         .map_err(io("writing the header"))?;
+        if let Some(step) = step {
+            disk.rekey = Some(step.walk);
+        }
         let map = disk.pages.map_to(page_count, old.map.as_ref())?;
         Ok(Arc::new(Root {
             checkpoint: disk.header.sequence,
@@ -323,6 +347,7 @@ impl Inner {
             let newest = self.published().root.checkpoint;
             let root_of = |r: &Arc<Held>| r.layers().map_or(newest, |l| l.root.checkpoint);
             let oldest = readers.iter().map(root_of).min().unwrap_or(newest).min(newest);
+            disk.forget_keys(oldest);
             let durable = disk.header.sequence;
             let page_bytes = disk.pages.page_bytes() as u64;
             let space = disk.space.get_mut();
@@ -399,23 +424,34 @@ impl Inner {
 type Written = (Vec<TreeRoot>, TreeRoot, PageRef);
 
 /// Writes the pages of a checkpoint; returns the trees, the tree of their roots, and the space.
-fn write_pages(disk: &mut Disk, old: &Arc<Root>, table: &Mem) -> Result<Written, PageError> {
+fn write_pages(
+    disk: &mut Disk,
+    old: &Arc<Root>,
+    table: &Mem,
+    rekey: Option<&mut RekeyStep>,
+) -> Result<Written, PageError> {
     let mut writer = disk.writer(old.map.as_deref());
     let mut trees = old.trees.clone();
-    let mut edits = Vec::new();
     for tree in table.trees() {
         let root = tree_mut(&mut trees, tree);
-        let new = btree::apply(&mut writer, root, &mut TableEdits::new(table, tree))?;
-        if *root != new {
-            *root = new;
-            edits.push((tree.to_be_bytes(), encode_root(&new)));
-        }
+        *root = btree::apply(&mut writer, root, &mut TableEdits::new(table, tree))?;
     }
     debug_assert!(trees.len() <= TREES_MAX + 1, "tree numbers are checked where they are given out");
     for at in table.superseded_stored() {
         btree::release_value(&mut writer, &at)?;
     }
-    let roots = btree::apply(&mut writer, &old.roots, &mut RootEdits { edits, at: 0 })?;
+    let mut rekeyed = None;
+    if let Some(step) = rekey {
+        step.seal_trees(&mut writer, &mut trees)?;
+        rekeyed = step.is_at_end(&trees).then_some(step);
+    }
+    let before = |tree: usize| old.trees.get(tree).copied().unwrap_or_default();
+    let changed = trees.iter().enumerate().filter(|&(tree, root)| *root != before(tree));
+    let edits = changed.map(|(tree, root)| ((tree as u32).to_be_bytes(), encode_root(root))).collect();
+    let mut roots = btree::apply(&mut writer, &old.roots, &mut RootEdits { edits, at: 0 })?;
+    if let Some(step) = rekeyed {
+        step.seal_rest(&mut writer, &mut roots)?;
+    }
     let space = writer.save_space()?;
     writer.finish()?;
     Ok((trees, roots, space))

@@ -20,6 +20,7 @@ use crate::maintain::{VerifyProgress, VerifyReport};
 use crate::pager::{
     Page, PageError, PageKind, PageRead, PageRef, PageSealer, PageWrite, PageWriter, Pages, Space, first_page,
 };
+use crate::rekey::{RekeyStep, RekeyWalk};
 use crate::snapshot::Root;
 use crate::superblock::{SLOT_OFFSETS, Superblock};
 
@@ -30,6 +31,13 @@ pub(crate) struct Disk {
     pub(crate) keys: FileKeys,
     pub(crate) space: Mutex<Space>,
     sealer: PageSealer,
+    /// Which key slot this store was opened with, if it is still there.
+    pub(crate) own_slot: Option<usize>,
+    /// A change of the master key that is under way.
+    pub(crate) rekey: Option<RekeyWalk>,
+    /// Master keys that no header needs any more, and the first header whose pages are all free of them: the keys go
+    /// when no view is older.
+    retiring: Vec<(u16, u64)>,
     /// Pages that views got since the last header: pending, and to stay so when a checkpoint is given up.
     spilled: Vec<u64>,
 }
@@ -42,9 +50,42 @@ impl Disk {
         header: Superblock,
         keys: FileKeys,
         space: Space,
+        own_slot: Option<usize>,
     ) -> Self {
         let sealer = PageSealer::new(keys.clone(), Arc::clone(&env.entropy));
-        Self { file, pages, header, keys, space: Mutex::new(space), sealer, spilled: Vec::new() }
+        let rekey = header.previous.is_some().then(RekeyWalk::default);
+        let (space, spilled) = (Mutex::new(space), Vec::new());
+        Self { file, pages, header, keys, space, sealer, own_slot, rekey, retiring: Vec::new(), spilled }
+    }
+
+    /// Returns the next step of the change of the master key, if one is under way and can go on: whoever seals pages
+    /// ahead of their commit must not have the old key in hand. Pages that were sealed so in the past are in tables by
+    /// now, and come into the trees with the checkpoint that takes this step.
+    pub(crate) fn next_rekey_step(&mut self, budget_pages: u64) -> Option<RekeyStep> {
+        self.sealer.let_go();
+        let previous = self.header.previous.as_ref()?.epoch;
+        let walk = self.rekey.as_ref()?;
+        (walk.has_begun() || !self.keys.is_in_hand(previous)).then(|| RekeyStep {
+            walk: walk.clone(),
+            newest: self.header.key_epoch,
+            budget: budget_pages,
+        })
+    }
+
+    /// A header was written that names nothing that this epoch's key opens.
+    pub(crate) fn retire_key(&mut self, epoch: u16) {
+        self.retiring.push((epoch, self.header.sequence));
+    }
+
+    /// Lets keys go that no view needs: `oldest_root` is the oldest that one has.
+    pub(crate) fn forget_keys(&mut self, oldest_root: u64) {
+        let pages = &self.pages;
+        self.retiring.retain(|&(epoch, free_from)| {
+            if oldest_root >= free_from {
+                pages.forget_epoch(epoch);
+            }
+            oldest_root < free_from
+        });
     }
 
     /// Returns a writer of pages that nobody can reach yet, and what it needs of the header.

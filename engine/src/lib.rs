@@ -34,7 +34,7 @@
 //! `store` and `maintain` (open, close, verify), `txn` (views, transactions, the serial section), `checkpoint` and
 //! `disk` (from table to pages), `snapshot` and `readers` (what a view sees), `change` (feeds), `memtable` (the table),
 //! `btree` (trees of pages), `log` (groups, redo, replay), `pager` (pages, their cache, which are in use),
-//! `superblock`, `keys` and `seal` (encryption at rest), `env` (the world, injected).
+//! `superblock`, `keys`, `rekey` and `seal` (encryption at rest), `env` (the world, injected).
 //!
 //! # Invariants
 //!
@@ -68,6 +68,7 @@ mod memtable;
 mod options;
 mod pager;
 mod readers;
+mod rekey;
 mod seal;
 mod snapshot;
 mod store;
@@ -81,7 +82,10 @@ pub use error::{
 };
 pub use log::writer::log_file_names;
 pub use maintain::{Stats, VerifyProgress, VerifyReport};
-pub use options::{CipherChoice, KdfCost, KeySource, Memory, Options, PageAccess, Secret};
+pub use options::{
+    CipherChoice, KdfCost, KeyKind, KeyProvider, KeyRequest, KeySlotInfo, KeySource, Memory, Options, PageAccess,
+    RekeyOptions, RekeyProgress, Secret,
+};
 pub use store::Store;
 pub use txn::{
     CommitInfo, Cursor, Durability, ReadView, Savepoint, Serial, TransactionCursor, TreeId, WriteTransaction,

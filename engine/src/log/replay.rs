@@ -109,8 +109,8 @@ struct GroupReader<'a> {
     /// What was read last: bytes of this file from this offset on.
     buffer: Vec<u8>,
     buffer_at: (usize, u64),
-    /// The last subkey, which is mostly the next group's, too.
-    sealer: Option<([u8; 12], Box<dyn Seal>)>,
+    /// The last subkey, by epoch and name, which is mostly the next group's, too.
+    sealer: Option<((u16, [u8; 12]), Box<dyn Seal>)>,
     /// The last group, opened.
     group: Vec<u8>,
 }
@@ -151,11 +151,13 @@ impl<'a> GroupReader<'a> {
         group.clear();
         group.extend_from_slice(self.bytes(file, at.offset, total)?.unwrap_or_default());
         self.group = group;
-        let subkey = h.nonce.subkey;
-        let (_, sealer) = match self.sealer.take().filter(|(of, _)| *of == subkey) {
-            Some(sealer) => self.sealer.insert(sealer),
-            None => self.sealer.insert((subkey, self.keys.log_sealer(&subkey))),
-        };
+        let subkey = (h.nonce.epoch, h.nonce.subkey);
+        if self.sealer.as_ref().is_none_or(|(of, _)| *of != subkey) {
+            // Remains of a master key that the header has dropped cannot be right here.
+            let Some(sealer) = self.keys.log_sealer(subkey.0, &subkey.1) else { return Ok(None) };
+            self.sealer = Some((subkey, sealer));
+        }
+        let Some((_, sealer)) = &self.sealer else { return Ok(None) };
         // Where the file was cut under our eyes there are fewer bytes.
         let opens = self.group.len() == total && group::open(&mut self.group, &h, &self.uuid, &**sealer);
         Ok(opens.then_some(h))

@@ -85,6 +85,7 @@ struct LogFile {
 }
 
 struct Subkey {
+    epoch: u16,
     name: [u8; 12],
     counter: u64,
     sealer: Box<dyn Seal>,
@@ -185,15 +186,14 @@ impl LogWriter {
             first_commit: first,
             durable_commit: self.durable_commit,
             generation: self.at.generation,
-            nonce: Nonce { subkey: [0; 12], counter: [0; 12] },
+            nonce: Nonce { subkey: [0; 12], counter: 0, epoch: 0 },
             previous: self.at.tag,
             tag: Tag::default(),
         };
         let subkey = self.subkey().map_err(broken("drawing a nonce"))?;
         // Counted up before the seal: whatever happens to the bytes, this nonce is spent. spec: C-5
         subkey.counter += 1;
-        header.nonce.subkey = subkey.name;
-        header.nonce.counter[..8].copy_from_slice(&subkey.counter.to_le_bytes());
+        header.nonce = Nonce { subkey: subkey.name, counter: subkey.counter, epoch: subkey.epoch };
         let tag = group::seal(group, &header, block_bytes, &uuid, &*subkey.sealer);
         let file = self.file().expect("there is room in it");
         file.file.write_at(self.at.offset, group).map_err(broken("writing the log"))?;
@@ -269,10 +269,12 @@ impl LogWriter {
     }
 
     fn subkey(&mut self) -> io::Result<&mut Subkey> {
-        if self.subkey.as_ref().is_none_or(|s| s.counter >= SEALS_PER_GENERATION_MAX) {
+        let epoch = self.keys.sealing_epoch();
+        if self.subkey.as_ref().is_none_or(|s| s.epoch != epoch || s.counter >= SEALS_PER_GENERATION_MAX) {
             let mut name = [0; 12];
             self.env.entropy.public(&mut name)?;
-            self.subkey = Some(Subkey { name, counter: 0, sealer: self.keys.log_sealer(&name) });
+            let sealer = self.keys.log_sealer(epoch, &name).expect("the key that seals is known");
+            self.subkey = Some(Subkey { epoch, name, counter: 0, sealer });
         }
         Ok(self.subkey.as_mut().expect("set just now"))
     }

@@ -329,6 +329,11 @@ impl Space {
         self.chunks[chunk].dirty = true;
     }
 
+    /// The next save writes the whole bitmap anew.
+    pub(crate) fn touch_all(&mut self) {
+        self.chunks.iter_mut().for_each(|chunk| chunk.dirty = true);
+    }
+
     fn body_bytes(&self) -> usize {
         self.page_bytes - PAGE_HEADER_BYTES
     }

@@ -10,7 +10,7 @@ use super::space::Space;
 use super::writer::PageWriter;
 use super::*;
 use crate::env::{FileStorage, MemoryStorage, OpenMode, SeededEntropy, Storage, StorageFile, mix};
-use crate::keys::{FileKeys, Key};
+use crate::keys::{EpochKey, FileKeys, Key};
 use crate::seal::Cipher;
 
 const CIPHERS: [Cipher; 3] = [Cipher::None, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305];
@@ -18,7 +18,8 @@ const KINDS: [PageKind; 6] =
     [PageKind::Leaf, PageKind::Branch, PageKind::Value, PageKind::ValueIndex, PageKind::Space, PageKind::SpaceIndex];
 
 fn keys(cipher: Cipher, uuid: u8) -> FileKeys {
-    FileKeys::new(cipher, [uuid; 16], (cipher != Cipher::None).then(|| Key::new([3; 32])))
+    let master = (cipher != Cipher::None).then(|| Key::new([3; 32]));
+    FileKeys::new([uuid; 16], EpochKey::new(0, cipher, master))
 }
 
 fn sealer(cipher: Cipher, seed: u64) -> PageSealer {
