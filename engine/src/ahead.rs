@@ -24,7 +24,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::btree::ValueRef;
 use crate::env::{Entropy, StorageFile};
-use crate::keys::FileKeys;
+use crate::keys::{EpochKey, FileKeys};
 use crate::pager::{Page, PageBatch, PageError, PageKind, PageRead, PageRef, PageSealer, PageWrite, Pages, Space};
 
 /// Bytes of pages that are numbered, and written, at once.
@@ -92,6 +92,11 @@ impl Ahead {
         synced
     }
 
+    /// Lets keys go that sealers which nobody uses have sealed with.
+    pub(crate) fn let_go(&self) {
+        self.sealers.lock().iter_mut().for_each(PageSealer::let_go);
+    }
+
     /// Returns a writer for one value.
     pub(crate) fn writer(self: &Arc<Self>) -> AheadWriter {
         let spare = self.sealers.lock().pop();
@@ -99,7 +104,7 @@ impl Ahead {
         AheadWriter {
             // As if readers had maps: what is written ahead is not read soon, and not worth a place in the cache.
             batch: Some(PageBatch::new(Arc::clone(&self.pages), Box::new(sealer), true)),
-            taken: Taken { ahead: Arc::clone(self), runs: Vec::new() },
+            taken: Taken { ahead: Arc::clone(self), runs: Vec::new(), key: self.keys.take_in_hand() },
             run: 0..0,
         }
     }
@@ -109,6 +114,9 @@ impl Ahead {
 struct Taken {
     ahead: Arc<Ahead>,
     runs: Vec<Range<u64>>,
+    /// Held until the commit is seen through, or given up: pages sealed with an older key must not come into the trees
+    /// behind the back of a change of the master key.
+    key: Arc<EpochKey>,
 }
 
 impl Drop for Taken {
@@ -141,7 +149,8 @@ impl AheadWriter {
         }
         let ahead = Arc::clone(&self.taken.ahead);
         let runs = std::mem::take(&mut self.taken.runs);
-        Ok(Stored { at, taken: Mutex::new(Taken { ahead, runs }) })
+        let key = Arc::clone(&self.taken.key);
+        Ok(Stored { at, taken: Mutex::new(Taken { ahead, runs, key }) })
     }
 }
 

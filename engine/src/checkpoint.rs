@@ -33,6 +33,7 @@ use crate::log::writer::{AppendError, LogPosition, LogWriter};
 use crate::memtable::{Mem, MemCursor, MemValue};
 use crate::pager::{PageError, PageRef, PageWriter, Pages, Space};
 use crate::readers::LogAt;
+use crate::rekey::RekeyStep;
 use crate::snapshot::{Layers, Root};
 use crate::store::Inner;
 use crate::txn::commit::{Head, Outcome};
@@ -171,16 +172,26 @@ impl Inner {
 
     /// Writes everything that is published into pages. Commits and readers go on meanwhile.
     pub(crate) fn checkpoint(&self) -> Result<(), MaintainError> {
-        let mut guard = self.disk.lock();
-        let Some(disk) = guard.as_mut() else { return self.head.lock().check_maintain() };
-        self.checkpoint_on(disk)
+        self.checkpoint_and_rekey(0)
     }
 
-    fn checkpoint_on(&self, disk: &mut Disk) -> Result<(), MaintainError> {
+    /// A checkpoint that goes on with the change of the master key, if one is under way, by this many pages.
+    pub(crate) fn checkpoint_and_rekey(&self, rekey_pages: u64) -> Result<(), MaintainError> {
+        let mut guard = self.disk.lock();
+        let Some(disk) = guard.as_mut() else { return self.head.lock().check_maintain() };
+        self.checkpoint_on(disk, rekey_pages)
+    }
+
+    fn checkpoint_on(&self, disk: &mut Disk, rekey_pages: u64) -> Result<(), MaintainError> {
         self.head.lock().check_maintain()?;
         let spilled = self.spill_old_views(disk);
-        let written = spilled.and_then(|()| self.freeze()).and_then(|frozen| match frozen {
-            Some(frozen) => self.write_checkpoint(disk, &frozen).map(Some),
+        // Looked at before the freeze: what was sealed with the old key and committed is in the table that is frozen. A
+        // table that was frozen by a try before this one may be older than the new key, and so may the log behind it.
+        let may_step = rekey_pages > 0 && self.head.lock().frozen.is_none();
+        let step = if may_step { disk.next_rekey_step(rekey_pages) } else { None };
+        let was_sealed = step.as_ref().is_some_and(RekeyStep::is_sealed);
+        let written = spilled.and_then(|()| self.freeze(step.is_some())).and_then(|frozen| match frozen {
+            Some(frozen) => self.write_checkpoint(disk, &frozen, step).map(Some),
             None => Ok(None),
         });
         let mut head = self.head.lock();
@@ -193,8 +204,10 @@ impl Inner {
                 head.checkpoint_from = self.config.table_bytes;
                 drop(head);
                 self.reclaim(disk);
+                let swept = if was_sealed { self.sweep(disk, rekey_pages) } else { Ok(()) };
+                self.count_rekey(disk);
                 self.turn.notify_all();
-                return Ok(());
+                return swept;
             }
             Err(CheckpointError::Stopped(error)) => Err(error),
             Err(CheckpointError::Page(PageError::DiskFull { during, source })) => {
@@ -230,8 +243,9 @@ impl Inner {
     }
 
     /// Step 2. Returns the frozen table, the one of a try before this one where that failed; `None` where there is
-    /// nothing to write.
-    fn freeze(&self) -> Result<Option<Frozen>, CheckpointError> {
+    /// nothing to write, unless the checkpoint `rekeys`: then the log goes on in its next generation all the same, in an
+    /// empty file, and nothing behind that place is sealed with a key of the past.
+    fn freeze(&self, rekeys: bool) -> Result<Option<Frozen>, CheckpointError> {
         let mut head = self.head.lock();
         let mut writer = self.take_writer(&mut head)?;
         let frozen = loop {
@@ -239,7 +253,7 @@ impl Inner {
                 break Some(frozen.clone());
             }
             let published = self.published();
-            if published.active.is_empty() {
+            if published.active.is_empty() && !rekeys {
                 break None;
             }
             // Commits that were shown without being written belong to the frozen table, and their group to the
@@ -250,7 +264,7 @@ impl Inner {
                 writer = self.take_writer(&mut head)?;
                 continue;
             }
-            let switched = self.without_lock(&mut head, &Outcome::default(), || writer.switch_generation());
+            let switched = self.without_lock(&mut head, &Outcome::default(), || writer.switch_generation(rekeys));
             match switched {
                 Ok(then) => break Some(self.freeze_table(&mut head, &published, then)),
                 Err(AppendError::DiskFull { during, source }) => {
@@ -291,16 +305,25 @@ impl Inner {
     }
 
     /// Steps 3 to 5.
-    fn write_checkpoint(&self, disk: &mut Disk, frozen: &Frozen) -> Result<Arc<Root>, CheckpointError> {
+    fn write_checkpoint(
+        &self,
+        disk: &mut Disk,
+        frozen: &Frozen,
+        mut step: Option<RekeyStep>,
+    ) -> Result<Arc<Root>, CheckpointError> {
         let old = Arc::clone(&self.published().root);
-        let written = match write_pages(disk, &old, &frozen.table) {
+        let written = match write_pages(disk, &old, &frozen.table, step.as_mut()) {
             Ok(written) => written,
             Err(error) => {
                 disk.give_up();
                 return Err(error.into());
             }
         };
-        Ok(self.write_root(disk, &old, written, frozen.table.commit_no, frozen.then, 1)?)
+        let root = self.write_root(disk, &old, written, frozen.table.commit_no, frozen.then, 1)?;
+        if let Some(step) = step {
+            disk.rekey = Some(step.walk);
+        }
+        Ok(root)
     }
 
     /// Steps 4 and 5: makes written pages durable, and names them in as many headers as are said.
@@ -385,7 +408,7 @@ impl Inner {
     /// Gives a load the serial section: no commit is on its way, none can begin, and all are in pages.
     pub(crate) fn begin_load(&self, disk: &mut Disk) -> Result<Loading<'_>, CommitError> {
         // Most of what is in tables is written while others still commit.
-        self.checkpoint_on(disk)?;
+        self.checkpoint_on(disk, 0)?;
         self.head.lock().loading = true;
         let loading = Loading(self);
         let mut head = self.head.lock();
@@ -397,7 +420,7 @@ impl Inner {
             self.lead_or_wait(&mut head);
         }
         drop(head);
-        self.checkpoint_on(disk)?;
+        self.checkpoint_on(disk, 0)?;
         Ok(loading)
     }
 
@@ -440,7 +463,7 @@ impl Inner {
             }
         };
         let root = self.without_lock(&mut head, &Outcome::default(), || {
-            let then = writer.switch_generation().map_err(|error| match error {
+            let then = writer.switch_generation(false).map_err(|error| match error {
                 AppendError::DiskFull { during, source } | AppendError::Broken { during, source } => {
                     PageError::Io { during, source }
                 }
@@ -497,6 +520,7 @@ impl Inner {
             let newest = self.published().root.checkpoint;
             let root_of = |r: &Arc<Held>| r.layers().map_or(newest, |l| l.root.checkpoint);
             let oldest = readers.iter().map(root_of).min().unwrap_or(newest).min(newest);
+            disk.forget_keys(oldest);
             let durable = disk.header.sequence;
             let page_bytes = disk.pages.page_bytes() as u64;
             let mut space = disk.space.lock();
@@ -575,7 +599,12 @@ impl Inner {
 type Written = (Vec<TreeRoot>, TreeRoot, PageRef);
 
 /// Writes the pages of a checkpoint; returns the trees, the tree of their roots, and the space.
-fn write_pages(disk: &mut Disk, old: &Arc<Root>, table: &Mem) -> Result<Written, PageError> {
+fn write_pages(
+    disk: &mut Disk,
+    old: &Arc<Root>,
+    table: &Mem,
+    rekey: Option<&mut RekeyStep>,
+) -> Result<Written, PageError> {
     adopt_stored(disk, old, table)?;
     let mut writer = disk.writer(old.map.as_deref());
     let mut trees = NewTrees::from(old);
@@ -585,7 +614,7 @@ fn write_pages(disk: &mut Disk, old: &Arc<Root>, table: &Mem) -> Result<Written,
     for at in table.superseded_stored() {
         btree::release_value(&mut writer, &at)?;
     }
-    trees.finish(writer, old)
+    trees.finish(writer, old, rekey)
 }
 
 /// Writes the pages of a load; as `write_pages`.
@@ -598,7 +627,7 @@ fn write_load_pages(
     let (writer, space) = disk.load_writer(old.map.as_deref());
     let mut load = LoadPages { pages: &pages, space, writer, trees: NewTrees::from(old) };
     rows(&mut load)?;
-    load.trees.finish(load.writer, old)
+    load.trees.finish(load.writer, old, None)
 }
 
 /// The new trees of a load, to which its rows are applied.
@@ -625,31 +654,39 @@ impl LoadPages<'_> {
 }
 
 /// Trees on their way from one root to the next.
-struct NewTrees {
-    trees: Vec<TreeRoot>,
-    /// Of the tree of roots; in the order of trees, as they must be applied.
-    edits: Vec<([u8; 4], [u8; TREE_ROOT_BYTES])>,
-}
+struct NewTrees(Vec<TreeRoot>);
 
 impl NewTrees {
     fn from(old: &Root) -> Self {
-        Self { trees: old.trees.clone(), edits: Vec::new() }
+        Self(old.trees.clone())
     }
 
     fn apply(&mut self, writer: &mut PageWriter<'_>, tree: u32, edits: &mut dyn Edits) -> Result<(), PageError> {
-        let root = tree_mut(&mut self.trees, tree);
-        let new = btree::apply(writer, root, edits)?;
-        if *root != new {
-            *root = new;
-            self.edits.push((tree.to_be_bytes(), encode_root(&new)));
-        }
+        let root = tree_mut(&mut self.0, tree);
+        *root = btree::apply(writer, root, edits)?;
         Ok(())
     }
 
-    fn finish(self, mut writer: PageWriter<'_>, old: &Root) -> Result<Written, PageError> {
-        let Self { trees, edits } = self;
+    /// Writes the tree of roots and the space, and before them what a change of the master key has to seal anew.
+    fn finish(
+        self,
+        mut writer: PageWriter<'_>,
+        old: &Root,
+        rekey: Option<&mut RekeyStep>,
+    ) -> Result<Written, PageError> {
+        let Self(mut trees) = self;
         debug_assert!(trees.len() <= TREES_MAX + 1, "tree numbers are checked where they are given out");
-        let roots = btree::apply(&mut writer, &old.roots, &mut RootEdits { edits, at: 0 })?;
+        let mut at_end = None;
+        if let Some(step) = rekey.filter(|step| !step.is_sealed()) {
+            at_end = step.seal_trees(&mut writer, &mut trees)?.then_some(step);
+        }
+        let before = |tree: usize| old.trees.get(tree).copied().unwrap_or_default();
+        let changed = trees.iter().enumerate().filter(|&(tree, root)| *root != before(tree));
+        let edits = changed.map(|(tree, root)| ((tree as u32).to_be_bytes(), encode_root(root))).collect();
+        let mut roots = btree::apply(&mut writer, &old.roots, &mut RootEdits { edits, at: 0 })?;
+        if let Some(step) = at_end {
+            step.seal_rest(&mut writer, &mut roots)?;
+        }
         let space = writer.save_space()?;
         writer.finish()?;
         Ok((trees, roots, space))

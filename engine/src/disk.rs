@@ -18,9 +18,11 @@ use crate::error::MaintainError;
 use crate::keys::FileKeys;
 use crate::limits::TREES_MAX;
 use crate::maintain::{VerifyProgress, VerifyReport};
+use crate::pager::batch::RUN_BYTES_MAX;
 use crate::pager::{
     Page, PageError, PageKind, PageRead, PageRef, PageSealer, PageWrite, PageWriter, Pages, Space, first_page,
 };
+use crate::rekey::{RekeyStep, RekeyWalk};
 use crate::snapshot::Root;
 use crate::superblock::{SLOT_OFFSETS, Superblock};
 
@@ -33,6 +35,13 @@ pub(crate) struct Disk {
     pub(crate) space: Arc<Mutex<Space>>,
     ahead: Arc<Ahead>,
     sealer: PageSealer,
+    /// Which key slot this store was opened with, if it is still there.
+    pub(crate) own_slot: Option<usize>,
+    /// A change of the master key that is under way.
+    pub(crate) rekey: Option<RekeyWalk>,
+    /// Master keys that no header needs any more, and the first header whose pages are all free of them: the keys go
+    /// when no view is older.
+    retiring: Vec<(u16, u64)>,
     /// Pages that views got since the last header: pending, and to stay so when a checkpoint is given up.
     spilled: Vec<u64>,
 }
@@ -45,8 +54,10 @@ impl Disk {
         header: Superblock,
         keys: FileKeys,
         space: Space,
+        own_slot: Option<usize>,
     ) -> Self {
         let sealer = PageSealer::new(keys.clone(), Arc::clone(&env.entropy));
+        let rekey = header.previous.is_some().then(RekeyWalk::default);
         let space = Arc::new(Mutex::new(space));
         let ahead = Ahead::new(
             Arc::clone(&file),
@@ -55,7 +66,87 @@ impl Disk {
             Arc::clone(&env.entropy),
             Arc::clone(&space),
         );
-        Self { file, pages, header, keys, space, ahead: Arc::new(ahead), sealer, spilled: Vec::new() }
+        Self {
+            file,
+            pages,
+            header,
+            keys,
+            space,
+            ahead: Arc::new(ahead),
+            sealer,
+            own_slot,
+            rekey,
+            retiring: Vec::new(),
+            spilled: Vec::new(),
+        }
+    }
+
+    /// Returns the next step of the change of the master key, if one is under way and can go on: whoever seals pages
+    /// ahead of their commit must not have the old key in hand. Pages that were sealed so in the past are in tables by
+    /// now, and come into the trees with the checkpoint that takes this step.
+    pub(crate) fn next_rekey_step(&mut self, budget_pages: u64) -> Option<RekeyStep> {
+        self.sealer.let_go();
+        self.ahead.let_go();
+        let previous = self.header.previous.as_ref()?.epoch;
+        let walk = self.rekey.as_ref()?;
+        (walk.has_begun() || !self.keys.is_in_hand(previous)).then(|| RekeyStep {
+            walk: walk.clone(),
+            newest: self.header.key_epoch,
+            budget: budget_pages,
+        })
+    }
+
+    /// Goes on with the walk over free pages: overwrites with zeros what they held, up to `budget_pages` numbers.
+    /// Returns whether the end is reached, and everything durable.
+    pub(crate) fn sweep(&mut self, budget_pages: u64) -> io::Result<bool> {
+        let Some(walk) = &mut self.rekey else { return Ok(true) };
+        let page_bytes = self.pages.page_bytes();
+        let end = self.file.len()?.div_ceil(page_bytes as u64);
+        let mut no = walk.swept_to.max(first_page(page_bytes));
+        let stop = no.saturating_add(budget_pages).min(end);
+        let mut bytes = Vec::new();
+        while no < stop {
+            let count = (stop - no).min((RUN_BYTES_MAX / page_bytes) as u64);
+            // Nobody takes a number meanwhile. A run is read and written in a fraction of a millisecond.
+            let space = self.space.lock();
+            bytes.resize(count as usize * page_bytes, 0);
+            let got = self.file.read_at(no * page_bytes as u64, &mut bytes)?;
+            bytes.truncate(got);
+            let mut zeroed = false;
+            for (page, content) in (no..).zip(bytes.chunks_mut(page_bytes)) {
+                if space.is_free(page) && content.iter().any(|&byte| byte != 0) {
+                    content.fill(0);
+                    self.file.write_at(page * page_bytes as u64, content)?;
+                    zeroed = true;
+                }
+            }
+            drop(space);
+            walk.is_swept_durably &= !zeroed;
+            walk.done += count;
+            no += count;
+        }
+        walk.swept_to = no;
+        if !walk.is_swept_durably {
+            self.ahead.sync_file()?;
+            walk.is_swept_durably = true;
+        }
+        Ok(no >= end)
+    }
+
+    /// A header was written that names nothing that this epoch's key opens.
+    pub(crate) fn retire_key(&mut self, epoch: u16) {
+        self.retiring.push((epoch, self.header.sequence));
+    }
+
+    /// Lets keys go that no view needs: `oldest_root` is the oldest that one has.
+    pub(crate) fn forget_keys(&mut self, oldest_root: u64) {
+        let pages = &self.pages;
+        self.retiring.retain(|&(epoch, free_from)| {
+            if oldest_root >= free_from {
+                pages.forget_epoch(epoch);
+            }
+            oldest_root < free_from
+        });
     }
 
     /// Returns a writer of pages that nobody can reach yet, and what it needs of the header.

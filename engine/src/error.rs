@@ -103,6 +103,11 @@ pub enum OpenError {
     },
     /// No key slot opens with this passphrase or key. Nothing was written.
     WrongKey,
+    /// The caller's key provider failed. Nothing was written.
+    KeyProvider {
+        /// What it said.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// The file is encrypted and no key was given.
     KeyMissing,
     /// The file is not encrypted, but a key was given.
@@ -154,6 +159,9 @@ impl fmt::Display for OpenError {
                  Options::read_only(true)"
             ),
             Self::WrongKey => f.write_str("the passphrase or key does not open this file; nothing was changed"),
+            Self::KeyProvider { .. } => {
+                f.write_str("the key provider failed; nothing was changed, try again when it answers")
+            }
             Self::KeyMissing => f.write_str("the file is encrypted; give its passphrase or key"),
             Self::NotEncrypted => {
                 f.write_str("the file is not encrypted; open it with Options::unencrypted(), or write its content into a new, encrypted file")
@@ -177,6 +185,7 @@ impl Error for OpenError {
         match self {
             Self::Corruption(c) => Some(c),
             Self::Io { source, .. } => Some(source),
+            Self::KeyProvider { source } => Some(&**source),
             _ => None,
         }
     }
@@ -627,6 +636,20 @@ pub enum MaintainError {
     ReadOnly,
     /// The file is not encrypted and has no key to change, or a key cannot be taken away.
     NotEncrypted,
+    /// No key slot is the one that was meant: none opens with this passphrase or key, or there is none of this number.
+    /// Nothing was changed.
+    WrongKey,
+    /// The caller's key provider failed. Nothing was changed.
+    KeyProvider {
+        /// What it said.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// All key slots are taken.
+    TooManyKeys,
+    /// The last key cannot be removed: nobody could open the file.
+    LastKey,
+    /// A change of the master key is under way already.
+    RekeyUnderWay,
 }
 
 impl fmt::Display for MaintainError {
@@ -646,6 +669,15 @@ impl fmt::Display for MaintainError {
             Self::NotEncrypted => {
                 f.write_str("encryption cannot be added or taken away in place; write the content into a new file")
             }
+            Self::WrongKey => f.write_str("this passphrase or key opens no key slot of the file; nothing was changed"),
+            Self::KeyProvider { .. } => {
+                f.write_str("the key provider failed; nothing was changed, try again when it answers")
+            }
+            Self::TooManyKeys => f.write_str("a file has four keys at most; remove one first"),
+            Self::LastKey => f.write_str("a file has at least one key; add another one first"),
+            Self::RekeyUnderWay => {
+                f.write_str("the master key is being changed already; end that with Store::rekey_all first")
+            }
         }
     }
 }
@@ -656,6 +688,7 @@ impl Error for MaintainError {
             Self::Corruption(c) => Some(c),
             Self::DiskFull { source, .. } | Self::Io { source, .. } => Some(source),
             Self::Poisoned { source } => Some(&**source),
+            Self::KeyProvider { source } => Some(&**source),
             _ => None,
         }
     }

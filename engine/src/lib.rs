@@ -35,7 +35,7 @@
 //! one commit, past log and table), `ahead` (long values, into pages at once), `checkpoint` and `disk` (from table to
 //! pages), `snapshot` and `readers` (what a view sees), `change` (feeds), `memtable` (the table),
 //! `btree` (trees of pages), `log` (groups, redo, replay), `pager` (pages, their cache, which are in use),
-//! `superblock`, `keys` and `seal` (encryption at rest), `env` (the world, injected).
+//! `superblock`, `keys`, `rekey` and `seal` (encryption at rest), `env` (the world, injected).
 //!
 //! # Invariants
 //!
@@ -71,6 +71,7 @@ mod memtable;
 mod options;
 mod pager;
 mod readers;
+mod rekey;
 mod seal;
 mod snapshot;
 mod store;
@@ -86,7 +87,10 @@ pub use error::{
 pub use load::{LoadProgress, Loader};
 pub use log::writer::log_file_names;
 pub use maintain::{Stats, VerifyProgress, VerifyReport};
-pub use options::{CipherChoice, KdfCost, KeySource, Memory, Options, PageAccess, Secret};
+pub use options::{
+    CipherChoice, KdfCost, KeyKind, KeyProvider, KeyRequest, KeySlotInfo, KeySource, Memory, Options, PageAccess,
+    RekeyOptions, RekeyProgress, Secret,
+};
 pub use store::Store;
 pub use txn::{
     CommitInfo, Cursor, Durability, ReadView, Savepoint, Serial, TransactionCursor, TreeId, ValueReader, ValueWriter,

@@ -1,4 +1,4 @@
-//! Keeping a store in order: flush, close, verify, change the key, and say how it is.
+//! Keeping a store in order: flush, close, verify, and say how it is.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,9 +6,8 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 
 use crate::error::MaintainError;
-use crate::keys::KeySlot;
 use crate::log::writer::{AppendError, LogWriter};
-use crate::options::{KdfCost, KeySource};
+use crate::options::RekeyProgress;
 use crate::store::{Inner, Store};
 use crate::superblock::Superblock;
 use crate::txn::commit::{Head, Outcome, Running};
@@ -67,6 +66,9 @@ pub struct Stats {
     pub snapshots_ended: u64,
     /// Milliseconds that writers were slowed down because a checkpoint was behind.
     pub paced_ms: u64,
+    /// How far a change of the master key is, if one is under way: begun by `Store::rekey`, here or before the file was
+    /// opened, and not ended by `Store::rekey_step` yet.
+    pub rekey: Option<RekeyProgress>,
     /// What stopped the store from writing, if anything did.
     pub poisoned: Option<String>,
 }
@@ -108,6 +110,7 @@ impl Store {
         let page_bytes = pages.page_bytes() as u64;
         let space = *inner.space_counts.lock();
         let oldest = readers.iter().min_by_key(|r| r.commit_no);
+        let rekey = inner.key_state.lock().rekey;
         let now = inner.env.clock.monotonic_ms();
         let head = inner.head.lock();
         let poisoned = match &head.state {
@@ -140,6 +143,7 @@ impl Store {
             oldest_reader_ms: oldest.map_or(0, |r| now.saturating_sub(r.since_ms)),
             snapshots_ended: inner.snapshots_ended.load(Ordering::Relaxed),
             paced_ms: head.paced_ms,
+            rekey,
             poisoned,
         }
     }
@@ -158,30 +162,6 @@ impl Store {
             None => return Err(MaintainError::Closed),
         };
         crate::disk::verify(&root, &root.roots, root.space, progress)
-    }
-
-    /// Puts a new passphrase or key in the old one's place. The master key stays, so no data is rewritten; what
-    /// was written before can still be read by whoever kept a copy of the file and the old passphrase.
-    pub fn change_key(&self, key: &KeySource, cost: KdfCost) -> Result<(), MaintainError> {
-        let mut guard = self.inner.disk.lock();
-        self.inner.head.lock().check_maintain()?;
-        let Some(disk) = guard.as_mut() else { return Err(MaintainError::Closed) };
-        let (Some(master), false) = (disk.keys.master(), matches!(key, KeySource::None)) else {
-            return Err(MaintainError::NotEncrypted);
-        };
-        let header = &disk.header;
-        let slot = KeySlot::wrap(master, key, cost, header.cipher, &header.uuid, &*self.inner.env.entropy)
-            .map_err(|source| MaintainError::Io { during: "drawing random bytes", source })?;
-        // Both header slots, or the old passphrase would still open the older one.
-        for _ in 0..2 {
-            let slots = [slot.clone(), KeySlot::default(), KeySlot::default(), KeySlot::default()];
-            if let Err(source) = disk.write_header(|h| h.slots = slots) {
-                let mut head = self.inner.head.lock();
-                let source = self.inner.poison_with(&mut head, "writing the header", source);
-                return Err(MaintainError::Poisoned { source });
-            }
-        }
-        Ok(())
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the caller decides when a store is opened: the key, what may be created, ceilings, costs.
 
+use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
@@ -53,6 +55,9 @@ pub enum KeySource {
     Passphrase(Secret),
     /// 32 bytes of full entropy, from a key store of the system for example. Not stretched.
     Raw(Zeroizing<[u8; 32]>),
+    /// Whoever has the key: a key store of the system, a security module, a smart card. Asked whenever a key slot is
+    /// opened or written.
+    Provider(Arc<dyn KeyProvider>),
     /// The file is not encrypted.
     None,
 }
@@ -62,9 +67,105 @@ impl fmt::Debug for KeySource {
         f.write_str(match self {
             Self::Passphrase(_) => "Passphrase(..)",
             Self::Raw(_) => "Raw(..)",
+            Self::Provider(_) => "Provider(..)",
             Self::None => "None",
         })
     }
+}
+
+/// Gives the key of a file. What it gives is not stretched: 32 bytes of full entropy.
+///
+/// A provider that gives other bytes for another salt makes every key slot's key its own; one that looks only at the
+/// file's id, or at nothing, is as good as `KeySource::Raw` with that key.
+pub trait KeyProvider: Send + Sync {
+    /// Returns the 32 bytes. It is called with no lock of the store's that readers or commits wait for, and may take
+    /// its time. An error is handed on as the source of `OpenError::KeyProvider` or `MaintainError::KeyProvider`.
+    fn key(&self, request: &KeyRequest<'_>) -> Result<Zeroizing<[u8; 32]>, Box<dyn Error + Send + Sync>>;
+}
+
+/// Which key a `KeyProvider` is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyRequest<'r> {
+    /// The file's id, random, the same for as long as the file lives.
+    pub file: &'r [u8; 16],
+    /// The key slot's salt, random, drawn anew whenever the slot is written: a challenge, for devices that answer
+    /// challenges instead of handing out keys.
+    pub salt: &'r [u8; 16],
+}
+
+/// What a key slot is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// `KeySource::Passphrase`.
+    Passphrase,
+    /// `KeySource::Raw`.
+    Raw,
+    /// `KeySource::Provider`.
+    Provider,
+}
+
+/// One of the keys that open a file, as far as the file tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeySlotInfo {
+    /// Its place, 0 to 3; it keeps it until it is removed, or all are replaced by `Store::rekey`.
+    pub index: usize,
+    /// What it is for.
+    pub kind: KeyKind,
+    /// Argon2id's memory in KiB; 0 unless it is a passphrase's.
+    pub memory_kib: u32,
+    /// Argon2id's passes.
+    pub passes: u32,
+    /// Argon2id's lanes.
+    pub lanes: u32,
+}
+
+/// How `Store::rekey` begins: which keys open the file from then on.
+#[derive(Clone, Debug, Default)]
+pub struct RekeyOptions {
+    pub(crate) keys: Vec<(KeySource, KdfCost)>,
+    pub(crate) cipher: Option<CipherChoice>,
+    pub(crate) locks_out: bool,
+}
+
+impl RekeyOptions {
+    /// The one key that opens the file from then on; more with `and_key`.
+    pub fn new(key: KeySource, cost: KdfCost) -> Self {
+        Self { keys: vec![(key, cost)], ..Self::default() }
+    }
+
+    /// One more key, up to four. Every key that is not given stops opening the file.
+    pub fn and_key(mut self, key: KeySource, cost: KdfCost) -> Self {
+        self.keys.push((key, cost));
+        self
+    }
+
+    /// The cipher from then on. Default: it stays as it is.
+    pub fn cipher(mut self, cipher: CipherChoice) -> Self {
+        self.cipher = Some(cipher);
+        self
+    }
+
+    /// Says that none of the given keys need open the file as it is now. Default false: one of them must, so that a
+    /// mistyped passphrase is an error and not the loss of everything.
+    pub fn lock_out_old_keys(mut self, yes: bool) -> Self {
+        self.locks_out = yes;
+        self
+    }
+}
+
+/// How far a change of the master key is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RekeyProgress {
+    /// Pages that were looked at since the change began or the store was opened: those in use, which are sealed anew,
+    /// and then all that the file spans, of which the free ones are overwritten. After a crash the count begins again;
+    /// what was sealed anew is only read.
+    pub done: u64,
+    /// How many there are to look at, as far as that is known.
+    pub total: u64,
+    /// Nothing is left that the old key opens.
+    pub finished: bool,
 }
 
 /// How dear it is to try a passphrase: Argon2id's memory and passes, written into the file when its key slot is.

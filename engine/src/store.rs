@@ -14,7 +14,7 @@ use crate::checkpoint::IntoTable;
 use crate::disk::{Disk, load_roots};
 use crate::env::{Env, LockOutcome, OpenMode, StorageFile};
 use crate::error::{Corruption, CorruptionKind, MaintainError, OpenError, ReadError, WriteError};
-use crate::keys::{FileKeys, Key, KeySlot, UnwrapError};
+use crate::keys::{EpochKey, FileKeys, KeySlot, UnwrapError, WrapError};
 use crate::limits::PAGE_BYTES;
 use crate::log::replay::{LogEnd, replay};
 use crate::log::writer::{LogPosition, LogWriter};
@@ -22,10 +22,11 @@ use crate::memtable::Mem;
 use crate::options::{KeySource, Options, PageAccess};
 use crate::pager::{MissFrom, Pages, Space, SpaceCounts, first_page};
 use crate::readers::{LogAt, Visible};
+use crate::rekey::KeyState;
 use crate::seal::Cipher;
 use crate::snapshot::{Layers, Root};
 use crate::superblock::{
-    KEY_EPOCH, NOTE_MAGIC, NOTE_OFFSET, PAGES_START, SLOT_BYTES, SLOT_OFFSETS, Superblock, Unchecked,
+    FIRST_EPOCH, NOTE_MAGIC, NOTE_OFFSET, PAGES_START, SLOT_BYTES, SLOT_OFFSETS, Superblock, Unchecked,
 };
 use crate::txn::commit::{Head, Running};
 use crate::txn::names::{Names, NamesError};
@@ -70,6 +71,8 @@ pub(crate) struct Inner {
     pub(crate) snapshots_ended: AtomicU64,
     /// How the file's pages are spread, as the last checkpoint left them.
     pub(crate) space_counts: Mutex<SpaceCounts>,
+    /// The header's keys, as far as anybody may know.
+    pub(crate) key_state: Mutex<KeyState>,
     pub(crate) recovered: LogEnd,
 }
 
@@ -89,7 +92,7 @@ impl Store {
         let path = env.describe();
         check_options(&options)?;
         let file = open_file(&env, &options, &path)?;
-        let Found { header, older, keys, root, table, mut end } = read_state(&env, &file, &options, &path)?;
+        let Found { header, older, keys, own_slot, root, table, mut end } = read_state(&env, &file, &options, &path)?;
         let memory = options.memory;
         let config = Config {
             table_bytes: memory.table_bytes as u64,
@@ -101,6 +104,7 @@ impl Store {
             NamesError::Page(error) => OpenError::from(error),
             NamesError::Rule(rule) => Corruption { offset: PAGES_START, what: CorruptionKind::Redo(rule) }.into(),
         })?;
+        let mut key_state = KeyState::of(&header);
         let mut counts = SpaceCounts { end: header.page_count, ..SpaceCounts::default() };
         let (writer, disk) = if options.read_only {
             (None, None)
@@ -111,7 +115,11 @@ impl Store {
             let writer = LogWriter::open(&env, &header, &keys, &mut end)?;
             leave_note(&file);
             let pages = Arc::clone(&layers.root.pages);
-            (Some(writer), Some(Disk::new(&env, Arc::clone(&file), pages, header, keys, space)))
+            let mut disk = Disk::new(&env, Arc::clone(&file), pages, header, keys, space, own_slot);
+            complete_keys(&mut disk, older.as_ref())
+                .map_err(|source| OpenError::Io { during: "writing the header", source })?;
+            key_state.count(&disk, counts);
+            (Some(writer), Some(disk))
         };
         let log = writer.as_ref().map_or(LogAt { durable_commit: end.durable, ..LogAt::default() }, LogWriter::at);
         let inner = Arc::new(Inner {
@@ -129,6 +137,7 @@ impl Store {
             closed: AtomicBool::new(false),
             snapshots_ended: AtomicU64::new(0),
             space_counts: Mutex::new(counts),
+            key_state: Mutex::new(key_state),
             recovered: end,
             env,
         });
@@ -360,24 +369,26 @@ fn create_file(env: &Env, options: &Options, path: &str) -> Result<(), OpenError
     env.entropy.public(&mut uuid).and_then(|()| env.entropy.public(&mut seed)).map_err(io(drawing))?;
     let encrypted = !matches!(options.key, KeySource::None);
     let cipher = if encrypted { Cipher::choose(options.cipher) } else { Cipher::None };
-    let master = if encrypted {
-        let mut master = Key::default();
-        env.entropy.secret(&mut master[..]).map_err(io(drawing))?;
-        Some(master)
+    let key = if encrypted {
+        EpochKey::draw(FIRST_EPOCH, cipher, &*env.entropy).map_err(io(drawing))?
     } else {
-        None
+        EpochKey::new(FIRST_EPOCH, cipher, None)
     };
     let mut slots: [KeySlot; 4] = Default::default();
-    if let Some(master) = &master {
+    if let Some(master) = key.master() {
         slots[0] =
-            KeySlot::wrap(master, &options.key, options.kdf, cipher, &uuid, &*env.entropy).map_err(io(drawing))?;
+            KeySlot::wrap(master, &options.key, options.kdf, cipher, &uuid, &*env.entropy).map_err(|e| match e {
+                WrapError::Io(source) => io(drawing)(source),
+                WrapError::Provider(source) => OpenError::KeyProvider { source },
+            })?;
     }
-    let keys = FileKeys::new(cipher, uuid, master);
+    let keys = FileKeys::new(uuid, key);
     let header = Superblock {
         sequence: 0,
         uuid,
         cipher,
-        key_epoch: KEY_EPOCH,
+        key_epoch: FIRST_EPOCH,
+        previous: None,
         log_block_bytes: options.log_block_bytes as u32,
         page_bytes: options.page_bytes as u32,
         commit_no: 0,
@@ -407,11 +418,7 @@ pub(crate) fn new_file_name(name: &str) -> String {
 /// Reads both slots, takes the newest that is not damaged, finds the key, authenticates. Writes nothing. A wrong key,
 /// or an authentication that fails, is no reason to go on with the older slot: it might open with an older passphrase.
 /// The older header is returned, too, if it holds: what it names is kept until it is written over. spec: E-4, C-6
-fn read_header(
-    file: &Arc<dyn StorageFile>,
-    options: &Options,
-    path: &str,
-) -> Result<(Superblock, Option<Superblock>, FileKeys), OpenError> {
+fn read_header(file: &Arc<dyn StorageFile>, options: &Options, path: &str) -> Result<Headers, OpenError> {
     let mut found = Vec::new();
     let mut magic_seen = false;
     for offset in SLOT_OFFSETS {
@@ -432,27 +439,74 @@ fn read_header(
             OpenError::NotAStore { path: path.to_owned() }
         });
     };
-    let keys = unlock(&newest.superblock, &options.key)?;
+    let (keys, own_slot) = unlock(&newest.superblock, &options.key)?;
+    let offset = newest.offset();
     let header = newest.verify(&keys)?;
+    if !add_previous(&keys, &header) {
+        return Err(Corruption { offset, what: CorruptionKind::HeaderField("previous key") }.into());
+    }
+    // Of the epoch before, where the master key was being changed when the header was written.
     let older = found.pop().and_then(|older| older.verify(&keys).ok()).filter(|older| older.uuid == header.uuid);
-    Ok((header, older, keys))
+    // Where that change has just ended, the older header's pages may still be of the epoch before.
+    let older = older.filter(|older| add_previous(&keys, older));
+    Ok(Headers { header, older, keys, own_slot })
 }
 
-fn unlock(header: &Superblock, source: &KeySource) -> Result<FileKeys, OpenError> {
+/// Takes in the master key of the epoch before, if the header has it. False: it does not unwrap.
+fn add_previous(keys: &FileKeys, header: &Superblock) -> bool {
+    let Some(previous) = &header.previous else { return true };
+    let unwrapped = keys.of(header.key_epoch).and_then(|newest| previous.unwrap(&newest, &header.uuid));
+    unwrapped.map(|key| keys.add(key)).is_some()
+}
+
+/// Both headers, the newest one first, and what opens them.
+struct Headers {
+    header: Superblock,
+    older: Option<Superblock>,
+    keys: FileKeys,
+    own_slot: Option<usize>,
+}
+
+/// Both header slots must say the same of the keys before anything is sealed: one of them may have been written, and
+/// not the other, when a key was changed. Else a key that was removed would open the older one, or a master key would
+/// seal what the older one cannot open. spec: C-10
+fn complete_keys(disk: &mut Disk, older: Option<&Superblock>) -> io::Result<()> {
+    let header = &disk.header;
+    let is_same = |older: &Superblock| {
+        (older.key_epoch, older.cipher, &older.previous, &older.slots)
+            == (header.key_epoch, header.cipher, &header.previous, &header.slots)
+    };
+    if !disk.keys.is_encrypted() || older.is_some_and(is_same) {
+        return Ok(());
+    }
+    if header.previous.is_none()
+        && let Some(previous) = older.and_then(|older| older.previous.as_ref())
+    {
+        disk.retire_key(previous.epoch);
+    }
+    disk.write_header(|_| {})
+}
+
+/// Returns the keys, and the slot that gave them.
+fn unlock(header: &Superblock, source: &KeySource) -> Result<(FileKeys, Option<usize>), OpenError> {
+    let keys = |master| FileKeys::new(header.uuid, EpochKey::new(header.key_epoch, header.cipher, master));
     match (header.cipher, source) {
-        (Cipher::None, KeySource::None) => return Ok(FileKeys::new(Cipher::None, header.uuid, None)),
+        (Cipher::None, KeySource::None) => return Ok((keys(None), None)),
         (Cipher::None, _) => return Err(OpenError::NotEncrypted),
         (_, KeySource::None) => return Err(OpenError::KeyMissing),
         _ => {}
     }
-    for slot in header.slots.iter().filter(|slot| slot.fits(source)) {
+    let mut refused = OpenError::WrongKey;
+    for (i, slot) in header.slots.iter().enumerate().filter(|(_, slot)| slot.fits(source)) {
         match slot.unwrap(source, header.cipher, &header.uuid) {
-            Ok(master) => return Ok(FileKeys::new(header.cipher, header.uuid, Some(master))),
+            Ok(master) => return Ok((keys(Some(master)), Some(i))),
             Err(UnwrapError::WrongKey) => {}
             Err(UnwrapError::Costs { what, given }) => return Err(OpenError::Unsupported { what, given }),
+            // The next slot may be the one that it has a key for.
+            Err(UnwrapError::Provider(source)) => refused = OpenError::KeyProvider { source },
         }
     }
-    Err(OpenError::WrongKey)
+    Err(refused)
 }
 
 /// A state as the file and its log have it.
@@ -460,6 +514,7 @@ struct Found {
     header: Superblock,
     older: Option<Superblock>,
     keys: FileKeys,
+    own_slot: Option<usize>,
     root: Root,
     table: Mem,
     end: LogEnd,
@@ -471,10 +526,11 @@ fn read_state(env: &Env, file: &Arc<dyn StorageFile>, options: &Options, path: &
     let mut tries = if options.read_only { 5 } else { 1 };
     loop {
         tries -= 1;
-        let found = read_header(file, options, path).and_then(|(header, older, keys)| {
+        let found = read_header(file, options, path).and_then(|headers| {
+            let Headers { header, older, keys, own_slot } = headers;
             let root = open_pages(file, &header, &keys, options)?;
             let (table, end) = read_log(env, &header, &keys, options)?;
-            Ok(Found { header, older, keys, root, table, end })
+            Ok(Found { header, older, keys, own_slot, root, table, end })
         });
         match found {
             Err(OpenError::Corruption(_)) if tries > 0 => {}

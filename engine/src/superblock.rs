@@ -9,7 +9,7 @@
 
 use crate::btree::{HEIGHT_MAX, TreeRoot};
 use crate::error::{Corruption, CorruptionKind, OpenError};
-use crate::keys::{FileKeys, KeySlot, SlotKind};
+use crate::keys::{FileKeys, KeySlot, PreviousKey, SlotKind};
 use crate::limits::PAGE_BYTES;
 use crate::log::writer::LogPosition;
 use crate::pager::PageRef;
@@ -24,10 +24,11 @@ pub(crate) const NOTE_MAGIC: [u8; 4] = *b"PID\0";
 pub(crate) const PAGES_START: u64 = 128 << 10;
 pub(crate) const LOG_BLOCK_BYTES: [u32; 2] = [4096, 16384];
 pub(crate) const FORMAT_VERSION: u16 = 0;
-pub(crate) const KEY_EPOCH: u16 = 0;
+/// The key epoch of a new file, and of every file without encryption.
+pub(crate) const FIRST_EPOCH: u16 = 0;
+pub(crate) const KEY_SLOTS: usize = 4;
 
 const MAGIC: [u8; 8] = *b"BLAZEDB\0";
-const KEY_SLOTS: usize = 4;
 const KEY_SLOT_BYTES: usize = 96;
 /// Numbers that only ever go up by one stay below this, so that nothing that is added to them overflows.
 const NUMBER_MAX: u64 = 1 << 62;
@@ -50,7 +51,8 @@ const AT_ENTRIES: usize = 120;
 const AT_SPACE: usize = 128;
 const AT_PAGE_COUNT: usize = 144;
 const AT_WALL: usize = 152;
-const AT_RESERVED: usize = 160;
+const AT_PREVIOUS: usize = 160;
+const AT_RESERVED: usize = 212;
 const AT_KEYS: usize = 256;
 const AT_MAC: usize = 4060;
 const AT_CRC: usize = 4092;
@@ -65,8 +67,10 @@ pub(crate) struct Superblock {
     pub(crate) sequence: u64,
     pub(crate) uuid: [u8; 16],
     pub(crate) cipher: Cipher,
-    /// Which master key sealed the newest pages; there has been one only.
+    /// Which master key the slots wrap; it seals what is sealed from now on.
     pub(crate) key_epoch: u16,
+    /// The master key before it, while what it sealed is still needed.
+    pub(crate) previous: Option<PreviousKey>,
     pub(crate) log_block_bytes: u32,
     pub(crate) page_bytes: u32,
     /// The commit whose state the pages hold; the log goes on with the next one.
@@ -124,10 +128,13 @@ impl Superblock {
         ] {
             b[at..][..8].copy_from_slice(&n.to_le_bytes());
         }
+        if let Some(previous) = &self.previous {
+            encode_previous(previous, &mut b[AT_PREVIOUS..AT_RESERVED]);
+        }
         for (i, slot) in self.slots.iter().enumerate() {
             encode_slot(slot, &mut b[AT_KEYS + i * KEY_SLOT_BYTES..][..KEY_SLOT_BYTES]);
         }
-        let mac = keys.header_mac(&b[..AT_MAC]);
+        let mac = keys.header_mac(self.key_epoch, &b[..AT_MAC]);
         b[AT_MAC..AT_CRC].copy_from_slice(&mac);
         let crc = crc32fast::hash(&b[..AT_CRC]);
         b[AT_CRC..].copy_from_slice(&crc.to_le_bytes());
@@ -153,9 +160,12 @@ impl Unchecked {
         }
         let cipher = Cipher::from_code(b[AT_CIPHER]).ok_or(unknown("cipher", u64::from(b[AT_CIPHER])))?;
         let key_epoch = u16_at(b, AT_EPOCH);
-        if key_epoch != KEY_EPOCH {
-            return Err(unknown("key epoch", u64::from(key_epoch)));
-        }
+        let previous_cipher = b[AT_PREVIOUS + 2];
+        let previous = match Cipher::from_code(previous_cipher) {
+            None => return Err(unknown("cipher", u64::from(previous_cipher))),
+            Some(Cipher::None) => None,
+            Some(cipher) => Some(decode_previous(&b[AT_PREVIOUS..AT_RESERVED], cipher)),
+        };
         let (log_block_bytes, page_bytes) = (u32_at(b, AT_LOG_BLOCK), u32_at(b, AT_PAGE_BYTES));
         if !LOG_BLOCK_BYTES.contains(&log_block_bytes) {
             return Err(unknown("log block size", u64::from(log_block_bytes)));
@@ -184,6 +194,7 @@ impl Unchecked {
             uuid: array_at(b, AT_UUID),
             cipher,
             key_epoch,
+            previous,
             log_block_bytes,
             page_bytes,
             commit_no: u64_at(b, AT_COMMIT),
@@ -199,9 +210,19 @@ impl Unchecked {
         let first = PAGES_START / u64::from(page_bytes);
         let pages = first..s.page_count;
         let slots_end = AT_KEYS + KEY_SLOTS * KEY_SLOT_BYTES;
-        let zeros = [AT_CIPHER + 1..AT_EPOCH, AT_HEIGHT + 1..AT_ROOTS, AT_RESERVED..AT_KEYS, slots_end..AT_MAC];
+        let reserved = if s.previous.is_some() { AT_RESERVED } else { AT_PREVIOUS };
+        let zeros = [
+            AT_CIPHER + 1..AT_EPOCH,
+            AT_HEIGHT + 1..AT_ROOTS,
+            AT_PREVIOUS + 3..AT_PREVIOUS + 4,
+            reserved..AT_KEYS,
+            slots_end..AT_MAC,
+        ];
+        let is_before = |previous: &PreviousKey| previous.epoch.wrapping_add(1) == key_epoch;
         let no_roots = roots.no == 0 && roots.proof == 0 && s.roots.entries == 0;
         let rules = [
+            ("key epoch", cipher != Cipher::None || key_epoch == FIRST_EPOCH),
+            ("previous key", s.previous.as_ref().is_none_or(|p| cipher != Cipher::None && is_before(p))),
             ("sequence", s.sequence < NUMBER_MAX),
             ("commit", s.commit_no < NUMBER_MAX),
             ("durable floor", (s.commit_no..NUMBER_MAX).contains(&s.durable_floor)),
@@ -219,14 +240,32 @@ impl Unchecked {
         Ok(Some(Self { block, offset, superblock }))
     }
 
+    /// Returns where in the file it was found.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Authenticates; what comes out may be trusted as far as the key may. spec: C-6
     pub(crate) fn verify(self, keys: &FileKeys) -> Result<Superblock, Corruption> {
-        if keys.header_mac_fits(&self.block[..AT_MAC], &self.block[AT_MAC..AT_CRC]) {
+        let mac = &self.block[AT_MAC..AT_CRC];
+        if keys.header_mac_fits(self.superblock.key_epoch, &self.block[..AT_MAC], mac) {
             Ok(self.superblock)
         } else {
             Err(Corruption { offset: self.offset, what: CorruptionKind::HeaderAuthentication })
         }
     }
+}
+
+/// spec: C-10
+fn encode_previous(previous: &PreviousKey, out: &mut [u8]) {
+    out[..2].copy_from_slice(&previous.epoch.to_le_bytes());
+    out[2] = previous.cipher.code();
+    out[4..36].copy_from_slice(&previous.wrapped);
+    out[36..52].copy_from_slice(&previous.tag);
+}
+
+fn decode_previous(b: &[u8], cipher: Cipher) -> PreviousKey {
+    PreviousKey { epoch: u16_at(b, 0), cipher, wrapped: array_at(b, 4), tag: array_at(b, 36) }
 }
 
 fn encode_slot(slot: &KeySlot, out: &mut [u8]) {
@@ -273,13 +312,20 @@ pub(crate) fn u64_at(b: &[u8], at: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::EpochKey;
 
     fn sample(cipher: Cipher) -> Superblock {
         Superblock {
             sequence: 0x0102_0304_0506,
             uuid: *b"0123456789abcdef",
             cipher,
-            key_epoch: KEY_EPOCH,
+            key_epoch: if cipher == Cipher::None { 0 } else { 0x0300 },
+            previous: (cipher != Cipher::None).then_some(PreviousKey {
+                epoch: 0x02ff,
+                cipher: Cipher::Aes256Gcm,
+                wrapped: [4; 32],
+                tag: [5; 16],
+            }),
             log_block_bytes: 16384,
             page_bytes: 8192,
             commit_no: 77,
@@ -299,7 +345,9 @@ mod tests {
     }
 
     fn keys(cipher: Cipher) -> FileKeys {
-        FileKeys::new(cipher, sample(cipher).uuid, (cipher != Cipher::None).then(|| [3; 32].into()))
+        let Superblock { uuid, key_epoch, .. } = sample(cipher);
+        let master = (cipher != Cipher::None).then(|| [3; 32].into());
+        FileKeys::new(uuid, EpochKey::new(key_epoch, cipher, master))
     }
 
     /// Changes bytes and makes the checksum fit, as a program that writes another format would.
@@ -315,7 +363,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         for cipher in [Cipher::None, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
-            let empty = Superblock { roots: TreeRoot::default(), space: None, page_count: 16, ..sample(cipher) };
+            let no_pages = Superblock { roots: TreeRoot::default(), space: None, page_count: 16, ..sample(cipher) };
+            let empty = Superblock { previous: None, ..no_pages };
             for header in [sample(cipher), empty] {
                 let read = Unchecked::decode(header.encode(&keys(cipher)), 0).expect("in range").expect("undamaged");
                 assert_eq!(read.verify(&keys(cipher)), Ok(header));
@@ -326,7 +375,8 @@ mod tests {
     /// spec: E-4
     #[test]
     fn every_flipped_bit_passes_the_slot_over() {
-        let block = sample(Cipher::None).encode(&keys(Cipher::None));
+        let cipher = Cipher::Aes256Gcm;
+        let block = sample(cipher).encode(&keys(cipher));
         for bit in 0..8 * SLOT_BYTES {
             let mut b = block.clone();
             b[bit / 8] ^= 1 << (bit % 8);
@@ -348,7 +398,7 @@ mod tests {
         assert!(matches!(with(AT_VERSION, &[1]), Err(OpenError::UnsupportedVersion(1))));
         unknown(AT_FEATURES, &[1], "feature bits");
         unknown(AT_CIPHER, &[9], "cipher");
-        unknown(AT_EPOCH, &[1], "key epoch");
+        unknown(AT_PREVIOUS + 2, &[9], "cipher");
         unknown(AT_LOG_BLOCK, &8192_u32.to_le_bytes(), "log block size");
         unknown(AT_PAGE_BYTES, &2048_u32.to_le_bytes(), "page size");
         for (at, name) in [
@@ -372,10 +422,38 @@ mod tests {
         field(AT_HEIGHT, &[0], "roots");
         field(AT_SPACE, &43_u64.to_le_bytes(), "space");
         field(AT_SPACE, &[0; 8], "space");
-        field(AT_KEYS, &[3], "key slot");
+        field(AT_EPOCH, &[1], "key epoch");
+        field(AT_PREVIOUS + 2, &[1], "previous key");
+        field(AT_KEYS, &[4], "key slot");
         field(AT_KEYS + 80, &[1], "key slot");
-        for at in [13, AT_HEIGHT + 1, AT_RESERVED, AT_KEYS - 1, AT_KEYS + 4 * KEY_SLOT_BYTES, AT_MAC - 1] {
+        for at in [
+            13,
+            AT_HEIGHT + 1,
+            AT_PREVIOUS,
+            AT_PREVIOUS + 3,
+            AT_RESERVED - 1,
+            AT_RESERVED,
+            AT_KEYS - 1,
+            AT_KEYS + 4 * KEY_SLOT_BYTES,
+            AT_MAC - 1,
+        ] {
             field(at, &[1], "reserved");
+        }
+    }
+
+    /// Of an encrypted file: an epoch that is not the one before, a gap that is not zero. spec: E-3
+    #[test]
+    fn a_previous_key_out_of_range_is_refused() {
+        let cipher = Cipher::ChaCha20Poly1305;
+        for (at, name) in [(AT_PREVIOUS, "previous key"), (AT_PREVIOUS + 3, "reserved"), (AT_RESERVED, "reserved")] {
+            let mut block = sample(cipher).encode(&keys(cipher));
+            block[at] ^= 1;
+            let crc = crc32fast::hash(&block[..AT_CRC]);
+            block[AT_CRC..].copy_from_slice(&crc.to_le_bytes());
+            match Unchecked::decode(block, 0) {
+                Err(OpenError::Corruption(c)) => assert_eq!(c.what, CorruptionKind::HeaderField(name)),
+                other => panic!("{name} at {at}: {:?}", other.map(|_| ())),
+            }
         }
     }
 
@@ -384,7 +462,8 @@ mod tests {
     fn another_key_does_not_verify() {
         let cipher = Cipher::ChaCha20Poly1305;
         let read = Unchecked::decode(sample(cipher).encode(&keys(cipher)), 7).expect("in range").expect("undamaged");
-        let other = FileKeys::new(cipher, read.superblock.uuid, Some([4; 32].into()));
+        let other = EpochKey::new(read.superblock.key_epoch, cipher, Some([4; 32].into()));
+        let other = FileKeys::new(read.superblock.uuid, other);
         let refused = Corruption { offset: 7, what: CorruptionKind::HeaderAuthentication };
         assert_eq!(read.verify(&other), Err(refused));
     }

@@ -5,8 +5,8 @@
 //! come as one sorted stream (`apply`), which writes the touched leaves and their ancestors anew, beside the old ones.
 //!
 //! `node.rs` reads pages, `build.rs` cuts sorted entries into pages, `search.rs` looks up, `cursor.rs` walks,
-//! `apply.rs` changes, `value.rs` keeps values that need pages of their own, `check.rs` proves a tree. All I/O goes
-//! through `PageRead` and `PageWrite`. Read `TreeRoot`, then `apply`.
+//! `apply.rs` changes, `value.rs` keeps values that need pages of their own, `rewrite.rs` moves pages and leaves what
+//! they say alone, `check.rs` proves a tree. All I/O goes through `PageRead` and `PageWrite`. Read `TreeRoot`, then `apply`.
 //!
 //! Invariants:
 //! - keys ascend strictly within a leaf and from leaf to leaf;
@@ -20,6 +20,7 @@ mod build;
 mod check;
 mod cursor;
 mod node;
+mod rewrite;
 mod search;
 mod value;
 
@@ -30,6 +31,7 @@ pub(crate) use self::apply::{EditValue, Edits, apply};
 pub(crate) use self::check::check;
 pub(crate) use self::cursor::TreeCursor;
 pub(crate) use self::node::CellValue;
+pub(crate) use self::rewrite::{Place, rewrite};
 pub(crate) use self::search::{Found, get};
 pub(crate) use self::value::{ValueWriter, read_value, release_value, value_pages};
 

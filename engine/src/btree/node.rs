@@ -334,6 +334,11 @@ impl<'b> Branch<'b> {
         decode_child(&self.children[i])
     }
 
+    /// Returns where in the page child i stands.
+    pub(super) fn child_at(&self, i: usize) -> usize {
+        NODE_HEADER_BYTES + self.keys.heads.len() * 6 + i * CHILD_BYTES
+    }
+
     /// Returns a child as it stands in the page.
     pub(super) fn raw_child(&self, i: usize) -> &'b [u8] {
         &self.children[i]

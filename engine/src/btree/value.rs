@@ -35,7 +35,7 @@ fn height_of(body_bytes: usize, len: u64) -> u8 {
 }
 
 /// Returns the bytes of value below a full page of this level.
-fn bytes_below(body_bytes: usize, level: u8) -> u64 {
+pub(super) fn bytes_below(body_bytes: usize, level: u8) -> u64 {
     (0..level).fold(body_bytes as u64, |bytes, _| bytes.saturating_mul(fanout(body_bytes) as u64))
 }
 
@@ -112,12 +112,7 @@ impl<W: PageWrite> ValueWriter<W> {
 
     fn write_index(&mut self, level: usize) -> Result<(), PageError> {
         let children = std::mem::take(&mut self.waiting[level]);
-        let mut body = Vec::with_capacity(NODE_HEADER_BYTES + children.len() * CHILD_BYTES);
-        body.extend_from_slice(&[level as u8 + 1, 0]);
-        body.extend_from_slice(&(children.len() as u16).to_le_bytes());
-        body.extend_from_slice(&[0; 4]);
-        children.iter().for_each(|&child| body.extend_from_slice(&encode_child(child)));
-        let page = self.pages.write(PageKind::ValueIndex, &body)?;
+        let page = self.pages.write(PageKind::ValueIndex, &encode_index(level as u8 + 1, &children))?;
         if level + 1 == self.waiting.len() {
             self.waiting.push(Vec::new());
         }
@@ -125,8 +120,18 @@ impl<W: PageWrite> ValueWriter<W> {
     }
 }
 
+/// Returns the body of an index page of this level.
+pub(super) fn encode_index(level: u8, children: &[PageRef]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(NODE_HEADER_BYTES + children.len() * CHILD_BYTES);
+    body.extend_from_slice(&[level, 0]);
+    body.extend_from_slice(&(children.len() as u16).to_le_bytes());
+    body.extend_from_slice(&[0; 4]);
+    children.iter().for_each(|&child| body.extend_from_slice(&encode_child(child)));
+    body
+}
+
 /// Returns the children of an index page below which `len` bytes lie.
-fn children<P: PageRead>(pages: &P, at: PageRef, level: u8, len: u64) -> Result<Vec<PageRef>, PageError> {
+pub(super) fn children<P: PageRead>(pages: &P, at: PageRef, level: u8, len: u64) -> Result<Vec<PageRef>, PageError> {
     let count = len.div_ceil(bytes_below(pages.body_bytes(), level - 1)) as usize;
     let page = pages.page(at, PageKind::ValueIndex)?;
     parse_index(page.bytes(), level, count).map_err(|rule| broken(pages, at, rule))
@@ -146,7 +151,7 @@ fn parse_index(body: &[u8], level: u8, count: usize) -> Result<Vec<PageRef>, Rul
 }
 
 /// Returns the level of a value's top page.
-fn top_level<P: PageRead>(pages: &P, value: &ValueRef) -> Result<u8, PageError> {
+pub(super) fn top_level<P: PageRead>(pages: &P, value: &ValueRef) -> Result<u8, PageError> {
     let fits = (1..=STORED_VALUE_BYTES_MAX).contains(&value.len);
     if !fits || value.height > HEIGHT_MAX || value.height != height_of(pages.body_bytes(), value.len) {
         return Err(broken(pages, value.page, "a stored value's height follows from its length"));

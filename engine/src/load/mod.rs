@@ -208,17 +208,18 @@ fn full_level(list: &[Run]) -> Option<u8> {
 }
 
 fn write_run(disk: &mut Disk, arena: &Arena) -> Result<Run, PageError> {
+    let key = disk.keys.take_in_hand();
     let (pages, space) = disk.load_writer(None);
-    let mut writer = RunWriter::new(pages, space, 0);
+    let mut writer = RunWriter::new(pages, space, key, 0);
     arena.rows().try_for_each(|row| writer.push(row))?;
     writer.finish()
 }
 
 /// Merges runs into one. They stay as they are: should there be no room, the load has lost nothing.
 fn merge_runs(disk: &mut Disk, runs: &[Run], level: u8) -> Result<Run, PageError> {
-    let pages = Arc::clone(&disk.pages);
+    let (pages, key) = (Arc::clone(&disk.pages), disk.keys.take_in_hand());
     let (writer, space) = disk.load_writer(None);
-    let mut writer = RunWriter::new(writer, space, level);
+    let mut writer = RunWriter::new(writer, space, key, level);
     let mut progress = |_| {};
     let sources = readers(&pages, runs.to_vec(), None)?;
     let mut merge = Merge::new(sources, 0, &mut progress);

@@ -8,10 +8,12 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::arena::Row;
+use crate::keys::EpochKey;
 use crate::pager::{PAGE_HEADER_BYTES, PageError, PageKind, PageRead, PageRef, PageWrite, PageWriter, Pages, Space};
 
 /// Bytes of a page's place in a list: number and proof.
@@ -24,6 +26,8 @@ const READ_BYTES: usize = 64 << 10;
 #[derive(Clone)]
 pub(super) struct Run {
     segments: VecDeque<Segment>,
+    /// Held as long as the run, so that a change of the master key waits for it.
+    _key: Arc<EpochKey>,
     /// 0: out of an arena; n: merged from runs of level n - 1.
     pub(super) level: u8,
     pub(super) rows: u64,
@@ -67,8 +71,8 @@ pub(super) struct RunWriter<'w> {
 }
 
 impl<'w> RunWriter<'w> {
-    pub(super) fn new(pages: PageWriter<'w>, space: &'w Mutex<Space>, level: u8) -> Self {
-        let run = Run { segments: VecDeque::new(), level, rows: 0 };
+    pub(super) fn new(pages: PageWriter<'w>, space: &'w Mutex<Space>, key: Arc<EpochKey>, level: u8) -> Self {
+        let run = Run { segments: VecDeque::new(), _key: key, level, rows: 0 };
         Self { pages, space, run, body: Vec::new(), places: Vec::new(), bytes: 0 }
     }
 

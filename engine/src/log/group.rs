@@ -2,7 +2,7 @@
 
 use crate::limits::GROUP_BYTES_MAX;
 use crate::seal::{Seal, Tag};
-use crate::superblock::{array_at, u32_at, u64_at};
+use crate::superblock::{array_at, u16_at, u32_at, u64_at};
 
 pub(crate) const HEADER_BYTES: usize = 96;
 
@@ -14,6 +14,8 @@ const AT_FIRST: usize = 16;
 const AT_DURABLE: usize = 24;
 const AT_GENERATION: usize = 32;
 const AT_NONCE: usize = 40;
+const AT_COUNTER: usize = 52;
+const AT_EPOCH: usize = 60;
 const AT_PREVIOUS: usize = 64;
 const AT_TAG: usize = 80;
 const _: () = assert!(AT_TAG + 16 == HEADER_BYTES);
@@ -23,7 +25,17 @@ const _: () = assert!(AT_TAG + 16 == HEADER_BYTES);
 pub(crate) struct Nonce {
     /// Names the subkey. Not the log's generation: one of these lasts as long as one opening of the store.
     pub(crate) subkey: [u8; 12],
-    pub(crate) counter: [u8; 12],
+    pub(crate) counter: u64,
+    /// Names the master key that the subkey is derived from.
+    pub(crate) epoch: u16,
+}
+
+impl Nonce {
+    fn bytes(&self) -> [u8; 12] {
+        let mut nonce = [0; 12];
+        nonce[..8].copy_from_slice(&self.counter.to_le_bytes());
+        nonce
+    }
 }
 
 /// The header of a group.
@@ -55,12 +67,13 @@ impl GroupHeader {
             first_commit: u64_at(b, AT_FIRST),
             durable_commit: u64_at(b, AT_DURABLE),
             generation: u64_at(b, AT_GENERATION),
-            nonce: Nonce { subkey: array_at(b, AT_NONCE), counter: array_at(b, AT_NONCE + 12) },
+            nonce: Nonce { subkey: array_at(b, AT_NONCE), counter: u64_at(b, AT_COUNTER), epoch: u16_at(b, AT_EPOCH) },
             previous: array_at(b, AT_PREVIOUS),
             tag: array_at(b, AT_TAG),
         };
         let plausible = header.len as usize <= GROUP_BYTES_MAX
             && header.count > 0
+            && b[AT_EPOCH + 2..AT_PREVIOUS] == [0; 2]
             && header.first_commit.checked_add(u64::from(header.count)).is_some();
         plausible.then_some(header)
     }
@@ -94,10 +107,12 @@ pub(crate) fn seal(
     group[AT_DURABLE..][..8].copy_from_slice(&header.durable_commit.to_le_bytes());
     group[AT_GENERATION..][..8].copy_from_slice(&header.generation.to_le_bytes());
     group[AT_NONCE..][..12].copy_from_slice(&header.nonce.subkey);
-    group[AT_NONCE + 12..][..12].copy_from_slice(&header.nonce.counter);
+    group[AT_COUNTER..][..8].copy_from_slice(&header.nonce.counter.to_le_bytes());
+    group[AT_EPOCH..][..2].copy_from_slice(&header.nonce.epoch.to_le_bytes());
+    group[AT_EPOCH + 2..AT_PREVIOUS].fill(0);
     group[AT_PREVIOUS..][..16].copy_from_slice(&header.previous);
     let ad = associated_data(group, uuid);
-    let tag = sealer.seal(&header.nonce.counter, &ad, &mut group[HEADER_BYTES..payload_end]);
+    let tag = sealer.seal(&header.nonce.bytes(), &ad, &mut group[HEADER_BYTES..payload_end]);
     group[AT_TAG..][..16].copy_from_slice(&tag);
     let crc = checksum(group);
     group[AT_CRC..][..4].copy_from_slice(&crc.to_le_bytes());
@@ -112,7 +127,7 @@ pub(crate) fn open(group: &mut [u8], header: &GroupHeader, uuid: &[u8; 16], seal
         return false;
     }
     let ad = associated_data(group, uuid);
-    sealer.open(&header.nonce.counter, &ad, &mut group[HEADER_BYTES..payload_end], &header.tag).is_ok()
+    sealer.open(&header.nonce.bytes(), &ad, &mut group[HEADER_BYTES..payload_end], &header.tag).is_ok()
 }
 
 /// Header fields before the tag, without the checksum, and the file's id.
@@ -154,7 +169,7 @@ mod tests {
                 first_commit: 41,
                 durable_commit: 40,
                 generation: 9,
-                nonce: Nonce { subkey: [1; 12], counter: [2; 12] },
+                nonce: Nonce { subkey: [1; 12], counter: 2, epoch: 3 },
                 previous: [4; 16],
                 tag: Tag::default(),
             };
@@ -170,8 +185,8 @@ mod tests {
                 assert!(open(&mut opened, &read, &uuid, &*sealer));
                 assert_eq!(opened[HEADER_BYTES..][..7], payload);
                 assert!(!open(&mut group.clone(), &read, &[4; 16], &*sealer), "another store's");
-                for at in [AT_LEN, AT_COUNT, AT_FIRST, AT_DURABLE, AT_GENERATION, AT_NONCE, 52, AT_PREVIOUS, AT_TAG, 96]
-                {
+                let fields = [AT_LEN, AT_COUNT, AT_FIRST, AT_DURABLE, AT_GENERATION, AT_NONCE, AT_COUNTER, AT_EPOCH];
+                for at in fields.into_iter().chain([AT_PREVIOUS, AT_TAG, HEADER_BYTES]) {
                     let mut forged = group.clone();
                     forged[at] ^= 1;
                     let crc = checksum(&forged);
@@ -195,6 +210,11 @@ mod tests {
             let mut b = group.clone();
             b[at..at + 4].copy_from_slice(&bytes.to_le_bytes());
             assert!(GroupHeader::parse(&b).is_none(), "field at {at}");
+        }
+        for at in [AT_EPOCH + 2, AT_EPOCH + 3] {
+            let mut b = group.clone();
+            b[at] = 1;
+            assert!(GroupHeader::parse(&b).is_none(), "reserved byte {at}");
         }
         group[AT_FIRST..][..8].fill(0xff);
         assert!(GroupHeader::parse(&group).is_none(), "commit numbers overflow");

@@ -7,9 +7,9 @@ use super::writer::{AppendError, LogPosition, LogWriter, log_file_names};
 use crate::btree::{TreeRoot, ValueRef};
 use crate::env::{CallKind, Env, Fault, SimDisk, Survivors};
 use crate::error::{CorruptionKind, OpenError};
-use crate::keys::FileKeys;
+use crate::keys::{EpochKey, FileKeys};
 use crate::seal::Cipher;
-use crate::superblock::{KEY_EPOCH, Superblock};
+use crate::superblock::{FIRST_EPOCH, Superblock};
 use std::collections::HashSet;
 use std::io;
 
@@ -32,7 +32,8 @@ fn header(cipher: Cipher, log_block_bytes: u32) -> Superblock {
         sequence: 1,
         uuid: [5; 16],
         cipher,
-        key_epoch: KEY_EPOCH,
+        key_epoch: FIRST_EPOCH,
+        previous: None,
         log_block_bytes,
         page_bytes: 4096,
         commit_no: 0,
@@ -48,7 +49,7 @@ fn header(cipher: Cipher, log_block_bytes: u32) -> Superblock {
 
 fn keys(header: &Superblock) -> FileKeys {
     let master = (header.cipher != Cipher::None).then(|| [3; 32].into());
-    FileKeys::new(header.cipher, header.uuid, master)
+    FileKeys::new(header.uuid, EpochKey::new(header.key_epoch, header.cipher, master))
 }
 
 /// A store reduced to its log: two headers, of which a checkpoint replaces the older one.
@@ -96,7 +97,7 @@ impl Log {
     }
 
     fn freeze(&mut self) -> Result<(), AppendError> {
-        self.then = Some((self.writer.switch_generation()?, self.writer.last_commit()));
+        self.then = Some((self.writer.switch_generation(false)?, self.writer.last_commit()));
         Ok(())
     }
 
@@ -283,14 +284,15 @@ fn a_group_that_does_not_follow_is_the_end() {
         first_commit: 3,
         durable_commit: 2,
         generation: 2,
-        nonce: Nonce { subkey: [0; 12], counter: [0; 12] },
+        nonce: Nonce { subkey: [0; 12], counter: 0, epoch: FIRST_EPOCH },
         previous: end.at.tag,
         tag: [0; 16],
     };
     let found = |group: GroupHeader| {
         let mut bytes = vec![0; HEADER_BYTES];
         CommitEncoder::new(&mut bytes, 0, 0, false);
-        group::seal(&mut bytes, &group, 4096, &header.uuid, &*keys(header).log_sealer(&[0; 12]));
+        let sealer = keys(header).log_sealer(FIRST_EPOCH, &[0; 12]).expect("the first key is known");
+        group::seal(&mut bytes, &group, 4096, &header.uuid, &*sealer);
         disk.write_file("a-log.2", &bytes);
         commits(&log.env, header).len()
     };
@@ -312,7 +314,7 @@ fn nonces_are_never_used_again() {
             let at = read(&log.env, &log.headers[1]).expect("a sound log").1.at;
             log.commit(10).expect("a disk that works");
             let file = disk.read_file(&log_file_names("a")[at.file()]).expect("it exists");
-            let Nonce { subkey, counter } = GroupHeader::parse(&file[at.offset as usize..]).expect("a group").nonce;
+            let Nonce { subkey, counter, .. } = GroupHeader::parse(&file[at.offset as usize..]).expect("a group").nonce;
             assert!(seen.insert((subkey, counter)), "round {round}");
         }
         // The last group is lost, and its number is given to another commit.

@@ -75,6 +75,8 @@ pub(crate) struct LogWriter {
     last_commit: u64,
     durable_commit: u64,
     subkey: Option<Subkey>,
+    /// The key epoch in which a file was begun anew from nothing; `None` where it holds remains of before this opening.
+    begun_in: [Option<u16>; FILES],
 }
 
 struct LogFile {
@@ -85,6 +87,7 @@ struct LogFile {
 }
 
 struct Subkey {
+    epoch: u16,
     name: [u8; 12],
     counter: u64,
     sealer: Box<dyn Seal>,
@@ -118,6 +121,7 @@ impl LogWriter {
             last_commit: end.last_commit,
             durable_commit: end.durable,
             subkey: None,
+            begun_in: [None; FILES],
         })
     }
 
@@ -185,15 +189,14 @@ impl LogWriter {
             first_commit: first,
             durable_commit: self.durable_commit,
             generation: self.at.generation,
-            nonce: Nonce { subkey: [0; 12], counter: [0; 12] },
+            nonce: Nonce { subkey: [0; 12], counter: 0, epoch: 0 },
             previous: self.at.tag,
             tag: Tag::default(),
         };
         let subkey = self.subkey().map_err(broken("drawing a nonce"))?;
         // Counted up before the seal: whatever happens to the bytes, this nonce is spent. spec: C-5
         subkey.counter += 1;
-        header.nonce.subkey = subkey.name;
-        header.nonce.counter[..8].copy_from_slice(&subkey.counter.to_le_bytes());
+        header.nonce = Nonce { subkey: subkey.name, counter: subkey.counter, epoch: subkey.epoch };
         let tag = group::seal(group, &header, block_bytes, &uuid, &*subkey.sealer);
         let file = self.file().expect("there is room in it");
         file.file.write_at(self.at.offset, group).map_err(broken("writing the log"))?;
@@ -219,13 +222,23 @@ impl LogWriter {
     /// After a crash between this and the header, the log is a generation further than headers like it. There the
     /// next generation would take a file that the older header needs, so this one goes on, and the position lies in
     /// the middle of it.
-    pub(crate) fn switch_generation(&mut self) -> Result<LogPosition, AppendError> {
+    ///
+    /// `cut`: the next generation's file loses what it holds of older ones.
+    pub(crate) fn switch_generation(&mut self, cut: bool) -> Result<LogPosition, AppendError> {
         if !self.is_durable() {
             self.sync()?;
         }
         let next = self.at.generation + 1;
         if next - self.needed[0] < FILES as u64 {
             self.at = LogPosition { generation: next, offset: 0, ..self.at };
+            if cut {
+                let slot = self.at.file();
+                if let Some(file) = &mut self.files[slot] {
+                    file.file.set_len(0).and_then(|()| file.file.sync_data()).map_err(broken("cutting the log"))?;
+                    file.len = 0;
+                }
+                self.begun_in[slot] = Some(self.keys.sealing_epoch());
+            }
         }
         self.needed = [self.needed[1], self.at.generation];
         self.log_bytes = 0;
@@ -236,6 +249,12 @@ impl LogWriter {
     pub(crate) fn skip_to(&mut self, commit_no: u64) {
         assert!(commit_no == self.last_commit + 1 && self.is_durable(), "commits are numbered one after another");
         (self.last_commit, self.durable_commit) = (commit_no, commit_no);
+    }
+
+    /// Returns whether no file holds anything that was sealed with another key than the one that seals now.
+    pub(crate) fn is_of_one_key(&self) -> bool {
+        let epoch = self.keys.sealing_epoch();
+        self.files.iter().zip(&self.begun_in).all(|(file, begun)| file.is_none() || *begun == Some(epoch))
     }
 
     /// Ends a log of which nothing is needed any more, both headers being at its end. One file of zeros stays, for
@@ -275,10 +294,12 @@ impl LogWriter {
     }
 
     fn subkey(&mut self) -> io::Result<&mut Subkey> {
-        if self.subkey.as_ref().is_none_or(|s| s.counter >= SEALS_PER_GENERATION_MAX) {
+        let epoch = self.keys.sealing_epoch();
+        if self.subkey.as_ref().is_none_or(|s| s.epoch != epoch || s.counter >= SEALS_PER_GENERATION_MAX) {
             let mut name = [0; 12];
             self.env.entropy.public(&mut name)?;
-            self.subkey = Some(Subkey { name, counter: 0, sealer: self.keys.log_sealer(&name) });
+            let sealer = self.keys.log_sealer(epoch, &name).expect("the key that seals is known");
+            self.subkey = Some(Subkey { epoch, name, counter: 0, sealer });
         }
         Ok(self.subkey.as_mut().expect("set just now"))
     }

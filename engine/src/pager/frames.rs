@@ -23,8 +23,9 @@
 //! one frame in sixteen). Where no cold frame is left, making room cools both sets, else yesterday's hot pages would
 //! stay for ever.
 //!
-//! Plaintext of an encrypted file stays in its frame until another page overwrites it or the cache is dropped, which
-//! wipes every frame ever used.
+//! Plaintext of an encrypted file stays in its frame as long as its page is in the cache: a page that makes room for
+//! another is overwritten whole at once, one that is taken out, or does not load, is wiped when its last pin goes, and
+//! the dropped cache wipes every frame ever used.
 
 #![allow(unsafe_code)]
 
@@ -156,9 +157,18 @@ impl Frames {
             if before >> NO_SHIFT == no && before & PINS_MASK < PINS_MAX {
                 return Some(Frame { frames: self, slot: set * WAYS + way });
             }
-            word.fetch_sub(1, Ordering::Release);
+            self.unpin(set * WAYS + way);
         }
         None
+    }
+
+    /// Takes a pin off. Who takes the last one off a frame whose page was taken out wipes it.
+    #[inline]
+    fn unpin(&self, slot: usize) {
+        let before = self.word(slot).fetch_sub(1, Ordering::Release);
+        if before >> NO_SHIFT == EMPTY && self.wipe {
+            self.wipe_empty(slot);
+        }
     }
 
     /// Finds a page, or makes room for it and lets `load` fill in its bytes. Two who ask for one page at once load
@@ -209,13 +219,26 @@ impl Frames {
 
     fn forget_locked(&self, no: u64) {
         for set in self.sets_of(no) {
-            for word in &self.sets[set].0 {
+            for (way, word) in self.sets[set].0.iter().enumerate() {
                 // Only who has the number's lock gives a word this number, so one look is enough to know that it is
                 // not there; the loop is for pins that come and go.
-                let _ = word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |w| {
+                let taken_out = word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |w| {
                     (w >> NO_SHIFT == no).then_some(EMPTY << NO_SHIFT | USED | w & PINS_MASK)
                 });
+                if self.wipe && taken_out.is_ok() {
+                    self.wipe_empty(set * WAYS + way);
+                }
             }
+        }
+    }
+
+    /// Wipes a frame whose page was taken out, if nobody has it pinned: then whoever takes the last pin off does.
+    #[cold]
+    fn wipe_empty(&self, slot: usize) {
+        let empty = EMPTY << NO_SHIFT | USED;
+        if self.word(slot).compare_exchange(empty, CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            // As a claim that loads nothing.
+            drop(Claim { frames: self, slot });
         }
     }
 
@@ -316,8 +339,11 @@ impl<'f> Claim<'f> {
 }
 
 impl Drop for Claim<'_> {
-    /// The load failed, or panicked.
+    /// The load failed, or panicked, or there was none.
     fn drop(&mut self) {
+        if self.frames.wipe {
+            wipe(self.bytes());
+        }
         self.end(EMPTY << NO_SHIFT | USED);
     }
 }
@@ -338,7 +364,7 @@ impl Deref for Frame<'_> {
 impl Drop for Frame<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.frames.word(self.slot).fetch_sub(1, Ordering::Release);
+        self.frames.unpin(self.slot);
     }
 }
 
@@ -351,12 +377,16 @@ impl Drop for Frames {
             if self.word(slot).load(Ordering::Relaxed) != 0 {
                 // SAFETY: within the slab; `&mut self` means that no frame and no claim is left.
                 let bytes = unsafe { self.slab.frame_mut(slot * self.page_bytes, self.page_bytes) };
-                bytes.fill(0);
-                // Keeps the compiler from leaving out a write that nobody reads.
-                std::hint::black_box(bytes);
+                wipe(bytes);
             }
         }
     }
+}
+
+fn wipe(bytes: &mut [u8]) {
+    bytes.fill(0);
+    // Keeps the compiler from leaving out a write that nobody reads.
+    std::hint::black_box(bytes);
 }
 
 /// Zeroed memory that becomes resident as it is touched.

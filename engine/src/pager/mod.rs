@@ -130,6 +130,16 @@ impl<'p> Page<'p> {
             Body::OwnedPage(page) => &page[PAGE_HEADER_BYTES..],
         }
     }
+
+    /// Returns the key epoch that the page was sealed under; `None` where only its body is at hand, which is so
+    /// without encryption.
+    pub(crate) fn epoch(&self) -> Option<u16> {
+        match &self.0 {
+            Body::Frame(frame) => Some(page::epoch_of(frame)),
+            Body::Borrowed(_) => None,
+            Body::OwnedPage(page) => Some(page::epoch_of(page)),
+        }
+    }
 }
 
 impl Deref for Page<'_> {

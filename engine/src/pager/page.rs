@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | 0 | 4 | crc32 over bytes 4 to the end: damage is told from a wrong key, and a scrub needs none |
 //! | 4 | 1 | kind |
-//! | 5 | 1 | cipher, as in the header |
-//! | 6 | 2 | key epoch |
+//! | 5 | 1 | cipher of the key epoch |
+//! | 6 | 2 | key epoch: which master key |
 //! | 8 | 8 | page number |
 //! | 16 | 24 | nonce: generation (12) and counter (12); zeros without encryption |
 //! | 40 | 16 | tag |
@@ -26,10 +26,10 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use super::{PAGE_HEADER_BYTES, PageKind, PageRef};
 use crate::env::Entropy;
-use crate::keys::FileKeys;
+use crate::keys::{EpochKey, FileKeys};
 use crate::limits::SEALS_PER_GENERATION_MAX;
 use crate::seal::{Cipher, Seal, Tag};
-use crate::superblock::{array_at, u32_at, u64_at};
+use crate::superblock::{FIRST_EPOCH, array_at, u16_at, u32_at, u64_at};
 
 const AT_KIND: usize = 4;
 const AT_CIPHER: usize = 5;
@@ -40,9 +40,6 @@ const AT_COUNTER: usize = 28;
 const AT_TAG: usize = 40;
 const _: () = assert!(AT_TAG + 16 == PAGE_HEADER_BYTES);
 
-/// A file has one master key as yet; a change of it will count this up.
-const KEY_EPOCH: u16 = 0;
-
 /// Sealers of generations kept ready for reading. A file has one generation per open that wrote pages; pages of
 /// more generations than this still open, each at the price of a key derivation (about 2 us).
 const GENERATIONS_KEPT: usize = 64;
@@ -51,6 +48,11 @@ const GENERATIONS_KEPT: usize = 64;
 #[inline]
 pub(crate) fn proof_of(page: &[u8]) -> u64 {
     u64_at(page, AT_TAG)
+}
+
+/// Returns the key epoch that a page carries.
+pub(super) fn epoch_of(page: &[u8]) -> u16 {
+    u16_at(page, AT_EPOCH)
 }
 
 /// Returns whether a page that was checked before is the one that is asked for. A cache and a map find pages by
@@ -68,8 +70,11 @@ pub(crate) fn is_the_one(page: &[u8], at: PageRef, kind: PageKind) -> Result<(),
 
 const PROOF: &str = "its proof is not the one that its parent holds";
 const KIND: &str = "it is of another kind";
+const EPOCH: &str = "its key epoch is unknown";
+const CIPHER: &str = "it is sealed with another cipher";
 
-/// Seals pages: the write side. There is one per file open for writing.
+/// Seals pages: the write side. One that writes pages ahead of their commit lives until that commit is in the table:
+/// as long as it does, a change of the master key does not take what it wrote for a thing of the past.
 pub(crate) struct PageSealer {
     keys: FileKeys,
     entropy: Arc<dyn Entropy>,
@@ -77,6 +82,7 @@ pub(crate) struct PageSealer {
 }
 
 struct Generation {
+    key: Arc<EpochKey>,
     id: [u8; 12],
     counter: u64,
     sealer: Box<dyn Seal>,
@@ -87,18 +93,25 @@ impl PageSealer {
         Self { keys, entropy, generation: None }
     }
 
+    /// Lets the key go that it has sealed with. For when none of what it wrote waits for a commit.
+    pub(crate) fn let_go(&mut self) {
+        self.generation = None;
+    }
+
     /// Fills in the header of `page` (a whole page, its body in place) and seals the body. Returns the proof.
     pub(crate) fn seal(&mut self, page: &mut [u8], no: u64, kind: PageKind) -> io::Result<u64> {
         page[AT_KIND] = kind as u8;
-        page[AT_CIPHER] = self.keys.cipher.code();
-        page[AT_EPOCH..AT_NO].copy_from_slice(&KEY_EPOCH.to_le_bytes());
         page[AT_NO..AT_GENERATION].copy_from_slice(&no.to_le_bytes());
-        let tag = if self.keys.cipher == Cipher::None {
+        let tag = if !self.keys.is_encrypted() {
+            page[AT_CIPHER] = Cipher::None.code();
+            page[AT_EPOCH..AT_NO].copy_from_slice(&FIRST_EPOCH.to_le_bytes());
             page[AT_GENERATION..AT_TAG].fill(0);
             digest(page, self.keys.uuid())
         } else {
             let uuid = *self.keys.uuid();
             let generation = self.generation()?;
+            page[AT_CIPHER] = generation.key.cipher.code();
+            page[AT_EPOCH..AT_NO].copy_from_slice(&generation.key.epoch.to_le_bytes());
             // Counted up before the seal: whatever happens to the bytes, this nonce is spent.
             generation.counter += 1;
             let mut counter = [0; 12];
@@ -115,10 +128,14 @@ impl PageSealer {
     }
 
     fn generation(&mut self) -> io::Result<&mut Generation> {
-        if self.generation.as_ref().is_none_or(|g| g.counter >= SEALS_PER_GENERATION_MAX) {
+        let epoch = self.keys.sealing_epoch();
+        let is_spent = |g: &Generation| g.key.epoch != epoch || g.counter >= SEALS_PER_GENERATION_MAX;
+        if self.generation.as_ref().is_none_or(is_spent) {
             let mut id = [0; 12];
             self.entropy.public(&mut id)?;
-            self.generation = Some(Generation { id, counter: 0, sealer: self.keys.page_sealer(KEY_EPOCH, &id) });
+            let key = self.keys.of(epoch).expect("the key that seals is known");
+            let sealer = self.keys.page_sealer(&key, &id);
+            self.generation = Some(Generation { key, id, counter: 0, sealer });
         }
         Ok(self.generation.as_mut().expect("set just now"))
     }
@@ -132,18 +149,33 @@ pub(crate) struct PageOpener {
 }
 
 struct Kept {
+    epoch: u16,
+    cipher: Cipher,
     id: [u8; 12],
     sealer: Box<dyn Seal>,
 }
 
 impl PageOpener {
     pub(crate) fn new(keys: FileKeys) -> Self {
-        let slots = if keys.cipher == Cipher::None { 0 } else { GENERATIONS_KEPT };
+        let slots = if keys.is_encrypted() { GENERATIONS_KEPT } else { 0 };
         Self { keys, generations: (0..slots).map(|_| RwLock::new(None)).collect() }
     }
 
+    #[inline]
     pub(crate) fn is_encrypted(&self) -> bool {
-        self.keys.cipher != Cipher::None
+        // Not asked of the keys, which are a pointer away.
+        !self.generations.is_empty()
+    }
+
+    /// Lets the key of an epoch go, and all sealers that came of it.
+    pub(crate) fn forget(&self, epoch: u16) {
+        self.keys.forget(epoch);
+        for slot in &self.generations {
+            let mut kept = slot.write();
+            if kept.as_ref().is_some_and(|kept| kept.epoch == epoch) {
+                *kept = None;
+            }
+        }
     }
 
     /// Checks everything and opens the body in place. On an error the body holds nothing of use.
@@ -152,19 +184,29 @@ impl PageOpener {
             return self.check(page, at, kind);
         }
         self.check_header(page, at, kind)?;
-        let generation = array_at(page, AT_GENERATION);
+        let (epoch, cipher, generation) = (epoch_of(page), page[AT_CIPHER], array_at(page, AT_GENERATION));
         let ad = associated_data(page, self.keys.uuid());
         let counter = array_at(page, AT_COUNTER);
         let tag: Tag = array_at(page, AT_TAG);
         let body = &mut page[PAGE_HEADER_BYTES..];
-        let opened = self.with_sealer(generation, |sealer| sealer.open(&counter, &ad, body, &tag));
-        opened.map_err(|_| "its seal does not hold")
+        self.with_sealer(epoch, generation, |sealer, of_epoch| {
+            if of_epoch.code() != cipher {
+                return Err(CIPHER);
+            }
+            sealer.open(&counter, &ad, body, &tag).map_err(|_| "its seal does not hold")
+        })?
     }
 
     /// Checks a page of a file without encryption, wherever it lies.
     pub(crate) fn check(&self, page: &[u8], at: PageRef, kind: PageKind) -> Result<(), &'static str> {
         assert!(!self.is_encrypted(), "a sealed page cannot be read where it lies");
         self.check_header(page, at, kind)?;
+        if page[AT_CIPHER] != Cipher::None.code() {
+            return Err(CIPHER);
+        }
+        if epoch_of(page) != FIRST_EPOCH {
+            return Err(EPOCH);
+        }
         if page[AT_GENERATION..AT_TAG].iter().any(|&b| b != 0) {
             return Err("it has a nonce in a file without encryption");
         }
@@ -182,27 +224,29 @@ impl PageOpener {
         if u64_at(page, AT_NO) != at.no {
             return Err("it belongs at another place");
         }
-        if page[AT_CIPHER] != self.keys.cipher.code() {
-            return Err("it is sealed with another cipher");
-        }
-        if page[AT_EPOCH..AT_NO] != KEY_EPOCH.to_le_bytes() {
-            return Err("its key epoch is unknown");
-        }
         is_the_one(page, at, kind)
     }
 
-    fn with_sealer<T>(&self, id: [u8; 12], open: impl FnOnce(&dyn Seal) -> T) -> T {
+    /// Hands over the sealer of a generation, and the cipher of its epoch.
+    fn with_sealer<T>(
+        &self,
+        epoch: u16,
+        id: [u8; 12],
+        open: impl FnOnce(&dyn Seal, Cipher) -> T,
+    ) -> Result<T, &'static str> {
         let slot = &self.generations[id[0] as usize % GENERATIONS_KEPT];
         if let Some(kept) = &*slot.read()
             && kept.id == id
+            && kept.epoch == epoch
         {
-            return open(&*kept.sealer);
+            return Ok(open(&*kept.sealer, kept.cipher));
         }
         // Two readers may derive the same sealer at once; either of the two may stay.
-        let sealer = self.keys.page_sealer(KEY_EPOCH, &id);
-        let opened = open(&*sealer);
-        *slot.write() = Some(Kept { id, sealer });
-        opened
+        let key = self.keys.of(epoch).ok_or(EPOCH)?;
+        let sealer = self.keys.page_sealer(&key, &id);
+        let opened = open(&*sealer, key.cipher);
+        *slot.write() = Some(Kept { epoch, cipher: key.cipher, id, sealer });
+        Ok(opened)
     }
 }
 

@@ -96,6 +96,11 @@ impl Pages {
         self.page_bytes - PAGE_HEADER_BYTES
     }
 
+    /// Lets the key of an epoch go of which no page that anybody can reach is left.
+    pub(crate) fn forget_epoch(&self, epoch: u16) {
+        self.opener.forget(epoch);
+    }
+
     pub(crate) fn cache_stats(&self) -> FrameStats {
         self.frames.stats()
     }

@@ -60,6 +60,11 @@ impl<'w> PageWriter<'w> {
         self
     }
 
+    /// Lets `save_space` write the space's own pages anew, whether they have changed or not.
+    pub(crate) fn touch_space(&mut self) {
+        self.space.lock().touch_all();
+    }
+
     /// Writes the space's own pages as the last step of a checkpoint; the header in the making names what this
     /// returns. After an error the caller drops this writer and calls `Space::abort`.
     pub(crate) fn save_space(&mut self) -> Result<PageRef, PageError> {

@@ -7,6 +7,7 @@ mod faults;
 mod kill;
 mod load;
 mod model;
+mod rekey;
 mod secrets;
 mod support;
 mod values;
