@@ -3,7 +3,7 @@
 //! ```text
 //! AheadWriter   takes numbers, seals and writes pages; dropped, it gives all of them back
 //! Stored        a whole value that a transaction holds; dropped, it gives its pages back, unless they were kept
-//! commit        syncs the file, then logs the reference: no byte of the group is written before that. spec: E-11
+//! commit        syncs the file, then logs the reference: no byte of the group is written before that. spec: E-40
 //! checkpoint    adopts the pages of the values in its table: from then on they are pages like others
 //! ```
 //!

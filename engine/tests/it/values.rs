@@ -325,6 +325,7 @@ fn random_transactions_equal_a_map_and_no_page_is_lost() {
     }
 }
 
+/// spec: E-40
 #[test]
 fn every_crash_point_keeps_what_was_acknowledged_and_loses_no_page() {
     let mut points = 0;

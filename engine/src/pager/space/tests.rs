@@ -210,6 +210,7 @@ fn what_the_older_header_names_is_held_until_the_next() {
     assert_eq!(loaded.reclaim(3, 3), 20 + 2, "the run, and the bitmap's old pages");
 }
 
+/// spec: E-40
 #[test]
 fn pages_that_the_log_names_are_claimed_once() {
     let mut space = Space::new(4096, 1);
