@@ -143,6 +143,7 @@ impl Inner {
         // table that was frozen by a try before this one may be older than the new key, and so may the log behind it.
         let may_step = rekey_pages > 0 && self.head.lock().frozen.is_none();
         let step = if may_step { disk.next_rekey_step(rekey_pages) } else { None };
+        let was_sealed = step.as_ref().is_some_and(RekeyStep::is_sealed);
         let written = spilled.and_then(|()| self.freeze(step.is_some())).and_then(|frozen| match frozen {
             Some(frozen) => self.write_checkpoint(disk, &frozen, step).map(Some),
             None => Ok(None),
@@ -156,10 +157,11 @@ impl Inner {
                 head.checkpoints += 1;
                 head.checkpoint_from = self.config.table_bytes;
                 drop(head);
-                let ended = self.end_rekey(disk);
                 self.reclaim(disk);
+                let swept = if was_sealed { self.sweep(disk, rekey_pages) } else { Ok(()) };
+                self.count_rekey(disk);
                 self.turn.notify_all();
-                return ended;
+                return swept;
             }
             Err(CheckpointError::Stopped(error)) => Err(error),
             Err(CheckpointError::Page(PageError::DiskFull { during, source })) => {
@@ -195,9 +197,9 @@ impl Inner {
     }
 
     /// Step 2. Returns the frozen table, the one of a try before this one where that failed; `None` where there is
-    /// nothing to write, unless `even_empty`: then the log goes on in its next generation all the same, and nothing
-    /// behind that place is sealed with a key of the past.
-    fn freeze(&self, even_empty: bool) -> Result<Option<Frozen>, CheckpointError> {
+    /// nothing to write, unless the checkpoint `rekeys`: then the log goes on in its next generation all the same, in an
+    /// empty file, and nothing behind that place is sealed with a key of the past.
+    fn freeze(&self, rekeys: bool) -> Result<Option<Frozen>, CheckpointError> {
         let mut head = self.head.lock();
         let mut writer = self.take_writer(&mut head)?;
         let frozen = loop {
@@ -205,7 +207,7 @@ impl Inner {
                 break Some(frozen.clone());
             }
             let published = self.published();
-            if published.active.is_empty() && !even_empty {
+            if published.active.is_empty() && !rekeys {
                 break None;
             }
             // Commits that were shown without being written belong to the frozen table, and their group to the
@@ -216,7 +218,7 @@ impl Inner {
                 writer = self.take_writer(&mut head)?;
                 continue;
             }
-            let switched = self.without_lock(&mut head, &Outcome::default(), || writer.switch_generation());
+            let switched = self.without_lock(&mut head, &Outcome::default(), || writer.switch_generation(rekeys));
             match switched {
                 Ok(then) => break Some(self.freeze_table(&mut head, &published, then)),
                 Err(AppendError::DiskFull { during, source }) => {
@@ -275,11 +277,7 @@ impl Inner {
         let io = |during| move |source| PageError::Io { during, source };
         disk.sync().map_err(io("syncing pages"))?;
         let page_count = disk.space.get_mut().end();
-        let rekeyed = step.as_ref().is_some_and(|step| step.is_at_end(&trees));
         disk.write_header(|h| {
-            if rekeyed {
-                h.previous = None;
-            }
             h.commit_no = frozen.table.commit_no;
             h.durable_floor = h.durable_floor.max(frozen.table.commit_no);
             h.log = frozen.then;
@@ -440,16 +438,15 @@ fn write_pages(
     for at in table.superseded_stored() {
         btree::release_value(&mut writer, &at)?;
     }
-    let mut rekeyed = None;
-    if let Some(step) = rekey {
-        step.seal_trees(&mut writer, &mut trees)?;
-        rekeyed = step.is_at_end(&trees).then_some(step);
+    let mut at_end = None;
+    if let Some(step) = rekey.filter(|step| !step.is_sealed()) {
+        at_end = step.seal_trees(&mut writer, &mut trees)?.then_some(step);
     }
     let before = |tree: usize| old.trees.get(tree).copied().unwrap_or_default();
     let changed = trees.iter().enumerate().filter(|&(tree, root)| *root != before(tree));
     let edits = changed.map(|(tree, root)| ((tree as u32).to_be_bytes(), encode_root(root))).collect();
     let mut roots = btree::apply(&mut writer, &old.roots, &mut RootEdits { edits, at: 0 })?;
-    if let Some(step) = rekeyed {
+    if let Some(step) = at_end {
         step.seal_rest(&mut writer, &mut roots)?;
     }
     let space = writer.save_space()?;

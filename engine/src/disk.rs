@@ -17,6 +17,7 @@ use crate::error::MaintainError;
 use crate::keys::FileKeys;
 use crate::limits::TREES_MAX;
 use crate::maintain::{VerifyProgress, VerifyReport};
+use crate::pager::batch::RUN_BYTES_MAX;
 use crate::pager::{
     Page, PageError, PageKind, PageRead, PageRef, PageSealer, PageWrite, PageWriter, Pages, Space, first_page,
 };
@@ -70,6 +71,43 @@ impl Disk {
             newest: self.header.key_epoch,
             budget: budget_pages,
         })
+    }
+
+    /// Goes on with the walk over free pages: overwrites with zeros what they held, up to `budget_pages` numbers.
+    /// Returns whether the end is reached, and everything durable.
+    pub(crate) fn sweep(&mut self, budget_pages: u64) -> io::Result<bool> {
+        let Some(walk) = &mut self.rekey else { return Ok(true) };
+        let page_bytes = self.pages.page_bytes();
+        let end = self.file.len()?.div_ceil(page_bytes as u64);
+        let mut no = walk.swept_to.max(first_page(page_bytes));
+        let stop = no.saturating_add(budget_pages).min(end);
+        let mut bytes = Vec::new();
+        while no < stop {
+            let count = (stop - no).min((RUN_BYTES_MAX / page_bytes) as u64);
+            // Nobody takes a number meanwhile. A run is read and written in a fraction of a millisecond.
+            let space = self.space.lock();
+            bytes.resize(count as usize * page_bytes, 0);
+            let got = self.file.read_at(no * page_bytes as u64, &mut bytes)?;
+            bytes.truncate(got);
+            let mut zeroed = false;
+            for (page, content) in (no..).zip(bytes.chunks_mut(page_bytes)) {
+                if space.is_free(page) && content.iter().any(|&byte| byte != 0) {
+                    content.fill(0);
+                    self.file.write_at(page * page_bytes as u64, content)?;
+                    zeroed = true;
+                }
+            }
+            drop(space);
+            walk.is_swept_durably &= !zeroed;
+            walk.done += count;
+            no += count;
+        }
+        walk.swept_to = no;
+        if !walk.is_swept_durably {
+            self.file.sync_data()?;
+            walk.is_swept_durably = true;
+        }
+        Ok(no >= end)
     }
 
     /// A header was written that names nothing that this epoch's key opens.

@@ -158,10 +158,11 @@ impl RekeyOptions {
 /// How far a change of the master key is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RekeyProgress {
-    /// Pages that were looked at, and sealed anew where they needed it, since the store was opened. After a crash the
-    /// count begins again; what was sealed anew is only read.
+    /// Pages that were looked at since the change began or the store was opened: those in use, which are sealed anew, and
+    /// then all that the file spans, of which the free ones are overwritten. After a crash the count begins again; what was
+    /// sealed anew is only read.
     pub done: u64,
-    /// Pages that are in use.
+    /// How many there are to look at, as far as that is known.
     pub total: u64,
     /// Nothing is left that the old key opens.
     pub finished: bool,

@@ -4,12 +4,15 @@
 //! announce  both headers: slots wrap the new master key, which wraps the one before it (`PreviousKey`)
 //! seal      from here on pages and groups are sealed with the new key, and say so
 //! walk      steps, each of them a checkpoint: pages of the old key are copied, tree by tree, budgeted
-//! end       the checkpoint that ends the walk writes the tree of roots and the space anew, and a header without the
-//!           old key; the other header follows; views that are older keep the key in memory until they end
+//! sealed    the checkpoint that ends the walk writes the tree of roots and the space anew, too
+//! sweep     steps: what free pages held becomes zeros; the log's files are begun anew, each from nothing
+//! end       both headers, without the old key; views that are older keep it in memory until they end
 //! ```
 //!
+//! Pages that only old views hold are not swept: they keep what they hold until they are written over.
+//!
 //! Invariants: nothing is sealed with a key that only one header knows; a header without the old key names no page
-//! and no place in the log that needs it; whatever a crash interrupts, opening brings both headers to say the same of
+//! and no place in the log that needs it, and neither does the header before it; whatever a crash interrupts, opening brings both headers to say the same of
 //! the keys, and the walk begins anew, which costs reading where pages are new already. spec: C-10
 
 use std::time::Duration;
@@ -52,7 +55,7 @@ impl KeyState {
             Some(KeySlotInfo { index, kind, memory_kib, passes, lanes })
         };
         let slots = header.slots.iter().enumerate().filter_map(info).collect();
-        let total = header.page_count - first_page(header.page_bytes as usize);
+        let total = 2 * (header.page_count - first_page(header.page_bytes as usize));
         let rekey = header.previous.as_ref().map(|_| RekeyProgress { done: 0, total, finished: false });
         Self { slots, rekey }
     }
@@ -60,20 +63,35 @@ impl KeyState {
     /// Takes over how far the change of the master key is.
     pub(crate) fn count(&mut self, disk: &Disk, space: SpaceCounts) {
         self.rekey = disk.rekey.as_ref().map(|walk| {
-            let in_use = space.used.saturating_sub(first_page(disk.pages.page_bytes()));
-            RekeyProgress { done: walk.done, total: in_use.max(walk.done), finished: false }
+            let first = first_page(disk.pages.page_bytes());
+            // Pages in use are looked at, and then all that the file spans.
+            let total = space.used.saturating_sub(first) + space.end - first;
+            RekeyProgress { done: walk.done, total: total.max(walk.done), finished: false }
         });
     }
 }
 
 /// How far the search for pages of the old key is. Pages that are written meanwhile are of the new one, so one walk
 /// finds all.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct RekeyWalk {
     tree: usize,
     place: Place,
+    /// No header names a page of the old key, but for the older one.
+    is_sealed: bool,
+    /// Free pages below this number hold nothing.
+    pub(crate) swept_to: u64,
+    /// And that is durable.
+    pub(crate) is_swept_durably: bool,
     /// Pages looked at.
-    done: u64,
+    pub(crate) done: u64,
+}
+
+impl Default for RekeyWalk {
+    fn default() -> Self {
+        let place = Place::default();
+        Self { tree: 0, place, is_sealed: false, swept_to: 0, is_swept_durably: true, done: 0 }
+    }
 }
 
 impl RekeyWalk {
@@ -90,9 +108,17 @@ pub(crate) struct RekeyStep {
 }
 
 impl RekeyStep {
-    /// Seals pages of trees anew, as far as the budget goes.
-    pub(crate) fn seal_trees(&mut self, writer: &mut PageWriter<'_>, trees: &mut [TreeRoot]) -> Result<(), PageError> {
-        let RekeyWalk { tree, place, done } = &mut self.walk;
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.walk.is_sealed
+    }
+
+    /// Seals pages of trees anew, as far as the budget goes. Returns whether that was all.
+    pub(crate) fn seal_trees(
+        &mut self,
+        writer: &mut PageWriter<'_>,
+        trees: &mut [TreeRoot],
+    ) -> Result<bool, PageError> {
+        let RekeyWalk { tree, place, done, .. } = &mut self.walk;
         while self.budget > 0
             && let Some(root) = trees.get_mut(*tree)
         {
@@ -102,11 +128,7 @@ impl RekeyStep {
             *tree += usize::from(next.is_none());
             *place = next.unwrap_or_default();
         }
-        Ok(())
-    }
-
-    pub(crate) fn is_at_end(&self, trees: &[TreeRoot]) -> bool {
-        self.walk.tree >= trees.len()
+        Ok(*tree >= trees.len())
     }
 
     /// Seals the tree of roots and the space anew, as the last thing of all. Both are small: at most some 60 pages,
@@ -115,6 +137,7 @@ impl RekeyStep {
         let all = &mut old_pages(self.newest, &mut self.walk.done);
         (*roots, _) = btree::rewrite(writer, roots, &Place::default(), &mut u64::MAX.clone(), all)?;
         writer.touch_space();
+        self.walk.is_sealed = true;
         Ok(())
     }
 }
@@ -248,18 +271,16 @@ impl Store {
 
     /// Takes steps until the change of the master key has ended, and tells after each how far it is.
     pub fn rekey_all(&self, progress: &mut dyn FnMut(RekeyProgress)) -> Result<(), MaintainError> {
-        let mut before = 0;
         loop {
             let now = self.rekey_step(STEP_PAGES)?;
             progress(now);
             if now.finished {
                 return Ok(());
             }
-            if now.done == before {
+            if now.done == 0 {
                 let mut head = self.inner.head.lock();
                 self.inner.turn.wait_for(&mut head, WAIT);
             }
-            before = now.done;
         }
     }
 }
@@ -318,19 +339,34 @@ impl Inner {
         })
     }
 
-    /// After a checkpoint: where it has ended the change of the master key, lets the older header follow.
-    pub(crate) fn end_rekey(&self, disk: &mut Disk) -> Result<(), MaintainError> {
-        if disk.rekey.is_some() && disk.header.previous.is_none() {
-            disk.rekey = None;
-            let previous = disk.header.key_epoch.wrapping_sub(1);
+    /// After a checkpoint that found every page sealed with the new key: sweeps, and ends the change of the master key
+    /// when nothing of the old one is left.
+    pub(crate) fn sweep(&self, disk: &mut Disk, budget_pages: u64) -> Result<(), MaintainError> {
+        let is_swept = disk.sweep(budget_pages).map_err(|source| {
+            let mut head = self.head.lock();
+            MaintainError::Poisoned { source: self.poison_with(&mut head, "overwriting free pages", source) }
+        })?;
+        let is_log_clean = {
+            let mut head = self.head.lock();
+            let writer = self.take_writer(&mut head)?;
+            let is_clean = writer.is_of_one_key();
+            head.writer = Some(writer);
+            self.hand_over(&head);
+            is_clean
+        };
+        if is_swept
+            && is_log_clean
+            && let Some(previous) = disk.header.previous.as_ref().map(|previous| previous.epoch)
+        {
             disk.retire_key(previous);
-            self.write_header_or_poison(disk, |_| {})?;
+            self.write_keys(disk, |h| h.previous = None)?;
+            disk.rekey = None;
+            self.reclaim(disk);
         }
-        self.count_rekey(disk);
         Ok(())
     }
 
-    fn count_rekey(&self, disk: &mut Disk) {
+    pub(crate) fn count_rekey(&self, disk: &mut Disk) {
         let counts = disk.space.get_mut().counts();
         self.key_state.lock().count(disk, counts);
     }

@@ -2,6 +2,7 @@
 
 mod damage;
 mod model;
+mod rewrite;
 mod shape;
 mod store;
 mod values;

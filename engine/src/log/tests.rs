@@ -97,7 +97,7 @@ impl Log {
     }
 
     fn freeze(&mut self) -> Result<(), AppendError> {
-        self.then = Some((self.writer.switch_generation()?, self.writer.last_commit()));
+        self.then = Some((self.writer.switch_generation(false)?, self.writer.last_commit()));
         Ok(())
     }
 

@@ -75,6 +75,8 @@ pub(crate) struct LogWriter {
     last_commit: u64,
     durable_commit: u64,
     subkey: Option<Subkey>,
+    /// The key epoch in which a file was begun anew from nothing; `None` where it holds remains of before this opening.
+    begun_in: [Option<u16>; FILES],
 }
 
 struct LogFile {
@@ -119,6 +121,7 @@ impl LogWriter {
             last_commit: end.last_commit,
             durable_commit: end.durable,
             subkey: None,
+            begun_in: [None; FILES],
         })
     }
 
@@ -219,17 +222,33 @@ impl LogWriter {
     /// After a crash between this and the header, the log is a generation further than headers like it. There the
     /// next generation would take a file that the older header needs, so this one goes on, and the position lies in
     /// the middle of it.
-    pub(crate) fn switch_generation(&mut self) -> Result<LogPosition, AppendError> {
+    ///
+    /// `cut`: the next generation's file loses what it holds of older ones.
+    pub(crate) fn switch_generation(&mut self, cut: bool) -> Result<LogPosition, AppendError> {
         if !self.is_durable() {
             self.sync()?;
         }
         let next = self.at.generation + 1;
         if next - self.needed[0] < FILES as u64 {
             self.at = LogPosition { generation: next, offset: 0, ..self.at };
+            if cut {
+                let slot = self.at.file();
+                if let Some(file) = &mut self.files[slot] {
+                    file.file.set_len(0).and_then(|()| file.file.sync_data()).map_err(broken("cutting the log"))?;
+                    file.len = 0;
+                }
+                self.begun_in[slot] = Some(self.keys.sealing_epoch());
+            }
         }
         self.needed = [self.needed[1], self.at.generation];
         self.log_bytes = 0;
         Ok(self.at)
+    }
+
+    /// Returns whether no file holds anything that was sealed with another key than the one that seals now.
+    pub(crate) fn is_of_one_key(&self) -> bool {
+        let epoch = self.keys.sealing_epoch();
+        self.files.iter().zip(&self.begun_in).all(|(file, begun)| file.is_none() || *begun == Some(epoch))
     }
 
     /// Ends a log of which nothing is needed any more, both headers being at its end. One file of zeros stays, for

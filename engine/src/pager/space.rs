@@ -120,6 +120,11 @@ impl Space {
         no < self.end && bit(&self.named, no)
     }
 
+    /// Returns whether nobody uses this number: no header, no reader, no writer.
+    pub(crate) fn is_free(&self, no: u64) -> bool {
+        no >= self.end || !bit(&self.used, no)
+    }
+
     /// Takes a run of up to `want` numbers, at least one: free ones first, from where the last search ended; where
     /// there are none the file grows.
     pub(crate) fn alloc_run(&mut self, want: u64) -> Range<u64> {

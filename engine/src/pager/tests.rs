@@ -97,6 +97,43 @@ fn pages_of_more_generations_than_are_kept_all_open() {
     }
 }
 
+/// A page says which key it was sealed with; both are told from what nobody knows. spec: C-10
+#[test]
+fn pages_of_two_epochs_open_side_by_side_until_a_key_goes() {
+    let keys = keys(Cipher::Aes256Gcm, 1);
+    let opener = PageOpener::new(keys.clone());
+    let mut sealer = PageSealer::new(keys.clone(), Arc::new(SeededEntropy::new(4)));
+    let mut seal = |no: u64| {
+        let mut page = vec![7; 4096];
+        let proof = sealer.seal(&mut page, no, PageKind::Leaf).unwrap();
+        (page, PageRef { no, proof })
+    };
+    let open = |(page, at): &(Vec<u8>, PageRef)| opener.open(&mut page.clone(), *at, PageKind::Leaf);
+    let old = seal(50);
+    keys.add(EpochKey::new(1, Cipher::ChaCha20Poly1305, Some(Key::new([8; 32]))));
+    let before = seal(51);
+    assert_eq!((before.0[5], &before.0[6..8]), (1, &[0, 0][..]), "a key that is known does not seal yet");
+    assert!(keys.is_in_hand(0) && !keys.is_in_hand(1));
+    keys.seal_with(1);
+    let new = seal(52);
+    assert_eq!((new.0[5], &new.0[6..8]), (2, &[1, 0][..]));
+    assert!(!keys.is_in_hand(0) && keys.is_in_hand(1));
+    assert_eq!([&old, &before, &new].map(open), [Ok(()); 3]);
+    for (byte, rule) in [(5, "it is sealed with another cipher"), (6, "its seal does not hold"), (7, EPOCH)] {
+        let mut forged = new.clone();
+        forged.0[byte] ^= if byte == 5 { 3 } else { 1 };
+        let crc = crc32fast::hash(&forged.0[4..]);
+        forged.0[..4].copy_from_slice(&crc.to_le_bytes());
+        let found = open(&forged);
+        // Of epoch 0 the cipher is another one, too.
+        assert!(found == Err(rule) || byte == 6 && found.is_err(), "byte {byte}: {found:?}");
+    }
+    opener.forget(0);
+    assert_eq!([&old, &before, &new].map(open), [Err(EPOCH), Err(EPOCH), Ok(())]);
+}
+
+const EPOCH: &str = "its key epoch is unknown";
+
 struct World {
     _folder: Option<tempfile::TempDir>,
     file: Arc<dyn StorageFile>,

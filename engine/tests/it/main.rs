@@ -6,6 +6,7 @@ mod damage;
 mod faults;
 mod kill;
 mod model;
+mod rekey;
 mod secrets;
 mod support;
 mod views;

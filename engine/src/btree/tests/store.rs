@@ -29,6 +29,15 @@ impl VecPages {
         (0..).zip(&self.slots).filter(|(_, slot)| slot.is_some()).map(|(no, _)| no).collect()
     }
 
+    /// Returns the smallest proof of a live page: proofs go up with every page written.
+    pub(super) fn oldest_proof(&self) -> Option<u64> {
+        self.slots.iter().flatten().map(|slot| slot.proof).min()
+    }
+
+    pub(super) fn newest_proof(&self) -> u64 {
+        self.proof
+    }
+
     pub(super) fn live_of(&self, kind: PageKind) -> impl Iterator<Item = (u64, &[u8])> {
         let slots = (0..).zip(&self.slots).filter_map(|(no, slot)| Some((no, slot.as_ref()?)));
         slots.filter(move |(_, slot)| slot.kind == kind).map(|(no, slot)| (no, &slot.body[..]))

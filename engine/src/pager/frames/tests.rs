@@ -246,6 +246,46 @@ fn many_threads_never_see_a_torn_or_wrong_page() {
     assert_no_page_twice(&frames);
 }
 
+/// Returns whether a page's plaintext stands anywhere in the slab.
+fn is_in_memory(frames: &Frames, no: u64, version: u64) -> bool {
+    let mut page = vec![0; PAGE];
+    fill(&mut page, no, version);
+    (0..frames.sets.len() * WAYS).any(|slot| {
+        // SAFETY: within the slab, and this test is alone with it.
+        unsafe { frames.slab.frame(slot * PAGE, PAGE) }.chunks(256).any(|part| part == &page[..256])
+    })
+}
+
+#[test]
+fn plaintext_goes_with_its_page() {
+    for wipe in [true, false] {
+        let frames = Frames::new(budget(2), PAGE, wipe).unwrap();
+        load(&frames, 1, 7);
+        frames.forget(1);
+        assert_eq!(is_in_memory(&frames, 1, 7), !wipe, "taken out");
+        load(&frames, 2, 7);
+        let pinned = frames.get(2).expect("it was loaded");
+        let again = frames.get(2).expect("it was loaded");
+        frames.forget(2);
+        assert_eq!(version(&pinned, 2), 7, "who has it pinned keeps the old bytes");
+        drop(pinned);
+        assert_eq!(version(&again, 2), 7);
+        drop(again);
+        assert_eq!(is_in_memory(&frames, 2, 7), !wipe, "the last pin is gone");
+        let failed = frames.get_or_load(3, |page| {
+            fill(&mut page[..2048], 3, 7);
+            Err("the disk ends here")
+        });
+        assert_eq!(failed.err(), Some("the disk ends here"));
+        assert_eq!(is_in_memory(&frames, 3, 7), !wipe, "half loaded");
+        // Pages that make room for others are overwritten by them.
+        load(&frames, 4, 7);
+        (5..200).for_each(|no| _ = load(&frames, no, 7));
+        assert!(frames.get(4).is_none() && !is_in_memory(&frames, 4, 7), "made room");
+        assert_no_pins(&frames);
+    }
+}
+
 #[test]
 fn a_page_wanted_by_many_at_once_is_loaded_once() {
     let frames = Frames::new(budget(64), PAGE, false).unwrap();
