@@ -159,7 +159,9 @@ impl fmt::Display for OpenError {
                  Options::read_only(true)"
             ),
             Self::WrongKey => f.write_str("the passphrase or key does not open this file; nothing was changed"),
-            Self::KeyProvider { .. } => f.write_str("the key provider failed; nothing was changed, try again when it answers"),
+            Self::KeyProvider { .. } => {
+                f.write_str("the key provider failed; nothing was changed, try again when it answers")
+            }
             Self::KeyMissing => f.write_str("the file is encrypted; give its passphrase or key"),
             Self::NotEncrypted => {
                 f.write_str("the file is not encrypted; open it with Options::unencrypted(), or write its content into a new, encrypted file")

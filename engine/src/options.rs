@@ -158,9 +158,9 @@ impl RekeyOptions {
 /// How far a change of the master key is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RekeyProgress {
-    /// Pages that were looked at since the change began or the store was opened: those in use, which are sealed anew, and
-    /// then all that the file spans, of which the free ones are overwritten. After a crash the count begins again; what was
-    /// sealed anew is only read.
+    /// Pages that were looked at since the change began or the store was opened: those in use, which are sealed anew,
+    /// and then all that the file spans, of which the free ones are overwritten. After a crash the count begins again;
+    /// what was sealed anew is only read.
     pub done: u64,
     /// How many there are to look at, as far as that is known.
     pub total: u64,

@@ -12,8 +12,9 @@
 //! Pages that only old views hold are not swept: they keep what they hold until they are written over.
 //!
 //! Invariants: nothing is sealed with a key that only one header knows; a header without the old key names no page
-//! and no place in the log that needs it, and neither does the header before it; whatever a crash interrupts, opening brings both headers to say the same of
-//! the keys, and the walk begins anew, which costs reading where pages are new already. spec: C-10
+//! and no place in the log that needs it, and neither does the header before it; whatever a crash interrupts, opening
+//! brings both headers to say the same of the keys, and the walk begins anew, which costs reading where pages are new
+//! already. spec: C-10
 
 use std::time::Duration;
 

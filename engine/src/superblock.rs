@@ -320,7 +320,7 @@ mod tests {
             uuid: *b"0123456789abcdef",
             cipher,
             key_epoch: if cipher == Cipher::None { 0 } else { 0x0300 },
-            previous: (cipher != Cipher::None).then(|| PreviousKey {
+            previous: (cipher != Cipher::None).then_some(PreviousKey {
                 epoch: 0x02ff,
                 cipher: Cipher::Aes256Gcm,
                 wrapped: [4; 32],

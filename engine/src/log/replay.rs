@@ -9,7 +9,7 @@ use std::io;
 use std::mem;
 use std::sync::Arc;
 
-use super::group::{self, GroupHeader, HEADER_BYTES};
+use super::group::{self, GroupHeader, HEADER_BYTES, Nonce};
 use super::redo::{self, Effects};
 use super::writer::{FILES, LogPosition, log_file_names};
 use crate::env::{Env, OpenMode, StorageFile};
@@ -99,6 +99,12 @@ fn follows(h: &GroupHeader, end: &LogEnd) -> bool {
     h.previous == end.at.tag && h.generation == end.at.generation && h.first_commit == end.last_commit + 1
 }
 
+struct Subkey {
+    epoch: u16,
+    name: [u8; 12],
+    sealer: Box<dyn Seal>,
+}
+
 /// Reads the log's files; one that does not exist is empty.
 struct GroupReader<'a> {
     keys: &'a FileKeys,
@@ -109,8 +115,8 @@ struct GroupReader<'a> {
     /// What was read last: bytes of this file from this offset on.
     buffer: Vec<u8>,
     buffer_at: (usize, u64),
-    /// The last subkey, by epoch and name, which is mostly the next group's, too.
-    sealer: Option<((u16, [u8; 12]), Box<dyn Seal>)>,
+    /// The last subkey, which is mostly the next group's, too.
+    sealer: Option<Subkey>,
     /// The last group, opened.
     group: Vec<u8>,
 }
@@ -151,13 +157,13 @@ impl<'a> GroupReader<'a> {
         group.clear();
         group.extend_from_slice(self.bytes(file, at.offset, total)?.unwrap_or_default());
         self.group = group;
-        let subkey = (h.nonce.epoch, h.nonce.subkey);
-        if self.sealer.as_ref().is_none_or(|(of, _)| *of != subkey) {
+        let Nonce { epoch, subkey: name, .. } = h.nonce;
+        if self.sealer.as_ref().is_none_or(|known| known.epoch != epoch || known.name != name) {
             // Remains of a master key that the header has dropped cannot be right here.
-            let Some(sealer) = self.keys.log_sealer(subkey.0, &subkey.1) else { return Ok(None) };
-            self.sealer = Some((subkey, sealer));
+            let Some(sealer) = self.keys.log_sealer(epoch, &name) else { return Ok(None) };
+            self.sealer = Some(Subkey { epoch, name, sealer });
         }
-        let Some((_, sealer)) = &self.sealer else { return Ok(None) };
+        let Some(Subkey { sealer, .. }) = &self.sealer else { return Ok(None) };
         // Where the file was cut under our eyes there are fewer bytes.
         let opens = self.group.len() == total && group::open(&mut self.group, &h, &self.uuid, &**sealer);
         Ok(opens.then_some(h))

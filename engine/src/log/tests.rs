@@ -291,7 +291,7 @@ fn a_group_that_does_not_follow_is_the_end() {
     let found = |group: GroupHeader| {
         let mut bytes = vec![0; HEADER_BYTES];
         CommitEncoder::new(&mut bytes, 0, 0, false);
-        let sealer = keys(&header).log_sealer(FIRST_EPOCH, &[0; 12]).expect("the first key is known");
+        let sealer = keys(header).log_sealer(FIRST_EPOCH, &[0; 12]).expect("the first key is known");
         group::seal(&mut bytes, &group, 4096, &header.uuid, &*sealer);
         disk.write_file("a-log.2", &bytes);
         commits(&log.env, header).len()
