@@ -408,7 +408,7 @@ mod tests {
             }
             let mut sum = Sum(0);
             let decoded = decode(&bytes, 1, 1, &mut sum);
-            assert!(bytes.len() < 72 << 10 && sum.0 <= COMMIT_BYTES_MAX);
+            assert!(bytes.len() < 80 << 10 && sum.0 <= COMMIT_BYTES_MAX);
             decoded
         };
         assert_eq!(bomb(17), Ok(()));
