@@ -75,7 +75,7 @@ pub(super) fn bits(plan: &Plan<'_>) -> Result<Tally, Failure> {
                 }
                 page[bit / 8] ^= 1 << (bit % 8);
             }
-            if at % MENDED_EVERY == 0 {
+            if at.is_multiple_of(MENDED_EVERY) {
                 for bit in AT_KIND * 8..PAGE * 8 {
                     page[bit / 8] ^= 1 << (bit % 8);
                     mend(&mut page);
