@@ -76,6 +76,8 @@ mod seal;
 mod snapshot;
 mod store;
 mod superblock;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod txn;
 
 pub use change::{Change, ChangeFeed, ChangeKind, Commit, FeedEvent};

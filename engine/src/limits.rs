@@ -10,6 +10,11 @@ pub const VALUE_BYTES_MAX: usize = 2 << 20;
 /// Most bytes one write transaction may hold, keys and values together. A load (`Loader`) has no such limit.
 pub const TRANSACTION_BYTES_MAX: usize = 32 << 20;
 
+/// Most bytes of keys and values that a reader accepts in one commit: a transaction of the largest size, and the name of
+/// every tree there can be. Spans make a commit's encoding much shorter than what it says, so the payload's own length
+/// bounds nothing.
+pub const COMMIT_BYTES_MAX: usize = TRANSACTION_BYTES_MAX + TREES_MAX * (TREE_NAME_BYTES_MAX + 4);
+
 /// Payload bytes after which an open group takes no further commit: it waits for the next group.
 pub const GROUP_BYTES_SOFT_MAX: usize = 1 << 20;
 

@@ -135,6 +135,7 @@ struct World {
     crash_at: Option<u64>,
     dead: bool,
     sync_lies: bool,
+    bytes_read: u64,
     capacity: Option<u64>,
     faults: Vec<(Fault, u64)>,
     trace: u64,
@@ -142,8 +143,9 @@ struct World {
 
 #[derive(Default)]
 struct File {
-    cache: Vec<u8>,
-    platter: Vec<u8>,
+    // Shared by a disk and its copies until one of them writes: a test opens tens of thousands of copies.
+    cache: Arc<Vec<u8>>,
+    platter: Arc<Vec<u8>>,
     pending: Vec<(u64, Pending)>,
     locked: bool,
 }
@@ -187,8 +189,13 @@ impl SimDisk {
     /// Returns the disk as it is after the power went: the platter and what survives of the pending changes. This
     /// disk stays as it is and can be asked again.
     pub fn after_crash(&self, survivors: Survivors, seed: u64) -> Self {
+        self.after_crash_in_sectors(survivors, seed, SECTOR_BYTES)
+    }
+
+    /// The same for a disk whose sectors have this many bytes.
+    pub fn after_crash_in_sectors(&self, survivors: Survivors, seed: u64, sector_bytes: u64) -> Self {
         let world = self.world.lock();
-        let after = world.after_crash(survivors, mix(seed ^ 0xC0FF_EE00_0000_0000));
+        let after = world.after_crash(survivors, mix(seed ^ 0xC0FF_EE00_0000_0000), sector_bytes);
         Self { world: Arc::new(Mutex::new(after)), clock: Arc::clone(&self.clock), entropy: Arc::clone(&self.entropy) }
     }
 
@@ -236,6 +243,23 @@ impl SimDisk {
         self.world.lock().counts.get(&kind).copied().unwrap_or(0)
     }
 
+    /// Returns how many bytes were read from files.
+    pub fn bytes_read(&self) -> u64 {
+        self.world.lock().bytes_read
+    }
+
+    /// Returns how many sectors a crash now would decide on: those of writes that are not synced.
+    pub fn pending_sectors(&self) -> u64 {
+        let world = self.world.lock();
+        let pending = world.files.iter().flat_map(|f| &f.pending);
+        pending
+            .map(|(_, p)| match p {
+                Pending::Write { bytes, .. } => (bytes.len() as u64).div_ceil(SECTOR_BYTES),
+                Pending::SetLen(_) => 1,
+            })
+            .sum()
+    }
+
     /// Returns how many calls changed the disk, or would have: the crash points so far.
     pub fn changes(&self) -> u64 {
         self.world.lock().changes
@@ -254,7 +278,7 @@ impl SimDisk {
     /// Returns a file's bytes as programs read them.
     pub fn read_file(&self, name: &str) -> Option<Vec<u8>> {
         let world = self.world.lock();
-        Some(world.files[*world.names.get(name)?].cache.clone())
+        Some(world.files[*world.names.get(name)?].cache.to_vec())
     }
 
     /// Puts a file on the platter, replacing the bytes of one that exists.
@@ -267,8 +291,8 @@ impl SimDisk {
         world.names.insert(name.to_owned(), file);
         world.platter_names.insert(name.to_owned(), file);
         let file = &mut world.files[file];
-        file.cache = bytes.to_vec();
-        file.platter = bytes.to_vec();
+        file.cache = Arc::new(bytes.to_vec());
+        file.platter = Arc::clone(&file.cache);
         file.pending.clear();
     }
 
@@ -279,7 +303,7 @@ impl SimDisk {
         let (at, mask) = ((bit / 8) as usize, 1 << (bit % 8));
         let file = &mut world.files[file];
         for bytes in [&mut file.cache, &mut file.platter] {
-            if let Some(byte) = bytes.get_mut(at) {
+            if let Some(byte) = Arc::make_mut(bytes).get_mut(at) {
                 *byte ^= mask;
             }
         }
@@ -332,11 +356,11 @@ impl World {
     fn sync(&mut self, file: usize) {
         let file = &mut self.files[file];
         for (_, pending) in file.pending.drain(..) {
-            pending.apply(&mut file.platter);
+            pending.apply(Arc::make_mut(&mut file.platter));
         }
     }
 
-    fn after_crash(&self, survivors: Survivors, seed: u64) -> Self {
+    fn after_crash(&self, survivors: Survivors, seed: u64, sector_bytes: u64) -> Self {
         let mut chance = Chance(seed);
         let last_write = self
             .files
@@ -357,33 +381,43 @@ impl World {
         };
         let mut after = Self::default();
         for file in &self.files {
-            let mut bytes = file.platter.clone();
+            let mut shared = Arc::clone(&file.platter);
+            if file.pending.is_empty() || survivors == Survivors::None {
+                after.files.push(File {
+                    cache: Arc::clone(&shared),
+                    platter: shared,
+                    pending: Vec::new(),
+                    locked: false,
+                });
+                continue;
+            }
+            let bytes = Arc::make_mut(&mut shared);
             for (n, pending) in &file.pending {
                 match pending {
                     Pending::Write { offset, bytes: written } if survivors == Survivors::RandomSubset => {
-                        sectors(*offset, written, |at, sector| {
+                        sectors(*offset, written, sector_bytes, |at, sector| {
                             if chance.below(2) == 0 {
-                                write_slice(&mut bytes, at, sector);
+                                write_slice(bytes, at, sector);
                             }
                         });
                     }
                     Pending::Write { offset, bytes: written }
                         if survivors == Survivors::TornLast && Some(*n) == last_write =>
                     {
-                        let kept = chance.below(written.len() as u64 / SECTOR_BYTES + 1);
+                        let kept = chance.below(written.len() as u64 / sector_bytes + 1);
                         let mut i = 0;
-                        sectors(*offset, written, |at, sector| {
+                        sectors(*offset, written, sector_bytes, |at, sector| {
                             if i < kept {
-                                write_slice(&mut bytes, at, sector);
+                                write_slice(bytes, at, sector);
                             }
                             i += 1;
                         });
                     }
-                    _ if keeps(*n, &mut chance) => pending.apply(&mut bytes),
+                    _ if keeps(*n, &mut chance) => pending.apply(bytes),
                     _ => {}
                 }
             }
-            after.files.push(File { cache: bytes.clone(), platter: bytes, pending: Vec::new(), locked: false });
+            after.files.push(File { cache: Arc::clone(&shared), platter: shared, pending: Vec::new(), locked: false });
         }
         after.names = self.platter_names.clone();
         for (n, change) in &self.pending_names {
@@ -397,11 +431,11 @@ impl World {
 }
 
 /// Cuts a write at the disk's sector boundaries.
-fn sectors(offset: u64, bytes: &[u8], mut each: impl FnMut(u64, &[u8])) {
+fn sectors(offset: u64, bytes: &[u8], sector_bytes: u64, mut each: impl FnMut(u64, &[u8])) {
     let mut from = 0;
     while from < bytes.len() {
         let at = offset + from as u64;
-        let n = ((SECTOR_BYTES - at % SECTOR_BYTES) as usize).min(bytes.len() - from);
+        let n = ((sector_bytes - at % sector_bytes) as usize).min(bytes.len() - from);
         each(at, &bytes[from..from + n]);
         from += n;
     }
@@ -532,7 +566,9 @@ impl StorageFile for Handle {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let mut world = self.disk.world.lock();
         world.call(CallKind::Read, 0)?;
-        Ok(read_slice(&world.files[self.file].cache, offset, buf))
+        let read = read_slice(&world.files[self.file].cache, offset, buf);
+        world.bytes_read += read as u64;
+        Ok(read)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -541,7 +577,7 @@ impl StorageFile for Handle {
         world.room_for(self.file, offset + bytes.len() as u64)?;
         let sequence = world.next();
         let file = &mut world.files[self.file];
-        write_slice(&mut file.cache, offset, bytes);
+        write_slice(Arc::make_mut(&mut file.cache), offset, bytes);
         file.pending.push((sequence, Pending::Write { offset, bytes: bytes.to_vec() }));
         if dies { Err(power_is_gone()) } else { Ok(()) }
     }
@@ -552,7 +588,7 @@ impl StorageFile for Handle {
         world.room_for(self.file, len)?;
         let sequence = world.next();
         let file = &mut world.files[self.file];
-        file.cache.resize(len as usize, 0);
+        Arc::make_mut(&mut file.cache).resize(len as usize, 0);
         file.pending.push((sequence, Pending::SetLen(len)));
         if dies { Err(power_is_gone()) } else { Ok(()) }
     }

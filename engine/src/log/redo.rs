@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use crate::btree::{HEIGHT_MAX, ValueRef};
-use crate::limits::{KEY_BYTES_MAX, STORED_VALUE_BYTES_MAX, TREES_MAX, VALUE_BYTES_MAX};
+use crate::limits::{COMMIT_BYTES_MAX, KEY_BYTES_MAX, STORED_VALUE_BYTES_MAX, TREES_MAX, VALUE_BYTES_MAX};
 use crate::pager::PageRef;
 
 const PUT: u8 = 0;
@@ -138,6 +138,11 @@ fn decode_commit(
     let effects = input.uvarint()?;
     out.begin_commit(commit_no, label);
     let mut last: Option<(u32, &[u8])> = None;
+    let mut room = COMMIT_BYTES_MAX;
+    let mut take = |bytes: usize| {
+        room = room.checked_sub(bytes).ok_or("a commit is below the limit")?;
+        Ok::<(), &'static str>(())
+    };
     for _ in 0..effects {
         let kind = input.bytes(1)?[0];
         let tree = input.uvarint_max(TREES_MAX as u64, "a tree number is below the limit")? as u32;
@@ -147,11 +152,17 @@ fn decode_commit(
             return Err("effects ascend by tree and key");
         }
         last = Some((tree, key));
+        take(key_len)?;
         match kind {
-            PUT => out.put(tree, key, input.value()?),
+            PUT => {
+                let value = input.value()?;
+                take(value.len())?;
+                out.put(tree, key, value);
+            }
             DELETE => out.delete(tree, key),
             PUT_PIECES => {
                 decode_pieces(input, start, value)?;
+                take(value.len())?;
                 out.put(tree, key, value);
             }
             PUT_STORED => out.put_stored(tree, key, input.stored()?),
@@ -367,5 +378,41 @@ mod tests {
             put_uvarint(&mut bytes, 8);
         }
         assert_eq!(decode(&bytes, 1, 1, &mut Shown::default()), Err("a value is below the limit"));
+    }
+
+    /// Spans of spans' surroundings: a kilobyte more of encoding says two megabytes more of values. spec: E-11, E-12
+    #[test]
+    fn a_commit_is_bounded_however_short_its_encoding() {
+        struct Sum(usize);
+        impl Effects for Sum {
+            fn begin_commit(&mut self, _: u64, _: u32) {}
+            fn put(&mut self, _: u32, key: &[u8], value: &[u8]) {
+                self.0 += key.len() + value.len();
+            }
+            fn put_stored(&mut self, _: u32, _: &[u8], _: ValueRef) {}
+            fn delete(&mut self, _: u32, _: &[u8]) {}
+        }
+        let (piece, pieces) = (64 << 10, 32_u8);
+        let bomb = |effects: u8| {
+            let mut bytes = vec![0, effects];
+            for key in 0..effects {
+                bytes.extend([PUT_PIECES, 1, 1, key, pieces]);
+                for n in 0..pieces {
+                    let is_first = key == 0 && n == 0;
+                    put_uvarint(&mut bytes, piece << 1 | u64::from(!is_first));
+                    match is_first {
+                        true => bytes.resize(bytes.len() + piece as usize, 7),
+                        false => put_uvarint(&mut bytes, 10),
+                    }
+                }
+            }
+            let mut sum = Sum(0);
+            let decoded = decode(&bytes, 1, 1, &mut sum);
+            assert!(bytes.len() < 80 << 10 && sum.0 <= COMMIT_BYTES_MAX);
+            decoded
+        };
+        assert_eq!(bomb(17), Ok(()));
+        assert_eq!(bomb(18), Err("a commit is below the limit"));
+        assert_eq!(bomb(100), Err("a commit is below the limit"));
     }
 }

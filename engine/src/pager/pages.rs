@@ -176,7 +176,7 @@ impl Pages {
     }
 
     /// Opens a page that the caller has in sealed form; for pages that wait to be written.
-    pub(super) fn open_copy(&self, sealed: &[u8], at: PageRef, kind: PageKind) -> Result<Page<'_>, PageError> {
+    pub(crate) fn open_copy(&self, sealed: &[u8], at: PageRef, kind: PageKind) -> Result<Page<'_>, PageError> {
         let mut page: Box<[u8]> = sealed.into();
         self.opener.open(&mut page, at, kind).map_err(|rule| self.wrong(at, rule))?;
         Ok(Page::owned_page(page))

@@ -45,6 +45,10 @@ const SHARED_VALUE_BYTES_MIN: usize = 512;
 /// Groups that one caller leads before it goes home with its own commit.
 const GROUPS_IN_A_ROW: usize = 4;
 
+/// How often a leader gives way to others, with nobody new in its group, before it writes: a few microseconds where they
+/// have something else to do, and what it takes to wake them where they do not.
+const GATHER_YIELDS: u32 = 32;
+
 /// Room in the log that a commit without durability finds at least.
 const LOG_ROOM_BYTES: u64 = 64 << 10;
 
@@ -88,6 +92,8 @@ pub(crate) struct Head {
     pub(crate) groups: u64,
     pub(crate) syncs: u64,
     pub(crate) commits: u64,
+    /// How many commits were in the last group, or waited for it to end.
+    company: u32,
     pub(crate) checkpoints: u64,
     /// How often a checkpoint was tried and failed for want of room.
     pub(crate) checkpoints_failed: u64,
@@ -166,6 +172,7 @@ impl Head {
             groups: 0,
             syncs: 0,
             commits: 0,
+            company: 0,
             checkpoints: 0,
             checkpoints_failed: 0,
             checkpoint_from,
@@ -336,11 +343,25 @@ impl Inner {
                 head.writer = Some(writer);
                 return;
             }
+            self.gather(head);
             let woken = self.lead(head, writer);
             if let Some(writer) = head.writer.take() {
                 MutexGuard::unlocked(head, || drop(woken));
                 head.writer = Some(writer);
             }
+        }
+    }
+
+    /// Lets those come back who were in the group before and have just been told: whoever commits again at once goes
+    /// with this group, instead of waiting through its sync for the next one. Without this, callers in a loop fall into
+    /// two halves that take turns, and every sync carries one of them. Ends as soon as nobody comes any more; a caller
+    /// that is alone does not wait at all.
+    fn gather(&self, head: &mut MutexGuard<'_, Head>) {
+        let mut in_vain = 0;
+        while head.open.count < head.company && in_vain < GATHER_YIELDS {
+            let before = head.open.count;
+            MutexGuard::unlocked(head, std::thread::yield_now);
+            in_vain = if head.open.count > before { 0 } else { in_vain + 1 };
         }
     }
 
@@ -551,6 +572,7 @@ impl Inner {
                 head.groups += 1;
                 head.syncs += u64::from(group.sync);
                 head.commits += u64::from(group.count);
+                head.company = group.count + head.open.count;
                 let at = writer.at();
                 self.publish(layers, Some(at), &group.told);
                 group.outcome.set(Ok(())).unwrap_or_else(|_| unreachable!("a group is led once"));

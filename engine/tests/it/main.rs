@@ -6,6 +6,7 @@ mod damage;
 mod faults;
 mod kill;
 mod load;
+mod mapping;
 mod model;
 mod rekey;
 mod secrets;

@@ -5,6 +5,8 @@
 //! trace, and a failure prints the one command that repeats it.
 //!
 //! Planted bugs ([`Bug`]) prove that the checks can fail.
+//!
+//! [`torture`] is about one store alone: every fault that a disk can have, at every place where it can have it.
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +17,7 @@ mod disk;
 mod link;
 mod relay;
 mod rng;
+pub mod torture;
 mod world;
 
 pub use bugs::Bug;
