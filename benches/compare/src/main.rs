@@ -1,6 +1,6 @@
 //! BlazeDB beside other embedded stores: one program, one machine, one run.
 //!
-//! `cargo run --release -- --help` says how it is called. The program starts itself once for every subject and set of
+//! `cargo run --release -- --help` in this folder says how it is called. The program starts itself once for every subject and set of
 //! workloads ([`child`]), so that each one has a fresh process and a fresh folder; it goes over all subjects in every
 //! round, forward and backward in turns, and prints medians with the least and the most ([`report`]). Stores are behind
 //! one trait ([`subjects`]), what is done to them is written once ([`workloads`]).
@@ -16,6 +16,7 @@ mod report;
 mod subjects;
 mod workloads;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
@@ -52,8 +53,8 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 1024, value_name = "MIB")]
     cache_mib: u32,
     /// How long each number of threads commits
-    #[arg(long, default_value_t = 4.0, value_name = "SECONDS")]
-    seconds: f64,
+    #[arg(long, default_value_t = 4, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: u32,
     /// Where the files go; this says which disk is measured. A folder inside it is made and removed [default: beside
     /// this program]
     #[arg(long, value_name = "DIR")]
@@ -110,9 +111,10 @@ fn main() -> Result<(), Failure> {
     if arguments.sets.is_empty() {
         arguments.sets = Set::value_variants().to_vec();
     }
-    let known: Vec<_> = Set::value_variants().iter().flat_map(|set| set.subjects()).collect();
-    if let Some(name) = arguments.only.iter().find(|name| !known.contains(&name.as_str())) {
-        return Err(format!("no subject is called {name}; there are {}", known.join(", ")).into());
+    let known: BTreeSet<_> = Set::value_variants().iter().flat_map(|set| set.subjects()).collect();
+    if let Some(name) = arguments.only.iter().find(|name| !known.contains(name.as_str())) {
+        let known = known.into_iter().collect::<Vec<_>>().join(", ");
+        return Err(format!("no subject is called {name}; there are {known}").into());
     }
     let dir = match &arguments.dir {
         Some(dir) => dir.clone(),

@@ -38,7 +38,7 @@ pub(crate) struct Task {
     pub(crate) folder: PathBuf,
     pub(crate) rows: usize,
     pub(crate) cache_bytes: usize,
-    pub(crate) seconds: f64,
+    pub(crate) seconds: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -26,8 +26,11 @@ const GETS_PER_SNAPSHOT: usize = 1000;
 pub(super) fn run(task: &Task) -> Result<Figures, Failure> {
     let mut found = Figures::new();
     let mut rows = Rows::new();
+    let spec = subjects::find(&task.subject)?;
+    let folder = task.folder.join("large");
+    std::fs::create_dir(&folder)?;
     {
-        let store = task.open()?;
+        let store = (spec.open)(&folder, task.cache_bytes)?;
         bulk(&*store, task.rows, &mut rows, &mut found)?;
         std::thread::sleep(SETTLE);
         singles(task, &*store, &mut rows, &mut found)?;
@@ -38,10 +41,9 @@ pub(super) fn run(task: &Task) -> Result<Figures, Failure> {
         two_readers(task, &*store, &mut found)?;
         beside_a_writer(task, &*store, &mut rows, &mut found)?;
     }
-    let spec = subjects::find(&task.subject)?;
     for (name, open) in [("cold", Some(spec.open)), ("cold_second", spec.open_cold)] {
         if let Some(open) = open {
-            cold(task, &*open(&task.folder, COLD_CACHE_BYTES)?, name, &mut found)?;
+            cold(task, &*open(&folder, COLD_CACHE_BYTES)?, name, &mut found)?;
         }
     }
     Ok(found)
@@ -254,7 +256,7 @@ fn reader_cpu_us(task: &Task, store: &dyn Subject) -> Result<f64, Failure> {
     let mut keys = Keys::new(77, task.rows);
     let (mut gets, mut used) = (0, Duration::ZERO);
     let started = Instant::now();
-    while started.elapsed().as_secs_f64() < task.seconds / 2.0 {
+    while started.elapsed() < Duration::from_secs(task.seconds.into()) / 2 {
         store.with_reader(Views::One, &mut |reader| {
             let before = thread_cpu();
             get_some(reader, &mut keys, GETS_PER_SNAPSHOT)?;

@@ -23,7 +23,7 @@ pub(super) fn run(task: &Task) -> Result<Figures, Failure> {
     for threads in THREADS {
         let before = store.commits_and_syncs();
         let started = Instant::now();
-        let mut each = commit_for(&*store, threads, Duration::from_secs_f64(task.seconds), &next)?;
+        let mut each = commit_for(&*store, threads, Duration::from_secs(task.seconds.into()), &next)?;
         let seconds = started.elapsed().as_secs_f64();
         if let (Some((commits, syncs)), Some((commits_now, syncs_now))) = (before, store.commits_and_syncs()) {
             let syncs = (syncs_now - syncs).max(1);
