@@ -62,6 +62,7 @@ const LINES: &[Line] = &[
     Line("buffered commits of 1 row, /s", Speed, "buffered", PerSecond),
     Line("- p99, us", Speed, "buffered_p99_us", Microseconds),
     Line("- CPU per commit, us", Speed, "buffered_cpu_us", Microseconds),
+    Line("- not written yet, /s", Speed, "in_memory", PerSecond),
     Line("random gets, warm, one snapshot, /s", Speed, "get", PerSecond),
     Line("- CPU per get, us", Speed, "get_cpu_us", Microseconds),
     Line("random gets, a transaction each, /s", Speed, "get_alone", PerSecond),

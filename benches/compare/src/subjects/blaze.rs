@@ -63,6 +63,15 @@ impl Blaze {
         let tree = store.tree("rows")?;
         Ok(Self { store, tree })
     }
+
+    fn put(&self, rows: &[Row], level: Level) -> Result<(), Failure> {
+        let mut tx = self.store.write();
+        for (key, value) in rows {
+            tx.put(self.tree, key, value)?;
+        }
+        tx.commit_with(level, |_| Ok(()))?;
+        Ok(())
+    }
 }
 
 impl Subject for Blaze {
@@ -71,12 +80,11 @@ impl Subject for Blaze {
             Durability::Durable => Level::Durable,
             Durability::Buffered => Level::Buffered,
         };
-        let mut tx = self.store.write();
-        for (key, value) in rows {
-            tx.put(self.tree, key, value)?;
-        }
-        tx.commit_with(level, |_| Ok(()))?;
-        Ok(())
+        self.put(rows, level)
+    }
+
+    fn commit_in_memory(&self, row: &Row) -> Option<Result<(), Failure>> {
+        Some(self.put(std::slice::from_ref(row), Level::None))
     }
 
     fn bulk_load(&self, rows: &mut dyn Iterator<Item = Row>) -> Result<(), Failure> {

@@ -28,7 +28,8 @@ pub(crate) type Row = (Key, [u8; VALUE_BYTES]);
 pub(crate) enum Durability {
     /// After the device has it.
     Durable,
-    /// At once: nothing is synced.
+    /// Before anything is synced; what the system has been given survives the end of the process. redb's commits without
+    /// a sync are not written either.
     Buffered,
 }
 
@@ -45,6 +46,12 @@ pub(crate) enum Views {
 pub(crate) trait Subject: Sync {
     /// Puts the rows in one transaction.
     fn commit(&self, rows: &[Row], durability: Durability) -> Result<(), Failure>;
+
+    /// Puts one row in a transaction that this process's end may lose: it is not even written yet. `None` where a store
+    /// has no such commit, or no other without a sync.
+    fn commit_in_memory(&self, _row: &Row) -> Option<Result<(), Failure>> {
+        None
+    }
 
     /// Puts many rows into an empty store, in whatever way is best for that; all are durable when it returns.
     fn bulk_load(&self, rows: &mut dyn Iterator<Item = Row>) -> Result<(), Failure>;

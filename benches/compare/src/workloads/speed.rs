@@ -139,6 +139,18 @@ fn buffered(store: &dyn Subject, count: usize, rows: &mut Rows, found: &mut Figu
     found.insert("buffered".into(), lap.rate(count));
     found.insert("buffered_cpu_us".into(), lap.cpu_us(count));
     found.insert("buffered_p99_us".into(), percentile_us(&mut each, 99));
+    let watch = Watch::start();
+    let mut in_memory = 0;
+    for row in rows.take(count) {
+        match store.commit_in_memory(&row) {
+            Some(committed) => committed?,
+            None => break,
+        }
+        in_memory += 1;
+    }
+    if in_memory > 0 {
+        found.insert("in_memory".into(), watch.read().rate(in_memory));
+    }
     // What follows must not find a device that is busy with what came before.
     store.commit(&rows.take(1).collect::<Vec<_>>(), Durability::Durable)
 }
