@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
     /// How often everything is measured; cells show the median, the least and the most
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Subjects to measure, by name; all if none is given
+    /// Subjects to measure, by name; all if none is given (a name that is none lists them)
     #[arg(long, value_delimiter = ',', value_name = "NAME,..")]
     only: Vec<String>,
     /// Cache of every store
@@ -70,6 +70,8 @@ pub(crate) enum Set {
     Speed,
     /// Durable commits by 1, 8 and 32 threads
     Threads,
+    /// What encryption costs, both kinds in turns in one process; BlazeDB only
+    Encryption,
     /// Peak anonymous memory with a cache of 128 MiB
     Memory,
     /// Opening after SIGKILL, about 1 GB
@@ -85,6 +87,7 @@ impl Set {
         match self {
             Self::Speed => Part::Speed,
             Self::Threads => Part::Threads,
+            Self::Encryption => Part::Encryption,
             Self::Memory => Part::Memory,
             Self::Recovery => Part::Recovery,
             Self::Client => Part::Client,
@@ -95,6 +98,7 @@ impl Set {
     /// Who takes part, by name.
     fn subjects(self) -> Vec<&'static str> {
         match self {
+            Self::Encryption => vec![subjects::ENCRYPTED],
             Self::Client => subjects::CLIENT_SUBJECTS.to_vec(),
             Self::Documents => documents::SUBJECTS.iter().map(|(id, _)| *id).collect(),
             _ => subjects::all().iter().map(|spec| spec.id).collect(),

@@ -29,14 +29,14 @@ pub(super) fn specs() -> Vec<Spec> {
             title: "BlazeDB",
             settings: "encrypted with AES-256-GCM under a raw key",
             open: |folder, cache| open(folder, Options::raw_key(KEY), cache),
-            open_cold: None,
+            open_by_reads: None,
         },
         Spec {
             id: UNENCRYPTED,
             title: "BlazeDB, unencrypted",
             settings: "pages through a read-only mapping; by positioned reads in the second line of cold gets",
             open: |folder, cache| open(folder, Options::unencrypted(), cache),
-            open_cold: Some(|folder, cache| open(folder, Options::unencrypted().access(PageAccess::Read), cache)),
+            open_by_reads: Some(|folder, cache| open(folder, Options::unencrypted().access(PageAccess::Read), cache)),
         },
     ]
 }

@@ -15,7 +15,7 @@ pub(super) fn spec() -> Spec {
         settings: "with its log, `commit_with(true)` or `(false)`; optimistic transactions for single rows; no page \
                    checksums, 64 MiB checkpoints, its defaults",
         open,
-        open_cold: None,
+        open_by_reads: None,
     }
 }
 

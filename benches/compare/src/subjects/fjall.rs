@@ -16,7 +16,7 @@ pub(super) fn spec() -> Spec {
         settings: "batches with `PersistMode::SyncData`, or `Buffer` where buffered; no compression; 64 MiB memtable, \
                    its default",
         open,
-        open_cold: None,
+        open_by_reads: None,
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) fn spec() -> Spec {
         title: "LMDB",
         settings: "through heed, 16 GiB map, `MDB_NOSYNC` where buffered; its cache is the system's, without a limit",
         open,
-        open_cold: None,
+        open_by_reads: None,
     }
 }
 

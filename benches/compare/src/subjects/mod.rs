@@ -98,8 +98,8 @@ pub(crate) struct Spec {
     /// Settings beside the cache, in half a line.
     pub(crate) settings: &'static str,
     pub(crate) open: Open,
-    /// The same files opened in a second way, for cold reads only.
-    pub(crate) open_cold: Option<Open>,
+    /// The same with pages by positioned reads, where `open` maps them and the store lets one choose.
+    pub(crate) open_by_reads: Option<Open>,
 }
 
 pub(crate) fn all() -> Vec<Spec> {

@@ -14,7 +14,7 @@ pub(super) fn spec() -> Spec {
         title: "redb",
         settings: "`Durability::Immediate`, or `None` where buffered",
         open,
-        open_cold: None,
+        open_by_reads: None,
     }
 }
 

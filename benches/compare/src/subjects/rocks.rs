@@ -16,7 +16,7 @@ pub(super) fn spec() -> Spec {
         settings: "log synced at each commit, or not where buffered; bloom filters of 10 bits, LRU cache, no compression, 64 MiB \
                    memtable, its default",
         open,
-        open_cold: None,
+        open_by_reads: None,
     }
 }
 

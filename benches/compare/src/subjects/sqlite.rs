@@ -19,7 +19,7 @@ pub(super) fn spec() -> Spec {
         settings: "through rusqlite, bundled; WAL, `synchronous` FULL, or OFF where buffered; `WITHOUT ROWID`; prepared \
                    statements; one connection behind a lock for writing, one with a cache of its own per reader",
         open,
-        open_cold: None,
+        open_by_reads: None,
     }
 }
 

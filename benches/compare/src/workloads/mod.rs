@@ -1,6 +1,7 @@
 //! What is done to every store. Each set of workloads runs in a fresh process with a fresh folder, and says what it found.
 
 mod client;
+mod encryption;
 mod memory;
 mod recovery;
 mod speed;
@@ -45,6 +46,7 @@ pub(crate) struct Task {
 pub(crate) enum Part {
     Speed,
     Threads,
+    Encryption,
     Memory,
     Recovery,
     /// Fills a store for `Recovery` and goes on writing until it is killed.
@@ -61,6 +63,7 @@ impl Part {
         match self {
             Self::Speed => "speed",
             Self::Threads => "threads",
+            Self::Encryption => "encryption",
             Self::Memory => "memory",
             Self::Recovery => "recovery",
             Self::RecoveryWriter => "recovery's writer",
@@ -76,6 +79,7 @@ impl Task {
         match self.part {
             Part::Speed => speed::run(self),
             Part::Threads => threads::run(self),
+            Part::Encryption => encryption::run(self),
             Part::Memory => memory::run(self),
             Part::Recovery => recovery::run(self),
             Part::RecoveryWriter => recovery::write(self),

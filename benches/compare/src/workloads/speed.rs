@@ -41,7 +41,7 @@ pub(super) fn run(task: &Task) -> Result<Figures, Failure> {
         two_readers(task, &*store, &mut found)?;
         beside_a_writer(task, &*store, &mut rows, &mut found)?;
     }
-    for (name, open) in [("cold", Some(spec.open)), ("cold_second", spec.open_cold)] {
+    for (name, open) in [("cold", Some(spec.open)), ("cold_second", spec.open_by_reads)] {
         if let Some(open) = open {
             cold(task, &*open(&folder, COLD_CACHE_BYTES)?, name, &mut found)?;
         }
@@ -99,7 +99,7 @@ fn singles(task: &Task, large: &dyn Subject, rows: &mut Rows, found: &mut Figure
 }
 
 /// Commits so many rows, one by one.
-fn commit_each(
+pub(super) fn commit_each(
     store: &dyn Subject,
     rows: &mut Rows,
     count: usize,
@@ -176,7 +176,7 @@ fn gets(task: &Task, store: &dyn Subject, found: &mut Figures) -> Result<(), Fai
 }
 
 /// Fills the caches, and makes sure that the store holds what it was given.
-fn read_all(reader: &mut dyn Reader, count: usize) -> Result<(), Failure> {
+pub(super) fn read_all(reader: &mut dyn Reader, count: usize) -> Result<(), Failure> {
     for index in 0..count as u64 {
         let (key, value) = row(index);
         let mut same = false;
