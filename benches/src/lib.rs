@@ -75,14 +75,30 @@ pub const VALUE_BYTES: usize = 150;
 
 /// An endless row of random keys and values from one seed.
 pub fn pairs(seed: u64) -> impl Iterator<Item = ([u8; KEY_BYTES], [u8; VALUE_BYTES])> {
-    let mut chance = Chance::new(seed);
-    std::iter::from_fn(move || {
-        let (mut key, mut value) = ([0; KEY_BYTES], [0; VALUE_BYTES]);
-        chance.fill(&mut key);
-        chance.fill(&mut value);
-        Some((key, value))
-    })
+    (0..).map(move |index| pair(seed, index))
 }
+
+/// The pair at one place of that row, without making those before it: nobody has to keep a million rows in memory to
+/// know them again.
+#[must_use]
+pub fn pair(seed: u64, index: u64) -> ([u8; KEY_BYTES], [u8; VALUE_BYTES]) {
+    let mut chance = Chance::after(seed, index.wrapping_mul(DRAWS_PER_PAIR));
+    let (mut key, mut value) = ([0; KEY_BYTES], [0; VALUE_BYTES]);
+    chance.fill(&mut key);
+    chance.fill(&mut value);
+    (key, value)
+}
+
+/// The key of [`pair`] alone.
+#[must_use]
+pub fn pair_key(seed: u64, index: u64) -> [u8; KEY_BYTES] {
+    let mut key = [0; KEY_BYTES];
+    Chance::after(seed, index.wrapping_mul(DRAWS_PER_PAIR)).fill(&mut key);
+    key
+}
+
+/// Numbers that one pair uses up.
+const DRAWS_PER_PAIR: u64 = (KEY_BYTES.div_ceil(8) + VALUE_BYTES.div_ceil(8)) as u64;
 
 /// Seeded numbers (splitmix64): good enough to spread keys, the same everywhere.
 #[derive(Clone, Debug)]
@@ -95,9 +111,14 @@ impl Chance {
         Self(seed)
     }
 
+    /// Starts as many numbers later.
+    fn after(seed: u64, draws: u64) -> Self {
+        Self(seed.wrapping_add(STEP.wrapping_mul(draws)))
+    }
+
     /// The next 64 bits.
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.0 = self.0.wrapping_add(STEP);
         let mut x = self.0;
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -145,6 +166,9 @@ impl Chance {
     }
 }
 
+/// What splitmix64 adds per number.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
 const WORDS: [&str; 64] = [
     "after", "again", "alarm", "answer", "basket", "before", "bridge", "button", "cable", "candle", "change", "cloud",
     "column", "corner", "crash", "cursor", "delay", "device", "door", "draft", "early", "empty", "error", "every",
@@ -182,5 +206,17 @@ mod tests {
     fn pairs_do_not_repeat() {
         let keys: std::collections::BTreeSet<_> = pairs(3).take(10_000).map(|(key, _)| key).collect();
         assert_eq!(keys.len(), 10_000);
+    }
+
+    #[test]
+    fn a_pair_is_found_again_by_its_place() {
+        let mut chance = Chance::new(3);
+        for index in 0..100 {
+            let (mut key, mut value) = ([0; KEY_BYTES], [0; VALUE_BYTES]);
+            chance.fill(&mut key);
+            chance.fill(&mut value);
+            assert_eq!(pair(3, index), (key, value));
+            assert_eq!(pair_key(3, index), key);
+        }
     }
 }
