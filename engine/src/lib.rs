@@ -72,6 +72,8 @@ mod seal;
 mod snapshot;
 mod store;
 mod superblock;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod txn;
 
 pub use change::{Change, ChangeFeed, ChangeKind, Commit, FeedEvent};
