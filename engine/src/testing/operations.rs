@@ -85,9 +85,9 @@ impl World {
         if info.changed {
             assert_eq!(info.commit_no, self.last_commit() + 1, "commits are numbered one after another");
             self.states.push(model);
-        }
-        if durability == Durability::Durable {
-            self.survives(info.commit_no);
+            if durability == Durability::Durable {
+                self.survives(info.commit_no);
+            }
         }
     }
 
