@@ -360,7 +360,7 @@ class Store:
                 check(name.ended(), "a stored value's name")
                 value = self.stored_value(length, height, page)
             else:
-                check(len(value) <= self.body_size // 4 - 64 or True, "a value that belongs into pages of its own")
+                check(len(value) <= self.body_size // 4 - 64, "a value that belongs into pages of its own")
             found[key] = value
 
     def stored_value(self, length, height, child):
@@ -420,7 +420,7 @@ class Store:
                 used |= {part * bits_per_page + i for i in ours}
                 part += 1
             cut.zeros(self.body_size - cut.at)
-            check(spanned == self.header.page_count, "pages that the space spans")
+            check(spanned >= self.header.page_count, "pages that the space spans")
             index += 1
         if self.header.space.page:
             check(used == self.reached, f"pages in use: {sorted(used ^ self.reached)}")
@@ -477,14 +477,15 @@ class Store:
         later = [(log, at) for at in range(at, len(log), header.block_size)]
         log = self.log_file(generation + 1)
         later += [(log, at) for at in range(0, len(log), header.block_size)]
-        later = [group for group in (self.group(*place) for place in later) if group]
+        later = [self.group(*place) for place in later]
+        later = [group for group in later if group and group.durable < group.first]
         proven = max([header.floor] + [group.durable for group in later])
         check(proven < expected, f"commit {expected} was acknowledged and is not in the log")
 
     def right_group(self, generation, at, previous, expected):
         group = self.group(self.log_file(generation), at)
         right = group and (group.generation, group.previous, group.first) == (generation, previous, expected)
-        return group if right else None
+        return group if right and group.durable < group.first else None
 
     def replay(self, group, trees):
         """Carries out the commits of a group (E-11)."""
@@ -563,7 +564,7 @@ def main():
         store = Store(given.file, given.raw_key, given.passphrase)
         commit, trees = store.read()
     except Damaged as damage:
-        sys.exit(f"{given.file}: damaged: {damage}")
+        sys.exit(f"{given.file} is refused: {damage}")
     header = store.header
     print(json.dumps({"commit": commit, "checkpoint": header.commit, "cipher": CIPHERS[header.cipher]}))
     for name, entries in sorted(trees.items(), key=lambda tree: tree[0].encode()):

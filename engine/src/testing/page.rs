@@ -24,49 +24,47 @@ fn keys(cipher: Cipher) -> FileKeys {
 pub struct PageBench {
     sealer: PageSealer,
     opener: PageOpener,
-    plain: Vec<u8>,
-    sealed: Vec<u8>,
-    scratch: Vec<u8>,
+    page: Vec<u8>,
+    /// Copies of one sealed page: to open one is to use it up.
+    sealed: Vec<Vec<u8>>,
     at: PageRef,
 }
 
 impl PageBench {
-    /// A page of a file with AES-256-GCM, or of one without encryption.
-    pub fn new(encrypted: bool) -> Self {
+    /// A page of a file with AES-256-GCM, or of one without encryption, that can be opened `times` times.
+    pub fn new(encrypted: bool, times: usize) -> Self {
         let keys = keys(if encrypted { Cipher::Aes256Gcm } else { Cipher::None });
-        let plain: Vec<u8> = (0..PAGE_BYTES[0]).map(|i| (i * 31) as u8).collect();
+        let mut sealer = PageSealer::new(keys.clone(), Arc::new(SeededEntropy::new(1)));
+        let mut page: Vec<u8> = (0..PAGE_BYTES[0]).map(|i| (i * 31) as u8).collect();
+        let no = 77;
+        let proof = sealer.seal(&mut page, no, PageKind::Leaf).expect("entropy from a seed does not fail");
         let mut bench = Self {
-            sealer: PageSealer::new(keys.clone(), Arc::new(SeededEntropy::new(1))),
+            sealer,
             opener: PageOpener::new(keys),
-            sealed: plain.clone(),
-            scratch: plain.clone(),
-            plain,
-            at: PageRef { no: 77, proof: 0 },
+            sealed: vec![page.clone(); times + 1],
+            page,
+            at: PageRef { no, proof },
         };
-        bench.seal();
-        bench.sealed.clone_from(&bench.scratch);
+        // The first one derives a key.
         bench.open();
         bench
     }
 
-    /// Seals the page, in a copy of it.
+    /// Seals a page, whatever it holds.
     pub fn seal(&mut self) {
-        self.scratch.copy_from_slice(&self.plain);
-        let sealed = self.sealer.seal(&mut self.scratch, self.at.no, PageKind::Leaf);
-        self.at.proof = sealed.expect("entropy from a seed does not fail");
+        let sealed = self.sealer.seal(&mut self.page, self.at.no, PageKind::Leaf);
+        sealed.expect("entropy from a seed does not fail");
     }
 
-    /// Checks and opens a copy of the page that `new` sealed.
+    /// Checks and opens a page.
     pub fn open(&mut self) {
-        self.scratch.copy_from_slice(&self.sealed);
-        let at = PageRef { proof: crate::pager::page::proof_of(&self.sealed), ..self.at };
-        let opened = self.opener.open(&mut self.scratch, at, PageKind::Leaf);
-        opened.expect("the page is as it was sealed");
+        let mut page = self.sealed.pop().expect("it was said how often");
+        self.opener.open(&mut page, self.at, PageKind::Leaf).expect("the page is as it was sealed");
     }
 
-    /// Computes the page's checksum.
+    /// Computes a page's checksum.
     pub fn checksum(&mut self) {
-        self.scratch[0] = crc32fast::hash(&self.sealed[4..]) as u8;
+        self.page[0] = crc32fast::hash(&self.page[4..]) as u8;
     }
 }
 
