@@ -22,9 +22,11 @@ pub(crate) fn fuzz_node<P: PageRead>(pages: &P, body: &[u8]) {
     // Walks and look-ups, whatever the page says: no panic, and an end.
     let mut cursor = TreeCursor::new(root);
     let mut walked = cursor.seek(pages, Bound::Unbounded);
-    let mut last: Option<Vec<u8>> = None;
+    let (mut last, mut steps) = (None::<Vec<u8>>, 0);
     while let (Ok(()), Some((key, value))) = (&walked, cursor.entry()) {
-        assert!(last.as_deref().is_none_or(|last| last < key), "a walk ascends, or ends with an error");
+        // Within a leaf a walk trusts the order, which `check` proves; it ends, whatever the order is.
+        steps += 1;
+        assert!(steps <= body.len(), "a walk ends");
         last = Some(key.to_vec());
         if let CellValue::Stored(at) = value {
             fuzz_value(pages, &at);

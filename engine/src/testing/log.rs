@@ -155,7 +155,7 @@ pub fn fuzz_log(bytes: &[u8]) {
     assert_eq!(store.stats().commit_no, end.last_commit);
     if told.has_stored {
         // Nobody has written the pages that it names.
-        let _ = super::store::walk(&store);
+        let _ = super::store::walk(&store, false);
         return;
     }
     let shows = |store: &Store| {

@@ -144,15 +144,16 @@ impl Mender<'_> {
     }
 }
 
-/// Reads everything in a store, forward and backward, as far as it is not longer than a walk may be.
-pub(super) fn walk(store: &Store) -> Result<(), ReadError> {
+/// Reads everything in a store, forward and backward, as far as it is not longer than a walk may be. Only in a sound
+/// one do keys ascend within a leaf: a walk trusts their order there, which `verify` proves.
+pub(super) fn walk(store: &Store, is_sound: bool) -> Result<(), ReadError> {
     let view = store.read();
     let mut left = WALK_BYTES_MAX;
     for name in view.tree_names()? {
         let Some(tree) = view.tree(&name)? else { continue };
         let (mut cursor, mut last) = (view.range(tree, ..), None);
         while cursor.advance()? {
-            assert!(last.as_deref() < Some(cursor.key()), "a walk ascends, or ends with an error");
+            assert!(!is_sound || last.as_deref() < Some(cursor.key()), "a walk ascends");
             last = Some(cursor.key().to_vec());
             left = left.saturating_sub(cursor.key().len() + cursor.value().len());
             if left == 0 {
@@ -184,7 +185,7 @@ pub fn fuzz_store(bytes: &[u8]) {
         Err(MaintainError::Corruption(_) | MaintainError::Space { .. }) => false,
         Err(error) => panic!("only bytes are wrong here: {error}"),
     };
-    let walked = walk(&store);
+    let walked = walk(&store, is_sound);
     assert!(walked.is_ok() || !is_sound, "what is sound can be read: {walked:?}");
     let put = || -> Result<(), CommitError> {
         for n in 0..3_u8 {
