@@ -20,6 +20,8 @@ use crate::superblock::{PAGES_START, SLOT_BYTES, SLOT_OFFSETS, u32_at, u64_at};
 
 /// Pages that an input may have; what lies behind is left out.
 const PAGES_MAX: usize = 64;
+/// Where the log of an input begins at most.
+const LOG_OFFSET_MAX: u64 = 1 << 20;
 /// Bytes of values and keys that a walk looks at: a file may name one large value many times.
 const WALK_BYTES_MAX: usize = 16 << 20;
 
@@ -27,6 +29,7 @@ const WALK_BYTES_MAX: usize = 16 << 20;
 const AT_ROOTS: usize = 104;
 const AT_SPACE: usize = 128;
 const AT_HEIGHT: usize = 96;
+const AT_LOG_OFFSET: usize = 72;
 const AT_UUID: usize = 24;
 const AT_PAGE_BYTES: usize = 44;
 const AT_PAGE_COUNT: usize = 144;
@@ -114,6 +117,9 @@ fn lay_out(bytes: &[u8]) -> Option<Vec<u8>> {
         }
         let count = u64_at(&slot[..], AT_PAGE_COUNT).min((mender.file.len() / page_bytes) as u64);
         slot[AT_PAGE_COUNT..][..8].copy_from_slice(&count.to_le_bytes());
+        // A log may begin where no file is any more. On a disk what lies before is a hole; in memory it is zeros.
+        let log_offset = u64_at(&slot[..], AT_LOG_OFFSET).min(LOG_OFFSET_MAX);
+        slot[AT_LOG_OFFSET..][..8].copy_from_slice(&log_offset.to_le_bytes());
         mend_slot(slot);
     }
     // What nothing names is sealed as what the input says that it is.
