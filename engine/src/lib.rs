@@ -76,7 +76,7 @@ mod seal;
 mod snapshot;
 mod store;
 mod superblock;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod txn;
 

@@ -3,7 +3,7 @@
 //! `spec/crashers/TARGET/` is where a crasher goes, named after its bug; `fuzz/seeds/TARGET/` holds small valid inputs.
 //! Each must pass the target's own post-condition: a typed error, or a value that encodes to the same bytes.
 //!
-//! The binary seeds are made by the generators of `blazedb_wire::testing`. After a change of format, `BLAZE_BLESS=1 cargo
+//! The binary seeds are made by the generators of `blazedb_wire::testing` and `blazedb_engine::testing`. After a change of format, `BLAZE_BLESS=1 cargo
 //! test --test it crashers` writes them anew.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,19 +11,25 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
+use blazedb_engine::testing as engine;
 use blazedb_wire::testing::{self as wire, Gen};
 use blazedb_wire::{Document, Row, encode_value};
 
 type Check = fn(&[u8]);
 
 /// The fuzz targets by name.
-const CHECKS: [(&str, Check); 6] = [
+const CHECKS: [(&str, Check); 11] = [
     ("row", wire::fuzz_row),
     ("value", wire::fuzz_value),
     ("batch", wire::fuzz_batch),
     ("frame", wire::fuzz_frame),
     ("envelope", wire::fuzz_envelope),
     ("json", blazedb_wire::json::fuzz_json),
+    ("page", engine::fuzz_page),
+    ("header", engine::fuzz_header),
+    ("log", engine::fuzz_log),
+    ("store", engine::fuzz_store),
+    ("operations", engine::fuzz_operations),
 ];
 
 /// Seeds of each binary target.
@@ -70,6 +76,12 @@ fn made_seeds() -> BTreeMap<String, Vec<u8>> {
         envelope.truncate(envelope.len() - 4);
         put("envelope", envelope);
         put("frame", generator.frame().to_bytes().to_vec());
+
+        put("page", engine::seed_page(seed));
+        put("header", engine::seed_header(seed));
+        put("log", engine::seed_log(seed));
+        put("store", engine::seed_store(seed));
+        put("operations", engine::seed_operations(seed));
     }
     made
 }

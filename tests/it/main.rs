@@ -4,4 +4,5 @@ mod api;
 mod crashers;
 mod kill;
 mod replica;
+mod stores;
 mod tidy;

@@ -137,7 +137,7 @@ pub(super) fn children<P: PageRead>(pages: &P, at: PageRef, level: u8, len: u64)
     parse_index(page.bytes(), level, count).map_err(|rule| broken(pages, at, rule))
 }
 
-fn parse_index(body: &[u8], level: u8, count: usize) -> Result<Vec<PageRef>, Rule> {
+pub(super) fn parse_index(body: &[u8], level: u8, count: usize) -> Result<Vec<PageRef>, Rule> {
     let [count_0, count_1] = (count as u16).to_le_bytes();
     if !body.starts_with(&[level, 0, count_0, count_1, 0, 0, 0, 0]) {
         return Err("a value's index has the level and the children that the length asks for");

@@ -74,7 +74,9 @@ impl GroupHeader {
         let plausible = header.len as usize <= GROUP_BYTES_MAX
             && header.count > 0
             && b[AT_EPOCH + 2..AT_PREVIOUS] == [0; 2]
-            && header.first_commit.checked_add(u64::from(header.count)).is_some();
+            && header.first_commit.checked_add(u64::from(header.count)).is_some()
+            // Nothing in a group was durable before the group was written.
+            && header.durable_commit < header.first_commit;
         plausible.then_some(header)
     }
 
@@ -167,7 +169,7 @@ mod tests {
                 len: 7,
                 count: 2,
                 first_commit: 41,
-                durable_commit: 40,
+                durable_commit: 30,
                 generation: 9,
                 nonce: Nonce { subkey: [1; 12], counter: 2, epoch: 3 },
                 previous: [4; 16],
@@ -204,6 +206,8 @@ mod tests {
         let mut group = vec![0; HEADER_BYTES + 1];
         group[..4].copy_from_slice(&MAGIC);
         group[AT_COUNT] = 1;
+        group[AT_FIRST] = 7;
+        group[AT_DURABLE] = 6;
         assert!(GroupHeader::parse(&group).is_some());
         assert!(GroupHeader::parse(&group[..HEADER_BYTES - 1]).is_none(), "too short");
         for (at, bytes) in [(0, 0_u32), (AT_COUNT, 0), (AT_LEN, GROUP_BYTES_MAX as u32 + 1)] {
@@ -216,6 +220,8 @@ mod tests {
             b[at] = 1;
             assert!(GroupHeader::parse(&b).is_none(), "reserved byte {at}");
         }
+        group[AT_DURABLE] = 7;
+        assert!(GroupHeader::parse(&group).is_none(), "its own commit was durable before it was written");
         group[AT_FIRST..][..8].fill(0xff);
         assert!(GroupHeader::parse(&group).is_none(), "commit numbers overflow");
     }

@@ -611,6 +611,21 @@ impl Space {
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
+impl Space {
+    /// Reads a bitmap of one page and of one index page, any bytes, and writes it again.
+    pub(crate) fn fuzz<P: PageRead>(pages: &P, index: &[u8], chunk: &[u8]) {
+        let Ok(space) = Self::load(pages, PageRef { no: u64::from(index[8]), proof: 0 }, 1) else { return };
+        let (counts, first) = (space.counts(), first_page(space.page_bytes));
+        assert!(counts.used + counts.free == counts.end && counts.used >= first, "numbers are used or free");
+        let mut written = vec![0; space.body_bytes()];
+        space.encode_index(0, None, &mut written);
+        assert!(written == index, "an index is written in one way");
+        space.encode_chunk(0, &mut written);
+        assert!(written == chunk, "a bitmap is written in one way");
+    }
+}
+
 fn put_ref(out: &mut [u8], at: PageRef) {
     out[..8].copy_from_slice(&at.no.to_le_bytes());
     out[8..].copy_from_slice(&at.proof.to_le_bytes());

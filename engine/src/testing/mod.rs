@@ -1,0 +1,27 @@
+//! What measures and fuzzes the engine from outside: single pages, and the checks of the fuzzer.
+//!
+//! Each `fuzz_*` takes any bytes and states its own post-condition: hostile bytes are a typed error, or they are what
+//! the engine would have written itself. fuzz/ calls them, and so do the tests that replay its seeds. Nothing here is
+//! for programs that use a store.
+
+mod log;
+mod operations;
+mod page;
+mod pages;
+mod store;
+
+pub use self::log::{fuzz_log, seed_log};
+pub use self::operations::{fuzz_operations, seed_operations};
+pub use self::page::{PageBench, fuzz_header, fuzz_page, seed_header, seed_page};
+pub use self::pages::NamedPages;
+pub use self::store::{fuzz_store, seed_store};
+
+use crate::options::{Memory, Options};
+
+/// So little memory that a few commits make a checkpoint due.
+const SMALL: Memory = Memory { cache_bytes: 64 << 10, table_bytes: 24 << 10, log_bytes: 256 << 10 };
+
+/// What the fuzzer opens: only without encryption do changed bytes get past the seals.
+fn options() -> Options {
+    Options::unencrypted().memory(SMALL)
+}

@@ -1,0 +1,263 @@
+//! Store files of every format version, kept in spec/stores/, beside a list of what each holds.
+//!
+//! What was written by any version stays readable. While the format is at version 0 its bytes may still change: then
+//! `BLAZE_BLESS=1 cargo test --test it stores` writes the files anew. The same files are read by
+//! spec/reference/store_reader.py, which was written from spec/store.md alone.
+//!
+//! The lists are JSON, an object a line: the store, then each tree in the order of names with its entries in the
+//! order of keys. A value of more than 64 bytes is given by its length and its SHA-256.
+
+#![allow(clippy::print_stdout, reason = "a test that looks at less than it could says so")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use blazedb_engine::env::{FileStorage, SeededEntropy, StepClock};
+use blazedb_engine::{CipherChoice, Durability, Env, KdfCost, Options, Store, log_file_names};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+const BLESS: &str = "the bytes of the format have changed; BLAZE_BLESS=1 cargo test --test it stores";
+
+/// Longest value that a list shows whole.
+const SHOWN_BYTES_MAX: usize = 64;
+
+/// One kept store, and how it is opened. The keys are of no use to anybody.
+struct Example {
+    name: &'static str,
+    cipher: &'static str,
+    options: fn() -> Options,
+    /// The same for the reader in spec/reference/.
+    reader: &'static [&'static str],
+}
+
+const RAW_KEY: [u8; 32] = [0x42; 32];
+
+const EXAMPLES: [Example; 3] = [
+    Example { name: "v0-plain", cipher: "none", options: Options::unencrypted, reader: &[] },
+    Example {
+        name: "v0-raw-key",
+        cipher: "aes-256-gcm",
+        options: || Options::raw_key(RAW_KEY).cipher(CipherChoice::Aes256Gcm),
+        reader: &["--raw-key", "4242424242424242424242424242424242424242424242424242424242424242"],
+    },
+    Example {
+        name: "v0-passphrase",
+        cipher: "chacha20-poly1305",
+        options: || {
+            let options = Options::passphrase("correct horse battery staple");
+            options.kdf(KdfCost::InsecureForTests).cipher(CipherChoice::ChaCha20Poly1305)
+        },
+        reader: &["--passphrase", "correct horse battery staple"],
+    },
+];
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("spec/stores")
+}
+
+/// A world in a folder, whose chance follows from a seed: the same bytes whenever they are written.
+fn world(folder: &Path, name: &str) -> Env {
+    Env {
+        storage: std::sync::Arc::new(FileStorage::new(folder)),
+        clock: std::sync::Arc::new(StepClock::new()),
+        entropy: std::sync::Arc::new(SeededEntropy::new(Sha256::digest(name)[0].into())),
+        name: format!("{name}.blaze"),
+        threads: false,
+    }
+}
+
+/// Writes a store with a bit of everything: trees of one and of two levels, values in leaves, in pages of their own
+/// and below an index of pages, keys that begin alike, keys of all lengths, an empty key and an empty value, a
+/// tree that lost all of its entries, pages that are used again; and in the log, behind the last checkpoint,
+/// commits with puts, pieces, deletes and a new tree. It is not closed.
+fn write(store: &Store) {
+    let long = |seed: usize, len: usize| -> Vec<u8> { (0..len).map(|i| ((i * (seed + 7)) >> 3) as u8).collect() };
+    let mut tx = store.write();
+    let [notes, tags, files, gone] =
+        ["notes", "tags", "files \u{e9}", "gone"].map(|n| tx.tree(n).expect("a short name"));
+    for n in 0..150_usize {
+        tx.put(notes, format!("note {n:05}").as_bytes(), &long(n, n)).expect("it is short");
+        tx.put(gone, &[n as u8], b"soon").expect("it is short");
+    }
+    tx.put(tags, b"", b"the empty key").expect("it is short");
+    tx.put(tags, b"an empty value", b"").expect("it is short");
+    tx.put(tags, &[0xff; 1024], b"the longest key").expect("it is short");
+    for (name, len) in [("small", 900), ("one page", 4040), ("two pages", 4041), ("many pages", 10_000)] {
+        tx.put(files, name.as_bytes(), &long(len, len)).expect("it is short");
+    }
+    tx.commit().expect("the folder is sound");
+    store.checkpoint().expect("the folder is sound");
+
+    // Another checkpoint: pages are written beside the old ones, some are free.
+    let mut tx = store.write();
+    for n in (0..150_usize).step_by(3) {
+        tx.delete(notes, format!("note {n:05}").as_bytes()).expect("it is short");
+    }
+    for n in 0..150 {
+        tx.delete(gone, &[n]).expect("it is short");
+    }
+    tx.commit().expect("the folder is sound");
+    store.checkpoint().expect("the folder is sound");
+
+    // In the log alone.
+    for n in 0..5_u8 {
+        let mut tx = store.write();
+        let late = tx.tree("only in the log").expect("a short name");
+        let row = long(usize::from(n), 200);
+        tx.put(late, &[n], &row).expect("it is short");
+        tx.put_pieces(late, &[n, 0], &[b"meta", &row, &row[..50], &row]).expect("it is short");
+        tx.put(notes, format!("note {:05}", n).as_bytes(), b"changed").expect("it is short");
+        tx.delete(notes, format!("note {:05}", 100 + n).as_bytes()).expect("it is short");
+        tx.delete(notes, b"never there").expect("it is short");
+        tx.label(u32::from(n) << 30);
+        let durability = if n == 3 { Durability::Buffered } else { Durability::Durable };
+        tx.commit_with(durability, |_| Ok(())).expect("the folder is sound");
+    }
+    let mut tx = store.write();
+    tx.delete(files, b"small").expect("it is short");
+    tx.put(files, b"many pages", b"few bytes").expect("it is short");
+    tx.commit().expect("the folder is sound");
+}
+
+/// What a store holds, as its list says it.
+fn list(store: &Store, cipher: &str) -> String {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let view = store.read();
+    let stats = store.stats();
+    let mut lines =
+        vec![json!({ "commit": stats.commit_no, "checkpoint": stats.checkpoint_commit_no, "cipher": cipher })];
+    let names: BTreeMap<_, _> = view.tree_names().expect("it is sound").into_iter().map(|name| (name, ())).collect();
+    for (name, ()) in names {
+        let tree = view.tree(&name).expect("it is sound").expect("it was listed");
+        lines.push(json!({ "tree": name, "entries": view.len(tree).expect("it is sound") }));
+        for item in view.range(tree, ..) {
+            let (key, value) = item.expect("it is sound");
+            lines.push(if value.len() <= SHOWN_BYTES_MAX {
+                json!({ "key": hex(&key), "value": hex(&value) })
+            } else {
+                json!({ "key": hex(&key), "value_bytes": value.len(), "value_sha256": hex(&Sha256::digest(&value)) })
+            });
+        }
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// Writes the kept files of an example anew, in the place of the old ones.
+fn bless(example: &Example) {
+    let made = tempfile::tempdir().expect("a folder can be made");
+    let env = world(made.path(), example.name);
+    let store = Store::open(env.clone(), (example.options)()).expect("a new store opens");
+    write(&store);
+    fs::create_dir_all(folder()).expect("the folder can be made");
+    fs::write(folder().join(format!("{}.jsonl", example.name)), list(&store, example.cipher))
+        .expect("it can be written");
+    // Copied while it is open, and nobody writes: what a crash would leave.
+    for name in files_of(&env.name) {
+        let _ = fs::remove_file(folder().join(&name));
+        if made.path().join(&name).exists() {
+            fs::copy(made.path().join(&name), folder().join(&name)).expect("it can be written");
+            trim(&folder().join(&name));
+        }
+    }
+}
+
+/// The file and its log.
+fn files_of(name: &str) -> Vec<String> {
+    [name.to_owned()].into_iter().chain(log_file_names(name)).collect()
+}
+
+/// Cuts zeros off a log's end, which say nothing: less to keep.
+fn trim(path: &Path) {
+    let mut bytes = fs::read(path).expect("it was written just now");
+    if path.extension().is_some_and(|extension| extension != "blaze") {
+        let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        bytes.resize(used.next_multiple_of(4096), 0);
+        fs::write(path, bytes).expect("it can be written");
+    }
+}
+
+/// Copies an example to where it may be written to.
+fn copy(example: &Example) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().expect("a folder can be made");
+    for name in files_of(&format!("{}.blaze", example.name)) {
+        let from = folder().join(&name);
+        if from.exists() {
+            fs::copy(from, copy.path().join(name)).expect("it can be copied");
+        }
+    }
+    copy
+}
+
+fn kept_list(example: &Example) -> String {
+    fs::read_to_string(folder().join(format!("{}.jsonl", example.name))).unwrap_or_default()
+}
+
+/// Opens every kept store and finds what its list says; so it is after a checkpoint and a close, and with the files
+/// only read.
+#[test]
+fn stores_of_every_version_open_and_hold_what_they_held() {
+    if std::env::var_os("BLAZE_BLESS").is_some() {
+        EXAMPLES.iter().for_each(bless);
+    }
+    for example in &EXAMPLES {
+        let kept = kept_list(example);
+        let shown = |store: &Store| list(store, example.cipher);
+        let folder = copy(example);
+        let env = world(folder.path(), example.name);
+        let options = || (example.options)().create(false);
+        let store = Store::open(env.clone(), options().read_only(true))
+            .unwrap_or_else(|error| panic!("{}: {error}; {BLESS}", example.name));
+        assert!(shown(&store) == kept, "{} does not hold what its list says; {BLESS}", example.name);
+        drop(store);
+        let store = Store::open(env.clone(), options()).expect("it opened before");
+        assert!(shown(&store) == kept, "{} does not hold what its list says; {BLESS}", example.name);
+        store.verify(&mut |_| {}).expect("it is sound");
+        store.close().expect("the folder is sound");
+        let store = Store::open(env, options()).expect("it opened before");
+        store.verify(&mut |_| {}).expect("it is sound");
+        let entries = |text: &str| text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(entries(&shown(&store)), entries(&kept), "after a checkpoint and a close");
+    }
+}
+
+/// Reads every kept store with the reader that was written from the specification alone.
+#[test]
+fn the_reader_in_python_finds_the_same() {
+    let reader = folder().with_file_name("reference").join("store_reader.py");
+    let python = |args: &[&str]| Command::new("python3").args(args).output().ok();
+    let Some(version) = python(&["--version"]) else {
+        println!("skipped: there is no python3");
+        return;
+    };
+    assert!(version.status.success());
+    let has_ciphers = python(&["-c", "from cryptography.hazmat.primitives.kdf.argon2 import Argon2id"]);
+    let has_ciphers = has_ciphers.is_some_and(|output| output.status.success());
+    for example in &EXAMPLES {
+        if !example.reader.is_empty() && !has_ciphers {
+            println!("skipped: {} needs Python's package `cryptography`", example.name);
+            continue;
+        }
+        let values = |text: &str| -> Vec<serde_json::Value> {
+            text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
+        };
+        let read = |folder: &Path| {
+            let file = folder.join(format!("{}.blaze", example.name));
+            let mut args =
+                vec!["-B", reader.to_str().expect("a path in UTF-8"), file.to_str().expect("a path in UTF-8")];
+            args.extend(example.reader);
+            let output = python(&args).expect("python3 runs");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}: {said}; {BLESS}", example.name);
+            values(&String::from_utf8(output.stdout).expect("JSON is UTF-8"))
+        };
+        let kept = values(&kept_list(example));
+        assert!(read(&folder()) == kept, "{} is read differently", example.name);
+        let copy = copy(example);
+        let store = Store::open(world(copy.path(), example.name), (example.options)()).expect("it opens");
+        store.close().expect("the folder is sound");
+        assert!(read(copy.path())[1..] == kept[1..], "{} is read differently after a close", example.name);
+    }
+}
