@@ -121,7 +121,7 @@ fn sign_group(group: &mut [u8], uuid: &[u8]) {
     group[80..96].copy_from_slice(&hash.digest128().to_le_bytes());
     let mut crc = crc32fast::Hasher::new();
     crc.update(&group[..8]);
-    crc.update(&group[12..]);
+    crc.update(&group[12..end.next_multiple_of(64)]);
     group[8..12].copy_from_slice(&crc.finalize().to_le_bytes());
 }
 

@@ -27,6 +27,7 @@ PAGES_START = 131072
 SLOTS = (0, 65536)
 MAGIC = b"BLAZEDB\0"
 GROUP_MAGIC = b"BLZG"
+GROUP_ALIGN = 64
 GROUP_HEADER, PAYLOAD_MAX = 96, 67108864
 PAGE_HEADER = 56
 LEAF, BRANCH, VALUE, VALUE_INDEX, SPACE, SPACE_INDEX = 1, 2, 3, 4, 5, 6
@@ -442,8 +443,7 @@ class Store:
         length, checksum, commits = cut.number(4), cut.number(4), cut.number(4)
         first, durable, generation = cut.number(8), cut.number(8), cut.number(8)
         nonce, previous, tag = cut.take(24), cut.take(16), cut.take(16)
-        block = self.header.block_size
-        end = at + -(-(GROUP_HEADER + length) // block) * block
+        end = at + -(-(GROUP_HEADER + length) // GROUP_ALIGN) * GROUP_ALIGN
         if length > PAYLOAD_MAX or end > len(log) or commits < 1:
             return None
         group = log[at:end]
@@ -462,6 +462,9 @@ class Store:
         previous, expected, floor = header.chain_tag, header.commit + 1, header.floor
         while True:
             group = self.right_group(generation, at, previous, expected)
+            if group is None:
+                block = header.block_size
+                group = self.right_group(generation, -(-at // block) * block, previous, expected)
             if group is None and generation < header.generation + 2:
                 group = self.right_group(generation + 1, 0, previous, expected)
                 if group is not None and group.durable == group.first - 1:
@@ -474,9 +477,9 @@ class Store:
             at, previous, expected = group.end, group.tag, group.first + group.commits
         # The end, unless a commit that is missing here is proven to have been acknowledged.
         log = self.log_file(generation)
-        later = [(log, at) for at in range(at, len(log), header.block_size)]
+        later = [(log, at) for at in range(at, len(log), GROUP_ALIGN)]
         log = self.log_file(generation + 1)
-        later += [(log, at) for at in range(0, len(log), header.block_size)]
+        later += [(log, at) for at in range(0, len(log), GROUP_ALIGN)]
         later = [self.group(*place) for place in later]
         later = [group for group in later if group and group.durable < group.first]
         proven = max([header.floor] + [group.durable for group in later])

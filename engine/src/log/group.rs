@@ -1,10 +1,12 @@
-//! The frame of a group: header, sealed payload, zeros up to the block boundary. spec: E-7, E-8
+//! The frame of a group: header, sealed payload, zeros up to a multiple of 64 bytes. spec: E-7, E-8
 
 use crate::limits::GROUP_BYTES_MAX;
 use crate::seal::{Seal, Tag};
 use crate::superblock::{array_at, u16_at, u32_at, u64_at};
 
 pub(crate) const HEADER_BYTES: usize = 96;
+/// Groups begin and end at multiples of this: a cache line.
+pub(crate) const ALIGN_BYTES: u64 = 64;
 
 const MAGIC: [u8; 4] = *b"BLZG";
 const AT_LEN: usize = 4;
@@ -56,7 +58,7 @@ pub(crate) struct GroupHeader {
 }
 
 impl GroupHeader {
-    /// Parses the first bytes of a block; `None` where they are not a group's header.
+    /// Parses the first bytes of a group; `None` where they are not a group's header.
     pub(crate) fn parse(b: &[u8]) -> Option<Self> {
         if b.len() < HEADER_BYTES || b[..4] != MAGIC {
             return None;
@@ -81,8 +83,8 @@ impl GroupHeader {
     }
 
     /// Returns the bytes on disk, padding included.
-    pub(crate) fn total_bytes(&self, block_bytes: u64) -> u64 {
-        padded((HEADER_BYTES + self.len as usize) as u64, block_bytes)
+    pub(crate) fn total_bytes(&self) -> u64 {
+        padded((HEADER_BYTES + self.len as usize) as u64, ALIGN_BYTES)
     }
 
     /// Returns the last commit of the group.
@@ -93,15 +95,9 @@ impl GroupHeader {
 
 /// Seals a group in place: `group` begins with `HEADER_BYTES` of room, then the payload. Pads it, fills in the
 /// header (`len` and `tag` are found here), returns the tag.
-pub(crate) fn seal(
-    group: &mut Vec<u8>,
-    header: &GroupHeader,
-    block_bytes: u64,
-    uuid: &[u8; 16],
-    sealer: &dyn Seal,
-) -> Tag {
+pub(crate) fn seal(group: &mut Vec<u8>, header: &GroupHeader, uuid: &[u8; 16], sealer: &dyn Seal) -> Tag {
     let payload_end = group.len();
-    group.resize(padded(payload_end as u64, block_bytes) as usize, 0);
+    group.resize(padded(payload_end as u64, ALIGN_BYTES) as usize, 0);
     group[..4].copy_from_slice(&MAGIC);
     group[AT_LEN..][..4].copy_from_slice(&((payload_end - HEADER_BYTES) as u32).to_le_bytes());
     group[AT_COUNT..][..4].copy_from_slice(&header.count.to_le_bytes());
@@ -149,7 +145,7 @@ fn checksum(group: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Bytes up to the end of the last block.
+/// Bytes up to the end of the last block, or of whatever is that long.
 pub(crate) fn padded(len: u64, block_bytes: u64) -> u64 {
     len.next_multiple_of(block_bytes)
 }
@@ -175,27 +171,25 @@ mod tests {
                 previous: [4; 16],
                 tag: Tag::default(),
             };
-            for block in [4096, 16384] {
-                let mut group = vec![0; HEADER_BYTES];
-                group.extend(payload);
-                let tag = seal(&mut group, &header, block, &uuid, &*sealer);
-                assert_eq!(group.len() as u64, block);
-                let read = GroupHeader::parse(&group).expect("a group's header");
-                assert_eq!(read, GroupHeader { tag, ..header.clone() });
-                assert_eq!((read.last_commit(), read.total_bytes(block)), (42, block));
-                let mut opened = group.clone();
-                assert!(open(&mut opened, &read, &uuid, &*sealer));
-                assert_eq!(opened[HEADER_BYTES..][..7], payload);
-                assert!(!open(&mut group.clone(), &read, &[4; 16], &*sealer), "another store's");
-                let fields = [AT_LEN, AT_COUNT, AT_FIRST, AT_DURABLE, AT_GENERATION, AT_NONCE, AT_COUNTER, AT_EPOCH];
-                for at in fields.into_iter().chain([AT_PREVIOUS, AT_TAG, HEADER_BYTES]) {
-                    let mut forged = group.clone();
-                    forged[at] ^= 1;
-                    let crc = checksum(&forged);
-                    forged[AT_CRC..][..4].copy_from_slice(&crc.to_le_bytes());
-                    let read = GroupHeader::parse(&forged).expect("still a group's header");
-                    assert!(!open(&mut forged, &read, &uuid, &*sealer), "byte {at} with a checksum that fits");
-                }
+            let mut group = vec![0; HEADER_BYTES];
+            group.extend(payload);
+            let tag = seal(&mut group, &header, &uuid, &*sealer);
+            assert_eq!(group.len(), 128);
+            let read = GroupHeader::parse(&group).expect("a group's header");
+            assert_eq!(read, GroupHeader { tag, ..header.clone() });
+            assert_eq!((read.last_commit(), read.total_bytes()), (42, 128));
+            let mut opened = group.clone();
+            assert!(open(&mut opened, &read, &uuid, &*sealer));
+            assert_eq!(opened[HEADER_BYTES..][..7], payload);
+            assert!(!open(&mut group.clone(), &read, &[4; 16], &*sealer), "another store's");
+            let fields = [AT_LEN, AT_COUNT, AT_FIRST, AT_DURABLE, AT_GENERATION, AT_NONCE, AT_COUNTER, AT_EPOCH];
+            for at in fields.into_iter().chain([AT_PREVIOUS, AT_TAG, HEADER_BYTES]) {
+                let mut forged = group.clone();
+                forged[at] ^= 1;
+                let crc = checksum(&forged);
+                forged[AT_CRC..][..4].copy_from_slice(&crc.to_le_bytes());
+                let read = GroupHeader::parse(&forged).expect("still a group's header");
+                assert!(!open(&mut forged, &read, &uuid, &*sealer), "byte {at} with a checksum that fits");
             }
         }
     }

@@ -9,7 +9,7 @@ use std::io;
 use std::mem;
 use std::sync::Arc;
 
-use super::group::{self, GroupHeader, HEADER_BYTES, Nonce};
+use super::group::{self, ALIGN_BYTES, GroupHeader, HEADER_BYTES, Nonce};
 use super::redo::{self, Effects};
 use super::writer::{FILES, LogPosition, log_file_names};
 use crate::env::{Env, OpenMode, StorageFile};
@@ -58,6 +58,16 @@ pub(crate) fn replay(
     let mut starts: VecDeque<(u64, u64)> = VecDeque::new();
     loop {
         let mut next = reader.group_at(&end.at).map_err(io)?.filter(|h| follows(h, &end));
+        // Behind a sync, and behind a crash, the log goes on in the next block.
+        let gap = group::padded(end.at.offset, reader.block_bytes) - end.at.offset;
+        if next.is_none() && gap > 0 {
+            let behind = LogPosition { offset: end.at.offset + gap, ..end.at };
+            next = reader.group_at(&behind).map_err(io)?.filter(|h| follows(h, &end));
+            if next.is_some() {
+                end.at = behind;
+                end.bytes += gap;
+            }
+        }
         // This generation is over, or the log is. More than two after the header's there cannot be: the third would
         // be in the header's own file.
         if next.is_none() && end.at.generation - header.log.generation < FILES as u64 - 1 {
@@ -78,7 +88,7 @@ pub(crate) fn replay(
         }
         end.durable = end.durable.max(h.durable_commit.min(h.last_commit()));
         end.last_commit = h.last_commit();
-        let total = h.total_bytes(reader.block_bytes);
+        let total = h.total_bytes();
         end.at = LogPosition { offset: end.at.offset + total, tag: h.tag, ..end.at };
         end.bytes += total;
         end.groups += 1;
@@ -152,7 +162,7 @@ impl<'a> GroupReader<'a> {
     fn group_at(&mut self, at: &LogPosition) -> io::Result<Option<GroupHeader>> {
         let file = at.file();
         let Some(h) = self.header_at(file, at.offset)? else { return Ok(None) };
-        let total = h.total_bytes(self.block_bytes) as usize;
+        let total = h.total_bytes() as usize;
         let mut group = mem::take(&mut self.group);
         group.clear();
         group.extend_from_slice(self.bytes(file, at.offset, total)?.unwrap_or_default());
@@ -173,8 +183,8 @@ impl<'a> GroupReader<'a> {
         &self.group[HEADER_BYTES..][..h.len as usize]
     }
 
-    /// Looks for a group that says that `expected` was durable: in every block after the log's end, and in every
-    /// block of the generation after it. What is left of older generations says no such thing. spec: E-9
+    /// Looks for a group that says that `expected` was durable: wherever one may begin after the log's end, and in
+    /// the generation after it. What is left of older generations says no such thing. spec: E-9
     fn proof(&mut self, end: &LogPosition, expected: u64) -> io::Result<Option<u64>> {
         for from in [*end, LogPosition { generation: end.generation + 1, offset: 0, ..*end }] {
             let mut at = from;
@@ -185,7 +195,7 @@ impl<'a> GroupReader<'a> {
                 {
                     return Ok(Some(h.durable_commit));
                 }
-                at.offset += self.block_bytes;
+                at.offset += ALIGN_BYTES;
             }
         }
         Ok(None)
@@ -193,9 +203,9 @@ impl<'a> GroupReader<'a> {
 
     /// Returns what may be a group's header. Its length is checked against the file before anything is allocated.
     fn header_at(&mut self, file: usize, offset: u64) -> io::Result<Option<GroupHeader>> {
-        let (len, block_bytes) = (self.lens[file], self.block_bytes);
-        let Some(block) = self.bytes(file, offset, block_bytes as usize)? else { return Ok(None) };
-        Ok(GroupHeader::parse(block).filter(|h| h.total_bytes(block_bytes) <= len - offset))
+        let len = self.lens[file];
+        let Some(bytes) = self.bytes(file, offset, HEADER_BYTES)? else { return Ok(None) };
+        Ok(GroupHeader::parse(bytes).filter(|h| h.total_bytes() <= len - offset))
     }
 
     /// Returns `n` bytes; `None` where the file does not have them.

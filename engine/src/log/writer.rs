@@ -1,7 +1,7 @@
 //! Appends groups. Holding the `LogWriter` is being the leader: there is one per open store and it is handed over.
 //!
 //! Invariants: a group is written once, over zeros, over groups of older generations, or over a torn tail that nobody
-//! was told about; `at` moves only after the write returned; no generation begins before all before it is synced, and
+//! was told about; no block that was synced is written again; `at` moves only after the write returned; no generation begins before all before it is synced, and
 //! none whose file a header still needs; no (subkey, nonce) is used twice: the subkey's name is drawn when the first
 //! group of an open is sealed, the counter goes up before each seal.
 
@@ -114,7 +114,7 @@ impl LogWriter {
             uuid: header.uuid,
             block_bytes: u64::from(header.log_block_bytes),
             files,
-            at: end.at,
+            at: LogPosition { offset: group::padded(end.at.offset, u64::from(header.log_block_bytes)), ..end.at },
             // Of the other header we know that it needs at most one generation more; if that is damaged, none.
             needed: [header.log.generation.saturating_sub(1), header.log.generation],
             log_bytes: end.bytes,
@@ -197,12 +197,19 @@ impl LogWriter {
         // Counted up before the seal: whatever happens to the bytes, this nonce is spent. spec: C-5
         subkey.counter += 1;
         header.nonce = Nonce { subkey: subkey.name, counter: subkey.counter, epoch: subkey.epoch };
-        let tag = group::seal(group, &header, block_bytes, &uuid, &*subkey.sealer);
+        let tag = group::seal(group, &header, &uuid, &*subkey.sealer);
+        let end = self.at.offset + group.len() as u64;
+        // A group that begins a block writes it to its end: what is written over is in no cache, perhaps, and need not
+        // be read for it then. What follows in the same block finds it there.
+        let block_end = group::padded(end, block_bytes);
+        if self.at.offset.is_multiple_of(block_bytes) || block_end - self.at.offset > block_bytes {
+            group.resize((block_end - self.at.offset) as usize, 0);
+        }
         let file = self.file().expect("there is room in it");
         file.file.write_at(self.at.offset, group).map_err(broken("writing the log"))?;
-        self.at.offset += group.len() as u64;
+        self.log_bytes += end - self.at.offset;
+        self.at.offset = end;
         self.at.tag = tag;
-        self.log_bytes += group.len() as u64;
         self.last_commit = header.last_commit();
         Ok(())
     }
@@ -213,6 +220,10 @@ impl LogWriter {
             file.file.sync_data().map_err(broken("syncing the log"))?;
         }
         self.durable_commit = self.last_commit;
+        // What was acknowledged as durable shares no block with what is written from here on. spec: E-7
+        let begins = group::padded(self.at.offset, self.block_bytes);
+        self.log_bytes += begins - self.at.offset;
+        self.at.offset = begins;
         Ok(())
     }
 
@@ -288,9 +299,9 @@ impl LogWriter {
         self.files[self.at.file()].as_ref()
     }
 
-    /// Where a group of this many bytes would end.
+    /// Where the last block of a group of this many bytes would end.
     fn end_of(&self, bytes: u64) -> u64 {
-        self.at.offset + group::padded(bytes, self.block_bytes)
+        group::padded(self.at.offset + bytes, self.block_bytes)
     }
 
     fn subkey(&mut self) -> io::Result<&mut Subkey> {

@@ -90,7 +90,7 @@ fn lay_out(bytes: &[u8]) -> [Vec<u8>; FILES] {
         };
         let mut sealed = vec![0; HEADER_BYTES];
         sealed.extend_from_slice(payload);
-        at.tag = group::seal(&mut sealed, &header_of_group, block, &header.uuid, &*sealer);
+        at.tag = group::seal(&mut sealed, &header_of_group, &header.uuid, &*sealer);
         let file = &mut files[at.file()];
         file.resize(at.offset as usize, 0);
         file.extend_from_slice(&sealed);
@@ -202,7 +202,7 @@ pub fn seed_log(seed: u64) -> Vec<u8> {
         input.extend_from_slice(&[what, header.count as u8]);
         input.extend_from_slice(&(header.len as u16).to_le_bytes());
         input.extend_from_slice(&log[at + HEADER_BYTES..][..header.len as usize]);
-        at += header.total_bytes(4096) as usize;
+        at += header.total_bytes().next_multiple_of(4096) as usize;
     }
     input
 }

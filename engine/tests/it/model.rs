@@ -3,7 +3,9 @@
 use std::ops::Bound;
 
 use blazedb_engine::env::{CallKind, SimDisk};
-use blazedb_engine::{CommitError, Env, FeedEvent, HookError, Options, Store, WriteError, limits, log_file_names};
+use blazedb_engine::{
+    CommitError, Durability, Env, FeedEvent, HookError, Options, Store, WriteError, limits, log_file_names,
+};
 
 use crate::support::{Model, NAME, Random, SMALL, content, get, model_of, open, owned, put, random_changes, roomy};
 
@@ -311,6 +313,16 @@ fn one_sync_per_durable_group_and_blocks_are_overwritten_in_place() {
     assert_eq!(len(), log_len, "commits overwrite zeros laid ahead");
     let stats = store.stats();
     assert_eq!((stats.commits, stats.groups, stats.syncs, stats.log_bytes), (11, 11, 11, 11 * 4096));
+    // Groups that are not synced share a block until one of them is.
+    for n in 0..11_u8 {
+        let mut tx = store.write();
+        let t = tx.tree("t").expect("a good name");
+        tx.put(t, &[n], b"w").expect("a good key");
+        let durability = if n == 10 { Durability::Durable } else { Durability::Buffered };
+        tx.commit_with(durability, |_| Ok(())).expect("commits");
+    }
+    assert_eq!((store.stats().groups, store.stats().log_bytes), (22, 12 * 4096));
+    let stats = store.stats();
     assert_eq!((stats.log_file_bytes, stats.checkpoints, stats.entries), (log_len as u64, 0, 0));
     store.close().expect("closes");
     assert!(disk.names().len() <= 2, "one file of the log at most: {:?}", disk.names());

@@ -46,7 +46,7 @@ fn epochs(disk: &SimDisk) -> (BTreeSet<u16>, BTreeSet<u16>) {
         pages.insert(u16::from_le_bytes([page[6], page[7]]));
     }
     for log in log_file_names(NAME).iter().filter_map(|name| disk.read_file(name)) {
-        for block in log.chunks(4096).filter(|block| block.starts_with(b"BLZG")) {
+        for block in log.chunks(64).filter(|block| block.starts_with(b"BLZG")) {
             groups.insert(u16::from_le_bytes([block[60], block[61]]));
         }
     }

@@ -55,7 +55,9 @@ fn sealed(disk: &SimDisk) -> Vec<(&'static str, [u8; 24], Vec<u8>)> {
     for name in disk.names() {
         let bytes = disk.read_file(&name).expect("is there");
         let (key, start, at) = if name == NAME { ("page", PAGES, 16) } else { ("log", 0, 40) };
-        for block in bytes[start..].chunks_exact(4096) {
+        // A group begins at any cache line, and names its nonce within it.
+        let step = if name == NAME { 4096 } else { 64 };
+        for block in bytes[start..].chunks_exact(step) {
             let is_sealed = if name == NAME { block.iter().any(|&b| b != 0) } else { block[..4] == *b"BLZG" };
             if is_sealed {
                 found.push((key, block[at..at + 24].try_into().expect("24 bytes"), block.to_vec()));

@@ -161,7 +161,14 @@ pub(super) fn header_and_log_bits(plan: &Plan<'_>) -> Result<Tally, Failure> {
         SLOTS.map(|slot| (NAME, slot)).into_iter().chain((0..GROUPS).map(|n| (&log[..], n * PAGE))).collect();
     let flips = plan.size.clamp(1, PAGE as u64 * 8);
     let step = PAGE as u64 * 8 / flips;
-    let outcomes = [const { AtomicU64::new(0) }; 3];
+    // Where each group ends; nothing is between that and the next block.
+    let groups = disk.read_file(&log).unwrap_or_default();
+    let ends = places.iter().skip(SLOTS.len()).map(|&(_, from)| {
+        let len = groups[from + 4..].first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
+        (96 + u64::from(len)).next_multiple_of(64) * 8
+    });
+    let ends: Vec<u64> = ends.collect();
+    let outcomes = [const { AtomicU64::new(0) }; 4];
     let done = Cases::new(plan, flips * places.len() as u64).each(|at| {
         let (block, flip) = ((at / flips) as usize, at % flips);
         let (name, from) = places[block];
@@ -173,6 +180,9 @@ pub(super) fn header_and_log_bits(plan: &Plan<'_>) -> Result<Tally, Failure> {
         match (block.checked_sub(SLOTS.len()), look(&damaged, &options)?) {
             (None, Outcome::Content(found)) if found == newest => outcomes[0].fetch_add(1, Ordering::Relaxed),
             (None, _) => return what("the other header did not make up for it"),
+            (Some(group), Outcome::Content(found)) if bit >= ends[group] && found == newest => {
+                outcomes[3].fetch_add(1, Ordering::Relaxed)
+            }
             (Some(group), Outcome::Refused) if group + 1 < GROUPS => outcomes[1].fetch_add(1, Ordering::Relaxed),
             (Some(group), Outcome::Content(found)) if group + 1 == GROUPS && found == states[GROUPS - 1] => {
                 outcomes[2].fetch_add(1, Ordering::Relaxed)
@@ -182,12 +192,13 @@ pub(super) fn header_and_log_bits(plan: &Plan<'_>) -> Result<Tally, Failure> {
         };
         Ok(())
     })?;
-    let [other_header, refused, torn] = outcomes.map(AtomicU64::into_inner);
+    let [other_header, refused, torn, behind] = outcomes.map(AtomicU64::into_inner);
     Ok(Tally(vec![
         ("flipped bits", done),
         ("made up for by the other header", other_header),
         ("refused", refused),
         ("of the last group, taken for a torn tail", torn),
+        ("behind a group, where nothing is", behind),
     ]))
 }
 
