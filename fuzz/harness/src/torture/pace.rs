@@ -140,7 +140,8 @@ pub(super) fn reopen(plan: &Plan<'_>) -> Result<Tally, Failure> {
     // The same log behind a small file and behind one ten times as large. What is left of older generations is read as
     // well (E-9), so it is the log's budget that an opening is bounded by; here it is small.
     let mut read = Vec::new();
-    let small = (plan.size << 20) / 16;
+    // Enough for every file of the log to have been written to its full length.
+    let small = ((plan.size << 20) / 16).max(2 << 20);
     let memory = Memory { cache_bytes: 1 << 20, table_bytes: 256 << 10, log_bytes: 256 << 10 };
     for bytes in [small, small * 10] {
         let disk = SimDisk::new(plan.seed);

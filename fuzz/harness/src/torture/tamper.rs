@@ -137,7 +137,7 @@ pub(super) fn header_and_log_bits(plan: &Plan<'_>) -> Result<Tally, Failure> {
     let mut states = Vec::new();
     for n in 0..10 + GROUPS {
         let mut tx = store.write();
-        tx.put(tree, &[n as u8], &[n as u8; 40]).map_err(|e| failure(&e))?;
+        tx.put(tree, &[n as u8], &[n as u8; 3600]).map_err(|e| failure(&e))?;
         tx.commit().map_err(|e| failure(&e))?;
         if n == 4 || n == 9 {
             store.checkpoint().map_err(|e| failure(&e))?;
