@@ -33,6 +33,7 @@ PAGE_HEADER = 56
 LEAF, BRANCH, VALUE, VALUE_INDEX, SPACE, SPACE_INDEX = 1, 2, 3, 4, 5, 6
 CIPHERS = {0: "none", 1: "aes-256-gcm", 2: "chacha20-poly1305"}
 KEY_MAX, VALUE_MAX, STORED_MAX = 1024, 2097152, 1073741824
+COMMIT_MAX = 35667968
 TREE_MAX, NAME_MAX, HEIGHT_MAX = 4096, 512, 16
 CATALOGUE = 0
 VALUE_SHOWN_MAX = 64
@@ -91,35 +92,50 @@ class Cut:
 class Plain:
     """Without encryption: hashes in the place of tags (C-8, C-9)."""
 
+    ciphers = {0: 0}
+
     def header_proof(self, covered):
         return hashlib.sha256(covered).digest()
 
-    def open_page(self, _nonce, associated, sealed, tag):
+    def open_page(self, _key_epoch, _generation, _counter, associated, sealed, tag):
         return sealed if xxh3.digest(associated + sealed) == tag else None
 
-    def open_group(self, nonce, associated, sealed, tag):
-        hashed = nonce[12:] + len(associated).to_bytes(8, "little") + associated + sealed
+    def open_group(self, _key_epoch, _generation, counter, associated, sealed, tag):
+        hashed = counter + len(associated).to_bytes(8, "little") + associated + sealed
         return sealed if xxh3.digest(hashed) == tag else None
 
 
 class Encrypted:
-    """What follows from the master key (C-2)."""
+    """What follows from the master keys, of which there are two while one takes the other's place (C-2, C-10)."""
 
-    def __init__(self, cipher, file_id, master):
-        self.cipher, self.file_id, self.master = cipher, file_id, master
-
-    def key(self, purpose):
-        return hkdf(self.file_id, self.master, purpose)
+    def __init__(self, header, master):
+        self.file_id, self.epoch = header.file_id, header.key_epoch
+        self.masters, self.ciphers = {self.epoch: master}, {self.epoch: header.cipher}
+        if header.previous:
+            epoch, cipher, sealed, tag = header.previous
+            associated = b"blaze previous key" + self.file_id + u16(self.epoch) + bytes([header.cipher])
+            associated += u16(epoch) + bytes([cipher])
+            key = hkdf(self.file_id, master, b"blaze previous key")
+            previous = opened(header.cipher, key, bytes(12), associated, sealed, tag)
+            check(previous is not None, "the previous key")
+            self.masters[epoch], self.ciphers[epoch] = previous, cipher
 
     def header_proof(self, covered):
-        return hmac.digest(self.key(b"blaze header"), covered, "sha256")
+        return hmac.digest(hkdf(self.file_id, self.masters[self.epoch], b"blaze header"), covered, "sha256")
 
-    def open_page(self, nonce, associated, sealed, tag):
-        key_epoch = associated[18:20]  # behind the file id: the page's bytes from 4 on
-        return opened(self.cipher, self.key(b"blaze page" + key_epoch + nonce[:12]), nonce[12:], associated, sealed, tag)
+    def open_page(self, *sealed):
+        return self.open(b"blaze page", *sealed)
 
-    def open_group(self, nonce, associated, sealed, tag):
-        return opened(self.cipher, self.key(b"blaze log" + nonce[:12]), nonce[12:], associated, sealed, tag)
+    def open_group(self, *sealed):
+        return self.open(b"blaze log", *sealed)
+
+    def open(self, purpose, key_epoch, generation, counter, associated, sealed, tag):
+        subkey = hkdf(self.file_id, self.masters[key_epoch], purpose + u16(key_epoch) + generation)
+        return opened(self.ciphers[key_epoch], subkey, counter, associated, sealed, tag)
+
+
+def u16(number):
+    return number.to_bytes(2, "little")
 
 
 def hkdf(salt, secret, info):
@@ -200,7 +216,7 @@ class Header:
         check(self.cipher in CIPHERS, "cipher")
         cut.zeros(1)
         self.key_epoch = cut.number(2)
-        check(self.key_epoch == 0, "key epoch")
+        check(self.cipher or self.key_epoch == 0, "key epoch")
         self.sequence = cut.number(8)
         self.file_id = cut.take(16)
         self.block_size, self.page_size = cut.number(4), cut.number(4)
@@ -215,7 +231,14 @@ class Header:
         self.space = Child(cut.number(8), cut.number(8))
         self.page_count = cut.number(8)
         cut.number(8)  # when it was written
-        cut.zeros(96)
+        epoch, cipher, zero, sealed, tag = cut.number(2), cut.number(1), cut.number(1), cut.take(32), cut.take(16)
+        self.previous = (epoch, cipher, sealed, tag) if cipher else None
+        if self.previous:
+            check(self.cipher and cipher in CIPHERS and zero == 0, "previous key")
+            check(epoch == (self.key_epoch - 1) % 65536, "the epoch of the previous key")
+        else:
+            check(not (epoch or zero or any(sealed) or any(tag)), "previous key")
+        cut.zeros(44)
         self.key_slots = [cut.take(96) for _ in range(4)]
         cut.zeros(3420)
         self.authentication = cut.take(32)
@@ -235,7 +258,7 @@ class Header:
         check(self.roots.height or not self.roots.entries, "entries of an empty tree")
         for slot in self.key_slots:
             kind = slot[0]
-            check(kind <= 2 and not any(slot[1:4]) and not any(slot[80:]), "key slot")
+            check(kind <= 3 and not any(slot[1:4]) and not any(slot[80:]), "key slot")
             memory, passes, lanes = (int.from_bytes(slot[at : at + 4], "little") for at in (4, 8, 12))
             check(memory <= 1048576 and passes <= 64 and lanes <= 16, "key slot asks for too much")
             check(kind == 1 or not (memory or passes or lanes), "key slot")
@@ -283,7 +306,7 @@ class Store:
             self.keys = Plain()
         else:
             master = unlocked(header.cipher, header.file_id, header.key_slots, raw_key, passphrase)
-            self.keys = Encrypted(header.cipher, header.file_id, master)
+            self.keys = Encrypted(header, master)
         proof = self.keys.header_proof(header.slot[:4060])
         check(hmac.compare_digest(proof, header.authentication), "the header's authentication (C-6)")
         self.reached = set(range(PAGES_START // header.page_size))
@@ -299,13 +322,14 @@ class Store:
         cut = Cut(page)
         check(cut.number(4) == zlib.crc32(page[4:]), f"page {child.page}: checksum")
         kind, cipher, key_epoch, number = cut.number(1), cut.number(1), cut.number(2), cut.number(8)
-        nonce, tag = cut.take(24), cut.take(16)
+        generation, counter, tag = cut.take(12), cut.take(12), cut.take(16)
         check(number == child.page, f"page {child.page}: it says that it is {number}")
         check(kind in kinds, f"page {child.page}: kind {kind}")
-        check(cipher == self.header.cipher, f"page {child.page}: cipher")
-        check(key_epoch == self.header.key_epoch, f"page {child.page}: key epoch")
+        check(key_epoch in self.keys.ciphers, f"page {child.page}: key epoch")
+        check(cipher == self.keys.ciphers[key_epoch], f"page {child.page}: cipher")
         check(int.from_bytes(tag[:8], "little") == child.proof, f"page {child.page}: not the one that was meant")
-        body = self.keys.open_page(nonce, self.header.file_id + page[4:40], page[PAGE_HEADER:], tag)
+        associated = self.header.file_id + page[4:40]
+        body = self.keys.open_page(key_epoch, generation, counter, associated, page[PAGE_HEADER:], tag)
         check(body is not None, f"page {child.page}: tag")
         check(child.page not in self.reached, f"page {child.page} is named twice")
         self.reached.add(child.page)
@@ -442,15 +466,17 @@ class Store:
             return None
         length, checksum, commits = cut.number(4), cut.number(4), cut.number(4)
         first, durable, generation = cut.number(8), cut.number(8), cut.number(8)
-        nonce, previous, tag = cut.take(24), cut.take(16), cut.take(16)
+        nonce_generation, counter, key_epoch, zero = cut.take(12), cut.take(8), cut.number(2), cut.number(2)
+        previous, tag = cut.take(16), cut.take(16)
         end = at + -(-(GROUP_HEADER + length) // GROUP_ALIGN) * GROUP_ALIGN
-        if length > PAYLOAD_MAX or end > len(log) or commits < 1:
+        if length > PAYLOAD_MAX or end > len(log) or commits < 1 or zero or key_epoch not in self.keys.ciphers:
             return None
         group = log[at:end]
         if zlib.crc32(group[12:], zlib.crc32(group[:8])) != checksum or any(group[GROUP_HEADER + length :]):
             return None
         associated = group[:8] + group[12:80] + self.header.file_id
-        payload = self.keys.open_group(nonce, associated, group[GROUP_HEADER : GROUP_HEADER + length], tag)
+        sealed = group[GROUP_HEADER : GROUP_HEADER + length]
+        payload = self.keys.open_group(key_epoch, nonce_generation, counter + bytes(4), associated, sealed, tag)
         if payload is None:
             return None
         return Group(end, commits, first, durable, generation, previous, tag, payload)
@@ -496,7 +522,7 @@ class Store:
         for _ in range(group.commits):
             start = cut.at
             check(cut.uvarint() < 2**32, "a label's size")
-            last = None
+            last, held = None, 0
             for _ in range(cut.uvarint()):
                 kind, tree, key = cut.number(1), cut.uvarint(), cut.sized(KEY_MAX)
                 check(tree <= TREE_MAX, "a tree's number")
@@ -511,10 +537,13 @@ class Store:
                     entries[key] = self.pieces(cut, start)
                 elif kind == 3:
                     length, height = cut.uvarint(), cut.number(1)
-                    check(1 <= height <= HEIGHT_MAX, "a stored value's levels")
-                    entries[key] = self.stored_value(length, height, Child(cut.uvarint(), cut.number(8)))
+                    check(1 <= length <= STORED_MAX and 1 <= height <= HEIGHT_MAX, "a stored value's name")
+                    # Read when all is replayed: what the log itself replaced may be gone (E-40).
+                    entries[key] = (length, height, Child(cut.uvarint(), cut.number(8)))
                 else:
                     raise Damaged(f"effect {kind}")
+                held += len(key) + (len(entries[key]) if kind in (0, 2) else 0)
+                check(held <= COMMIT_MAX, "a commit's size")
         check(cut.ended(), "bytes after a group's last commit")
 
     def pieces(self, cut, start):
@@ -542,6 +571,10 @@ class Store:
             self.replay(group, trees)
             commit += group.commits
             self.groups_read += 1
+        for entries in trees.values():
+            for key, value in entries.items():
+                if isinstance(value, tuple):
+                    entries[key] = self.stored_value(*value)
         named = {}
         for name, number in trees.pop(CATALOGUE, {}).items():
             number = int.from_bytes(number, "little")
