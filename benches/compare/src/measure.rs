@@ -71,10 +71,14 @@ pub(crate) fn percentile_us(each: &mut [Duration], percent: usize) -> f64 {
     each.get(index).map_or(f64::NAN, |each| each.as_secs_f64() * 1e6)
 }
 
-/// The middle one, or the later of the two in the middle.
+/// The middle one, or what lies between the two in the middle.
 pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    match (values.len() / 2, values.len() % 2) {
+        (0, 0) => f64::NAN,
+        (middle, 0) => f64::midpoint(values[middle - 1], values[middle]),
+        (middle, _) => values[middle],
+    }
 }
 
 /// Resident memory of this process, in bytes.

@@ -89,6 +89,7 @@ const LINES: &[Line] = &[
     Line("- up to the end of the writes", Memory, "memory_writes_mib", Mebibytes),
     Line("- with mapped files", Memory, "memory_all_mib", Mebibytes),
     Line("open after SIGKILL, ms", Recovery, "recovery_open_ms", Milliseconds),
+    Line("- CPU, ms", Recovery, "recovery_open_cpu_ms", Milliseconds),
     Line("- first gets, ms", Recovery, "recovery_get_ms", Milliseconds),
     Line("- files, MiB", Recovery, "recovery_file_mib", Mebibytes),
     Line("idle in preset `client`: resident memory added, MiB", Client, "idle_mib", Mebibytes),

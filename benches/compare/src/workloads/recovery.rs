@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::{BATCH_ROWS, Part, Rows, Task, row};
 use crate::child;
-use crate::measure::Figures;
+use crate::measure::{Figures, Watch};
 use crate::subjects::{self, Durability, Failure, Views};
 
 /// Times `--rows`: about 1 GB in most stores' files at a million.
@@ -28,9 +28,11 @@ pub(super) fn run(task: &Task) -> Result<Figures, Failure> {
     drop(child);
 
     found.insert("recovery_file_mib".into(), bytes_of(&task.folder)? as f64 / (1 << 20) as f64);
-    let started = Instant::now();
+    let watch = Watch::start();
     let store = (subjects::find(&task.subject)?.open)(&task.folder, task.cache_bytes)?;
-    found.insert("recovery_open_ms".into(), started.elapsed().as_secs_f64() * 1e3);
+    let lap = watch.read();
+    found.insert("recovery_open_ms".into(), lap.wall.as_secs_f64() * 1e3);
+    found.insert("recovery_open_cpu_ms".into(), lap.cpu.as_secs_f64() * 1e3);
     let started = Instant::now();
     store.with_reader(Views::One, &mut |reader| {
         for index in [0, acknowledged - 1] {
