@@ -18,14 +18,13 @@
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::btree::ValueRef;
 use crate::env::{Entropy, StorageFile};
 use crate::keys::{EpochKey, FileKeys};
 use crate::pager::{Page, PageBatch, PageError, PageKind, PageRead, PageRef, PageSealer, PageWrite, Pages, Space};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, RwLock, RwLockReadGuard};
 
 /// Bytes of pages that are numbered, and written, at once.
 pub(crate) const RUN_BYTES: usize = crate::pager::RUN_BYTES_MAX;

@@ -4,11 +4,10 @@
 //! writes it, so that one seed repeats one order of calls.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::store::Inner;
+use crate::sync::thread::{Builder, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 
 #[derive(Default)]
 pub(crate) struct Background {
@@ -29,7 +28,7 @@ impl Background {
     pub(crate) fn start(inner: &Arc<Inner>) -> std::io::Result<()> {
         let own = Arc::clone(inner);
         inner.background.wishes.lock().running = true;
-        let thread = std::thread::Builder::new().name("blaze-checkpoint".into()).spawn(move || work(&own));
+        let thread = Builder::new().name("blaze-checkpoint".into()).spawn(move || work(&own));
         match thread {
             Ok(thread) => {
                 *inner.background.thread.lock() = Some(thread);

@@ -8,8 +8,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
 
+use crate::sync::{Condvar, Mutex};
 use crate::txn::TreeId;
 
 /// What happened to a key.

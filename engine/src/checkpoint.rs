@@ -21,8 +21,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
-
 use crate::btree::{self, EditValue, Edits, TreeRoot, ValueRef, value_pages};
 use crate::change::Commit;
 use crate::disk::Disk;
@@ -36,6 +34,8 @@ use crate::readers::LogAt;
 use crate::rekey::RekeyStep;
 use crate::snapshot::{Layers, Root};
 use crate::store::Inner;
+use crate::sync::atomic::Ordering;
+use crate::sync::{Mutex, MutexGuard};
 use crate::txn::commit::{Head, Outcome};
 use crate::txn::names::CatalogueEntry;
 use crate::txn::view::Held;
@@ -534,7 +534,7 @@ impl Inner {
                     if !view.exchange(None) {
                         return;
                     }
-                    self.snapshots_ended.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    self.snapshots_ended.fetch_add(1, Ordering::Relaxed);
                 }
                 _ => return,
             }

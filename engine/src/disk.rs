@@ -8,8 +8,6 @@ use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::ahead::Ahead;
 use crate::btree::{self, CellValue, TreeCursor, TreeRoot};
 use crate::checkpoint::TREE_ROOT_BYTES;
@@ -25,6 +23,7 @@ use crate::pager::{
 use crate::rekey::{RekeyStep, RekeyWalk};
 use crate::snapshot::Root;
 use crate::superblock::{SLOT_OFFSETS, Superblock};
+use crate::sync::Mutex;
 
 pub(crate) struct Disk {
     file: Arc<dyn StorageFile>,

@@ -10,11 +10,9 @@
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use hkdf::Hkdf;
 use hkdf::hmac::{Hmac, KeyInit, Mac};
-use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -22,6 +20,8 @@ use crate::env::Entropy;
 use crate::limits::{KDF_LANES_MAX, KDF_MEMORY_KIB_MAX, KDF_PASSES_MAX};
 use crate::options::{KdfCost, KeyRequest, KeySource};
 use crate::seal::{Cipher, Seal, sealer};
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicU16, Ordering};
 
 pub(crate) type Key = Zeroizing<[u8; 32]>;
 

@@ -76,6 +76,7 @@ mod seal;
 mod snapshot;
 mod store;
 mod superblock;
+mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod txn;

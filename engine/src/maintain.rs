@@ -1,15 +1,14 @@
 //! Keeping a store in order: flush, close, verify, and say how it is.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use parking_lot::MutexGuard;
 
 use crate::error::MaintainError;
 use crate::log::writer::{AppendError, LogWriter};
 use crate::options::RekeyProgress;
 use crate::store::{Inner, Store};
 use crate::superblock::Superblock;
+use crate::sync::MutexGuard;
+use crate::sync::atomic::Ordering;
 use crate::txn::commit::{Head, Outcome, Running};
 
 /// How a store is.

@@ -1,11 +1,11 @@
 //! Who reads what: the newest published layers and the register of views.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use crate::change::{Commit, FeedQueue};
 use crate::snapshot::Layers;
 use crate::store::Inner;
+use crate::sync::atomic::Ordering;
 use crate::txn::view::Held;
 
 /// How often closing tries to end a view that is being read from, 20 ms each.

@@ -18,8 +18,6 @@
 
 use std::time::Duration;
 
-use parking_lot::MutexGuard;
-
 use crate::btree::{self, Place, TreeRoot};
 use crate::disk::Disk;
 use crate::error::MaintainError;
@@ -29,6 +27,7 @@ use crate::pager::{PageError, PageKind, PageRead, PageRef, PageWriter, SpaceCoun
 use crate::seal::Cipher;
 use crate::store::{Inner, Store};
 use crate::superblock::{KEY_SLOTS, Superblock};
+use crate::sync::MutexGuard;
 
 /// Pages of a step of `Store::rekey_all`: 4 MiB of the smallest pages, some 20 ms of work.
 const STEP_PAGES: u64 = 1024;

@@ -2,9 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::ahead::Ahead;
 use crate::background::Background;
@@ -28,6 +25,8 @@ use crate::snapshot::{Layers, Root};
 use crate::superblock::{
     FIRST_EPOCH, NOTE_MAGIC, NOTE_OFFSET, PAGES_START, SLOT_BYTES, SLOT_OFFSETS, Superblock, Unchecked,
 };
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex};
 use crate::txn::commit::{Head, Running};
 use crate::txn::names::{Names, NamesError};
 use crate::txn::{ReadView, TreeId, WriteTransaction};

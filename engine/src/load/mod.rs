@@ -20,8 +20,6 @@ mod run;
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use self::arena::{Arena, ArenaRows, Row};
 use self::merge::{Merge, Source};
 use self::run::{Run, RunReader, RunWriter};
@@ -30,6 +28,7 @@ use crate::error::{CommitError, WriteError};
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::pager::{PageError, Pages, Space};
 use crate::store::{Inner, Store};
+use crate::sync::Mutex;
 use crate::txn::{CommitInfo, TreeId};
 
 /// Bytes of the smallest arena: the longest row fits, and runs are worth the seek.

@@ -10,11 +10,10 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::arena::Row;
 use crate::keys::EpochKey;
 use crate::pager::{PAGE_HEADER_BYTES, PageError, PageKind, PageRead, PageRef, PageWrite, PageWriter, Pages, Space};
+use crate::sync::Mutex;
 
 /// Bytes of a page's place in a list: number and proof.
 const PLACE_BYTES: usize = 16;

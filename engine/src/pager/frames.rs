@@ -31,11 +31,10 @@
 
 use std::io;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::Mutex;
 
 use crate::env::mix;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 const WAYS: usize = 8;
 const PINS_BITS: u32 = 26;

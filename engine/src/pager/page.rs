@@ -21,7 +21,6 @@
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::{PAGE_HEADER_BYTES, PageKind, PageRef};
@@ -30,6 +29,7 @@ use crate::keys::{EpochKey, FileKeys};
 use crate::limits::SEALS_PER_GENERATION_MAX;
 use crate::seal::{Cipher, Seal, Tag};
 use crate::superblock::{FIRST_EPOCH, array_at, u16_at, u32_at, u64_at};
+use crate::sync::RwLock;
 
 const AT_KIND: usize = 4;
 const AT_CIPHER: usize = 5;

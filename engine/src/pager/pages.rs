@@ -8,8 +8,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::frames::{FrameStats, Frames, Loaded, PAGE_NO_MAX};
 use super::page::{PageOpener, is_the_one};
@@ -17,6 +15,8 @@ use super::{PAGE_BYTES, PAGE_HEADER_BYTES, Page, PageError, PageKind, PageRef};
 use crate::env::{FileMap, StorageFile};
 use crate::keys::FileKeys;
 use crate::superblock::PAGES_START;
+use crate::sync::OnceLock;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Where the bytes of an encrypted page that is not in the cache come from.
 ///

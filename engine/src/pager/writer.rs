@@ -9,14 +9,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use parking_lot::Mutex;
-
 use super::batch::{PageBatch, RUN_BYTES_MAX};
 use super::page::PageSealer;
 use super::pages::Pages;
 use super::space::Space;
 use super::{Page, PageError, PageKind, PageRead, PageRef, PageWrite};
 use crate::env::FileMap;
+use crate::sync::Mutex;
 
 pub(crate) struct PageWriter<'w> {
     pages: &'w Pages,

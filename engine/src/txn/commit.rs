@@ -18,12 +18,10 @@
 
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, OnceLock};
-use std::thread::Thread;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::MutexGuard;
 
 use crate::change::{Change, ChangeKind, Commit};
 use crate::checkpoint::Frozen;
@@ -34,6 +32,8 @@ use crate::log::redo::CommitEncoder;
 use crate::log::writer::{AppendError, LogWriter};
 use crate::snapshot::{Layers, Walk};
 use crate::store::Inner;
+use crate::sync::thread::{self, Thread};
+use crate::sync::{MutexGuard, OnceLock};
 use crate::txn::names::CatalogueEntry;
 use crate::txn::write::ReadRange;
 use crate::txn::write_set::{Effect, SetEdits, WriteSet};
@@ -322,11 +322,11 @@ impl Inner {
                 next.inspect(Thread::unpark);
                 continue;
             }
-            if head.open.waiting.0.iter().all(|thread| thread.id() != std::thread::current().id()) {
-                head.open.waiting.0.push(std::thread::current());
+            if head.open.waiting.0.iter().all(|waiting| waiting.id() != thread::current().id()) {
+                head.open.waiting.0.push(thread::current());
             }
             drop(head);
-            std::thread::park();
+            thread::park();
             if let Some(done) = outcome.get() {
                 return done.clone();
             }
@@ -360,7 +360,7 @@ impl Inner {
         let mut in_vain = 0;
         while head.open.count < head.company && in_vain < GATHER_YIELDS {
             let before = head.open.count;
-            MutexGuard::unlocked(head, std::thread::yield_now);
+            MutexGuard::unlocked(head, thread::yield_now);
             in_vain = if head.open.count > before { 0 } else { in_vain + 1 };
         }
     }
@@ -437,7 +437,7 @@ impl Inner {
             // From half full on, up to 4 ms per commit: slow writers gradually, never stop them.
             let micros = (fill - full / 2).saturating_mul(4_000) / (full / 2 * 3).max(1);
             let wait = Duration::from_micros(micros.min(4_000));
-            MutexGuard::unlocked(head, || std::thread::sleep(wait));
+            MutexGuard::unlocked(head, || thread::sleep(wait));
             head.paced_ms += wait.as_millis() as u64;
             self.wait_for_load(head)?;
         }

@@ -8,14 +8,13 @@
 use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-
-use parking_lot::Mutex;
 
 use crate::error::WriteError;
 use crate::limits::{TREE_NAME_BYTES_MAX, TREES_MAX};
 use crate::pager::PageError;
 use crate::snapshot::{Layers, Value, Walk};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::txn::CATALOGUE;
 
 /// Why a catalogue cannot be read.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::RwLock;
 
 use crate::error::ReadError;
 use crate::snapshot::{Layers, Value};
 use crate::store::Inner;
+use crate::sync::RwLock;
 use crate::txn::cursor::{Cursor, Source};
 use crate::txn::value::ValueReader;
 use crate::txn::{CATALOGUE, TreeId};

@@ -6,12 +6,12 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use crate::error::{CommitError, HookError, ReadError, StreamError, WriteError};
 use crate::limits::STORED_VALUE_BYTES_MAX;
 use crate::snapshot::{Layers, load_value};
 use crate::store::Inner;
+use crate::sync::Mutex;
 use crate::txn::commit::{CommitInfo, Durability};
 use crate::txn::cursor::{Cursor, Source};
 use crate::txn::record::Record;

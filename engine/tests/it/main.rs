@@ -4,7 +4,6 @@ mod concurrency;
 mod crash;
 mod damage;
 mod faults;
-mod kill;
 mod load;
 mod mapping;
 mod model;

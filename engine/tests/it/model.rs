@@ -183,12 +183,12 @@ fn the_hook_sees_the_newest_state_and_may_refuse() {
     };
     // Both began before either committed: the counter is exempt from the conflict check.
     let ((one, hook_one), (two, hook_two)) = (bump(b"a"), bump(b"b"));
-    one.commit_with(blazedb_engine::Durability::Durable, hook_one).expect("commits");
-    two.commit_with(blazedb_engine::Durability::Durable, hook_two).expect("commits");
+    one.commit_with(Durability::Durable, hook_one).expect("commits");
+    two.commit_with(Durability::Durable, hook_two).expect("commits");
     assert_eq!(get(&store, "counter", b"n"), Some(vec![2]));
     let before = (model_of(&store), store.stats());
     let (three, _) = bump(b"c");
-    let refused = three.commit_with(blazedb_engine::Durability::Durable, |serial| {
+    let refused = three.commit_with(Durability::Durable, |serial| {
         serial.put(counter, b"n", &[99])?;
         Err(HookError::new("not today"))
     });

@@ -309,3 +309,44 @@ fn a_scan_of_more_than_the_cache_stays_inside_it() {
     assert!(stats.cache_bytes <= 128 << 10 && stats.cache_misses > 100, "{stats:?}");
     assert!(stats.table_bytes <= 3 * (64 << 10), "{stats:?}");
 }
+
+/// A piece that begins behind a value's end is empty, wherever the value lies.
+#[test]
+fn a_piece_behind_the_end_of_a_value_is_empty() {
+    let store = open(&SimDisk::new(31));
+    let tree = store.tree("t").expect("a good name");
+    put(&store, "t", b"inline", &[1; 10]).expect("commits");
+    put(&store, "t", b"stored", &[1; 20_000]).expect("commits");
+    store.checkpoint().expect("checkpoints");
+    let view = store.read();
+    for (key, len) in [(b"inline", 10), (b"stored", 20_000)] {
+        let piece = |offset| view.read_value(tree, key, offset, &mut [0; 8]).expect("reads");
+        let ends = [len - 3, len, len + 1, u64::MAX].map(piece);
+        assert_eq!(ends, [Some(3), Some(0), Some(0), Some(0)]);
+    }
+}
+
+/// A checkpoint moves a long value from a table into pages of its own; to who has read the range, nothing happened.
+#[test]
+fn a_long_value_that_a_checkpoint_moved_is_no_conflict() {
+    let store = open(&SimDisk::new(32));
+    let tree = store.tree("t").expect("a good name");
+    put(&store, "t", b"long", &[1; 9_000]).expect("commits");
+    let reader = || {
+        let mut tx = store.write();
+        tx.serializable();
+        assert_eq!(tx.range(tree, ..).count(), 1);
+        tx.put(store.tree("other").expect("a good name"), b"k", b"v").expect("a good value");
+        tx
+    };
+    let unharmed = reader();
+    store.checkpoint().expect("checkpoints");
+    put(&store, "third", b"k", b"v").expect("commits");
+    unharmed.commit().expect("nobody wrote what was read");
+    let mut other = store.write();
+    other.put(tree, b"long", &[2; 9_000]).expect("a good value");
+    let harmed = reader();
+    other.commit().expect("commits");
+    store.checkpoint().expect("checkpoints");
+    assert!(matches!(harmed.commit(), Err(CommitError::Conflict { .. })));
+}

@@ -7,6 +7,8 @@
 //! Planted bugs ([`Bug`]) prove that the checks can fail.
 //!
 //! [`torture`] is about one store alone: every fault that a disk can have, at every place where it can have it.
+//! So are [`isolation`] (what threads see), [`model`] (a map of versions), [`kills`] (real processes that die) and
+//! [`nonces`] (what is sealed, across crashes and copies): `cargo prove` runs them at length.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +16,11 @@ mod bugs;
 mod check;
 mod device;
 mod disk;
+pub mod isolation;
+pub mod kills;
 mod link;
+pub mod model;
+pub mod nonces;
 mod relay;
 mod rng;
 pub mod torture;
