@@ -19,8 +19,6 @@ const KEY: [u8; 32] = [7; 32];
 pub(crate) const TABLE_BYTES: usize = 32 << 20;
 /// Log before the next checkpoint, up to three times that on disk. fjall and canopydb keep up to 512 and 256 MiB.
 pub(crate) const LOG_BYTES: u64 = 64 << 20;
-/// Rows of a transaction of the bulk load: a transaction holds up to 32 MiB, a row 174 bytes.
-const LOAD_ROWS: usize = 100_000;
 
 pub(super) fn specs() -> Vec<Spec> {
     vec![
@@ -88,15 +86,11 @@ impl Subject for Blaze {
     }
 
     fn bulk_load(&self, rows: &mut dyn Iterator<Item = Row>) -> Result<(), Failure> {
-        let mut rows = rows.peekable();
-        while rows.peek().is_some() {
-            let mut tx = self.store.write();
-            for (key, value) in rows.by_ref().take(LOAD_ROWS) {
-                tx.put(self.tree, &key, &value)?;
-            }
-            tx.commit_with(Level::Buffered, |_| Ok(()))?;
+        let mut load = self.store.loader();
+        for (key, value) in rows {
+            load.put(self.tree, &key, &value)?;
         }
-        self.store.flush()?;
+        load.finish()?;
         Ok(())
     }
 
