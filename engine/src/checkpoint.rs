@@ -184,6 +184,7 @@ impl Inner {
 
     fn checkpoint_on(&self, disk: &mut Disk, rekey_pages: u64) -> Result<(), MaintainError> {
         self.head.lock().check_maintain()?;
+        let _unwinding = PoisonOnPanic { inner: self, was_panicking: std::thread::panicking() };
         let spilled = self.spill_old_views(disk);
         // Looked at before the freeze: what was sealed with the old key and committed is in the table that is frozen. A
         // table that was frozen by a try before this one may be older than the new key, and so may the log behind it.
@@ -749,6 +750,23 @@ impl Effects for IntoTable<'_> {
     fn delete(&mut self, tree: u32, key: &[u8]) {
         let commit_no = self.0.commit_no;
         self.0.delete(tree, key, commit_no);
+    }
+}
+
+/// A storage that panics in the middle of a checkpoint leaves pages taken and released that no header will name: what
+/// is in use is not known any more, and nobody may write on.
+struct PoisonOnPanic<'i> {
+    inner: &'i Inner,
+    /// A store may be closed while its owner unwinds, which is no fault of ours.
+    was_panicking: bool,
+}
+
+impl Drop for PoisonOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.was_panicking {
+            let source = std::io::Error::other("the storage panicked");
+            self.inner.poison_with(&mut self.inner.head.lock(), "writing a checkpoint", source);
+        }
     }
 }
 

@@ -245,6 +245,9 @@ pub(crate) struct Walk {
     pages: TreeCursor,
     frozen: Option<MemCursor>,
     active: MemCursor,
+    /// A table's cursor stands on something. Where none does, no more keys come from tables, and a step is one of the
+    /// pages' cursor alone.
+    in_tables: bool,
     /// Which cursors stand on the current key.
     at: At,
 }
@@ -263,6 +266,7 @@ impl Walk {
             pages: TreeCursor::new(layers.root.tree(tree)),
             frozen: layers.frozen.as_ref().filter(|f| f.has_tree(tree)).map(|f| f.cursor(tree)),
             active: layers.active.cursor(tree),
+            in_tables: true,
             at: At::End,
         };
         if backward {
@@ -282,11 +286,20 @@ impl Walk {
         Ok(walk)
     }
 
+    #[inline]
     pub(crate) fn advance(&mut self, layers: &Layers) -> Result<(), PageError> {
-        self.step(layers)?;
-        self.settle(layers)
+        if self.in_tables {
+            self.step(layers)?;
+            return self.settle(layers);
+        }
+        if self.at != At::End {
+            self.step_pages(layers)?;
+            self.at = self.on_pages();
+        }
+        Ok(())
     }
 
+    #[inline]
     pub(crate) fn key(&self) -> Option<&[u8]> {
         match self.at {
             At::End => None,
@@ -297,6 +310,7 @@ impl Walk {
     }
 
     /// Returns the value at the current key.
+    #[inline]
     pub(crate) fn value(&self) -> Option<Value<'_>> {
         match self.at {
             At::End => None,
@@ -332,15 +346,24 @@ impl Walk {
         }
     }
 
+    #[inline]
+    fn step_pages(&mut self, layers: &Layers) -> Result<(), PageError> {
+        if self.backward { self.pages.prev(&*layers.root) } else { self.pages.next(&*layers.root) }
+    }
+
+    #[inline]
+    fn on_pages(&self) -> At {
+        match self.pages.entry() {
+            Some(_) => At::Key { active: false, frozen: false, pages: true },
+            None => At::End,
+        }
+    }
+
     /// Moves every cursor that stands on the current key.
     fn step(&mut self, layers: &Layers) -> Result<(), PageError> {
         let At::Key { active, frozen, pages } = self.at else { return Ok(()) };
         if pages {
-            if self.backward {
-                self.pages.prev(&*layers.root)?;
-            } else {
-                self.pages.next(&*layers.root)?;
-            }
+            self.step_pages(layers)?;
         }
         for cursor in [active.then_some(&mut self.active), self.frozen.as_mut().filter(|_| frozen)] {
             match cursor {
@@ -364,12 +387,14 @@ impl Walk {
         }
     }
 
-    fn nearest(&self) -> At {
+    fn nearest(&mut self) -> At {
         let pages = self.pages.entry().map(|(k, _)| k);
         let active = self.active.entry().map(|(k, _)| k);
         let frozen = self.frozen.as_ref().and_then(MemCursor::entry).map(|(k, _)| k);
         if active.is_none() && frozen.is_none() {
-            return if pages.is_some() { At::Key { active: false, frozen: false, pages: true } } else { At::End };
+            // For good: a cursor that came to its end stays there.
+            self.in_tables = false;
+            return self.on_pages();
         }
         let nearer = |a: Option<&[u8]>, b: Option<&[u8]>| match (a, b) {
             (Some(a), Some(b)) if self.backward => a > b,

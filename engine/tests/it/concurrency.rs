@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use blazedb_engine::env::{FileIdentity, LockOutcome, OpenMode, SimDisk};
-use blazedb_engine::{CommitError, Env, Storage, StorageFile, Store};
+use blazedb_engine::{CommitError, Entropy, Env, MaintainError, Storage, StorageFile, Store};
 
-use crate::support::{NAME, get, open, options, put};
+use crate::support::{NAME, get, open, options, put, roomy};
 
 /// A disk whose syncs take their time.
 struct Slow(Arc<dyn Storage>, Duration);
@@ -266,4 +266,42 @@ fn a_panicking_hook_leaves_no_trace() {
     assert_eq!(get(&store, "t", b"b"), None);
     put(&store, "t", b"c", b"3").expect("the store goes on");
     assert_eq!(store.stats().readers, 0);
+}
+
+/// Chance that panics when it is told to: where the world fails in the midst of a checkpoint.
+struct Fickle(Arc<dyn Entropy>, AtomicBool);
+
+impl Entropy for Fickle {
+    fn secret(&self, bytes: &mut [u8]) -> io::Result<()> {
+        self.0.secret(bytes)
+    }
+
+    fn public(&self, bytes: &mut [u8]) -> io::Result<()> {
+        assert!(!self.1.load(Ordering::Relaxed), "planted");
+        self.0.public(bytes)
+    }
+}
+
+/// After a panic inside a checkpoint nobody knows which pages are in use: nothing is written any more, and what was
+/// acknowledged is there when the store is opened anew.
+#[test]
+fn a_panic_in_a_checkpoint_poisons() {
+    let disk = SimDisk::new(8);
+    let mut env = disk.env(NAME);
+    let fickle = Arc::new(Fickle(Arc::clone(&env.entropy), false.into()));
+    env.entropy = Arc::clone(&fickle) as _;
+    let store = Store::open(env, roomy()).expect("opens");
+    put(&store, "t", b"a", b"1").expect("commits");
+    fickle.1.store(true, Ordering::Relaxed);
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| store.checkpoint()));
+    assert!(panicked.is_err(), "the first page of an open draws a nonce");
+    fickle.1.store(false, Ordering::Relaxed);
+    let refused = put(&store, "t", b"b", b"2");
+    assert!(matches!(refused, Err(CommitError::Poisoned { .. })), "{refused:?}");
+    assert!(matches!(store.checkpoint(), Err(MaintainError::Poisoned { .. })));
+    assert_eq!(get(&store, "t", b"a").as_deref(), Some(&b"1"[..]), "reads go on");
+    drop(store);
+    let store = open(&disk);
+    assert_eq!(get(&store, "t", b"a").as_deref(), Some(&b"1"[..]));
+    store.verify(&mut |_| {}).expect("pages and space agree");
 }
