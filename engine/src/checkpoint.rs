@@ -153,10 +153,19 @@ impl Inner {
             if self.background.is_running() {
                 self.background.request();
             } else {
-                // An error is told where it matters: a full disk to the commits that wait for room, all else by
-                // poison.
-                let _ = self.checkpoint();
+                self.checkpoint_where(|head| self.is_due(head));
             }
+        }
+    }
+
+    /// Writes a checkpoint, unless somebody else has while the caller waited for its turn: many callers see at the same
+    /// time that one is due. An error is told where it matters: a full disk to the commits that wait for room, all else
+    /// by poison.
+    pub(crate) fn checkpoint_where(&self, is_wanted: impl FnOnce(&Head) -> bool) {
+        let mut guard = self.disk.lock();
+        let is_wanted = is_wanted(&self.head.lock());
+        if let Some(disk) = guard.as_mut().filter(|_| is_wanted) {
+            let _ = self.checkpoint_on(disk, 0);
         }
     }
 

@@ -412,9 +412,7 @@ impl Inner {
                     continue;
                 }
             }
-            let fill = head.layers.active.bytes();
-            let log = head.writer.as_ref().map_or(0, LogWriter::log_bytes);
-            if fill < 2 * full && log < 2 * self.config.log_bytes {
+            if !self.is_over_budget(head) {
                 break;
             }
             // Twice the budget is where memory ends: wait until a checkpoint is through, or was tried in vain.
@@ -427,9 +425,7 @@ impl Inner {
                 self.background.request();
                 self.turn.wait_for(head, Duration::from_millis(50));
             } else {
-                MutexGuard::unlocked(head, || {
-                    let _ = self.checkpoint();
-                });
+                MutexGuard::unlocked(head, || self.checkpoint_where(|head| self.is_over_budget(head)));
             }
         }
         let fill = head.layers.active.bytes();
@@ -452,6 +448,11 @@ impl Inner {
             }
             self.turn.wait(head);
         }
+    }
+
+    fn is_over_budget(&self, head: &Head) -> bool {
+        let log = head.writer.as_ref().map_or(0, LogWriter::log_bytes);
+        head.layers.active.bytes() >= 2 * self.config.table_bytes || log >= 2 * self.config.log_bytes
     }
 
     fn make_room(&self, head: &mut MutexGuard<'_, Head>, bytes: u64) -> Result<(), CommitError> {
