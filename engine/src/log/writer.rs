@@ -167,7 +167,7 @@ impl LogWriter {
         if end <= file.len {
             return Ok(());
         }
-        let new_end = end + group::padded((self.at.offset / 4).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX), 16384);
+        let new_end = end + group::padded(self.at.offset.clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX), 16384);
         let old_len = file.len;
         if let Err(source) = write_zeros(&*file.file, old_len, new_end) {
             // Best effort: what is left beyond the old end is zeros and harms nobody.
