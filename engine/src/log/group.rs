@@ -145,9 +145,9 @@ fn checksum(group: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Bytes up to the end of the last block, or of whatever is that long.
-pub(crate) fn padded(len: u64, block_bytes: u64) -> u64 {
-    len.next_multiple_of(block_bytes)
+/// Bytes up to the next multiple.
+pub(crate) fn padded(len: u64, multiple: u64) -> u64 {
+    len.next_multiple_of(multiple)
 }
 
 #[cfg(test)]

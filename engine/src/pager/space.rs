@@ -137,14 +137,8 @@ impl Space {
     /// Takes a run of up to `want` numbers, at least one: free ones first, from where the last search ended; where
     /// there are none the file grows.
     pub(crate) fn alloc_run(&mut self, want: u64) -> Range<u64> {
-        assert!(want > 0, "a run has at least one page");
-        let run = self.find(want).unwrap_or_else(|| {
-            let start = self.end;
-            self.extend(start + want);
-            start..start + want
-        });
+        let run = self.next_run(want);
         self.take(run.clone());
-        self.cursor = run.end;
         run
     }
 
@@ -183,14 +177,8 @@ impl Space {
 
     /// Takes a run of numbers as `alloc_run` does, for pages ahead.
     pub(crate) fn alloc_ahead(&mut self, want: u64) -> Range<u64> {
-        assert!(want > 0, "a run has at least one page");
-        let run = self.find(want).unwrap_or_else(|| {
-            let start = self.end;
-            self.extend(start + want);
-            start..start + want
-        });
+        let run = self.next_run(want);
         self.take_ahead(run.clone());
-        self.cursor = run.end;
         run
     }
 
@@ -337,6 +325,18 @@ impl Space {
         }
         self.free -= held.len() as u64;
         self.pending.entry(self.current - 1).or_default().extend(held);
+    }
+
+    /// Returns the run that is to be taken next, and goes on behind it.
+    fn next_run(&mut self, want: u64) -> Range<u64> {
+        assert!(want > 0, "a run has at least one page");
+        let run = self.find(want).unwrap_or_else(|| {
+            let start = self.end;
+            self.extend(start + want);
+            start..start + want
+        });
+        self.cursor = run.end;
+        run
     }
 
     fn find(&mut self, want: u64) -> Option<Range<u64>> {
