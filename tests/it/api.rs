@@ -1,12 +1,11 @@
 //! The front door: collections, transactions, the change stream, reopening.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use blazedb::{ChangeEvent, ChangeKind, Database, Document, DocumentId, Env, ErrorKind, Options, Origin, Patch, Value};
-use blazedb_engine::env::{FileIdentity, LockOutcome, OpenMode, Storage, StorageFile};
+use blazedb_engine::env::SlowSyncs;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
@@ -175,70 +174,14 @@ fn concurrent_increments_are_all_counted() {
     assert_eq!(counters.get(id).unwrap().unwrap().get("n"), Some(&Value::I64(200)));
 }
 
-/// A folder in memory whose every sync takes long, as on a memory card.
-struct SlowSync<T: ?Sized>(Arc<T>);
-
-impl Storage for SlowSync<dyn Storage> {
-    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
-        Ok(Arc::new(SlowSync(self.0.open(name, mode)?)))
-    }
-    fn exists(&self, name: &str) -> io::Result<bool> {
-        self.0.exists(name)
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.0.remove(name)
-    }
-    fn sync_dir(&self) -> io::Result<()> {
-        self.0.sync_dir()
-    }
-    fn is_current(&self, name: &str, file: &dyn StorageFile) -> io::Result<bool> {
-        self.0.is_current(name, file)
-    }
-    fn describe(&self, name: &str) -> String {
-        self.0.describe(name)
-    }
-}
-
-impl StorageFile for SlowSync<dyn StorageFile> {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.read_at(offset, buf)
-    }
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, bytes)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        std::thread::sleep(Duration::from_millis(20));
-        self.0.sync_data()
-    }
-    fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
-    }
-    fn try_lock(&self) -> io::Result<LockOutcome> {
-        self.0.try_lock()
-    }
-    fn unlock(&self) -> io::Result<()> {
-        self.0.unlock()
-    }
-    fn identity(&self) -> io::Result<FileIdentity> {
-        self.0.identity()
-    }
-}
-
 /// The conflict check knows commits that are still on their way to the disk: an attempt must wait for the winner instead
 /// of running into it a thousand times within one sync.
 #[test]
 fn contention_on_one_document_is_no_error() {
     let env = Env::memory(1);
-    let env = Env { storage: Arc::new(SlowSync(Arc::clone(&env.storage))), ..env };
+    // As on a memory card.
+    let slow = SlowSyncs::new(Arc::clone(&env.storage), Duration::from_millis(20));
+    let env = Env { storage: Arc::new(slow), ..env };
     let db = Database::open_in(env, Options::raw_key([1; 32])).unwrap();
     let counters = db.collection::<Document>("counters").unwrap();
     let id = counters.insert(&Document::from_pairs([("n", Value::I64(0))]).unwrap()).unwrap();

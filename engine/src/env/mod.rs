@@ -18,6 +18,8 @@ mod map;
 mod mem;
 #[cfg(any(test, feature = "testing"))]
 mod sim;
+#[cfg(any(test, feature = "testing"))]
+mod slow;
 
 use std::io;
 use std::path::Path;
@@ -29,6 +31,8 @@ pub(crate) use mem::mix;
 pub use mem::{MemoryStorage, SeededEntropy, StepClock};
 #[cfg(any(test, feature = "testing"))]
 pub use sim::{CallKind, Fault, SimDisk, Survivors};
+#[cfg(any(test, feature = "testing"))]
+pub use slow::SlowSyncs;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,74 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use blazedb_engine::env::{FileIdentity, LockOutcome, OpenMode, SimDisk};
-use blazedb_engine::{CommitError, Entropy, Env, MaintainError, Storage, StorageFile, Store};
+use blazedb_engine::env::{SimDisk, SlowSyncs};
+use blazedb_engine::{CommitError, Entropy, Env, MaintainError, Store};
 
 use crate::support::{NAME, get, open, options, put, roomy};
 
-/// A disk whose syncs take their time.
-struct Slow(Arc<dyn Storage>, Duration);
-
-struct SlowFile(Arc<dyn StorageFile>, Duration);
-
-impl Storage for Slow {
-    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
-        Ok(Arc::new(SlowFile(self.0.open(name, mode)?, self.1)))
-    }
-    fn exists(&self, name: &str) -> io::Result<bool> {
-        self.0.exists(name)
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.0.remove(name)
-    }
-    fn sync_dir(&self) -> io::Result<()> {
-        self.0.sync_dir()
-    }
-    fn is_current(&self, name: &str, file: &dyn StorageFile) -> io::Result<bool> {
-        self.0.is_current(name, file)
-    }
-    fn describe(&self, name: &str) -> String {
-        self.0.describe(name)
-    }
-}
-
-impl StorageFile for SlowFile {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.read_at(offset, buf)
-    }
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, bytes)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        std::thread::sleep(self.1);
-        self.0.sync_data()
-    }
-    fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
-    }
-    fn try_lock(&self) -> io::Result<LockOutcome> {
-        self.0.try_lock()
-    }
-    fn unlock(&self) -> io::Result<()> {
-        self.0.unlock()
-    }
-    fn identity(&self) -> io::Result<FileIdentity> {
-        self.0.identity()
-    }
-}
-
 fn slow_env(disk: &SimDisk, sync: Duration) -> Env {
     let env = disk.env(NAME);
-    Env { storage: Arc::new(Slow(Arc::clone(&env.storage), sync)), ..env }
+    Env { storage: Arc::new(SlowSyncs::new(Arc::clone(&env.storage), sync)), ..env }
 }
 
 #[test]

@@ -1,11 +1,10 @@
 //! How much is done for a promise: syncs, bytes that an opening reads, seconds, and the same calls for the same seed.
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blazedb_engine::env::{CallKind, FileIdentity, LockOutcome, OpenMode, SimDisk};
-use blazedb_engine::{Durability, Env, Memory, Options, Storage, StorageFile, Store};
+use blazedb_engine::env::{CallKind, SimDisk, SlowSyncs};
+use blazedb_engine::{Durability, Env, Memory, Options, Store};
 
 use super::journal::{Event, NAME};
 use super::workload::{MEMORY, Runner, Step, chain, encrypted, random_step, random_trace};
@@ -179,87 +178,13 @@ pub(super) fn reopen(plan: &Plan<'_>) -> Result<Tally, Failure> {
     ]))
 }
 
-/// A disk whose data syncs take their time.
-struct Slow(Arc<dyn Storage>, Duration);
-
-struct SlowFile(Arc<dyn StorageFile>, Duration);
-
-impl Storage for Slow {
-    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
-        Ok(Arc::new(SlowFile(self.0.open(name, mode)?, self.1)))
-    }
-
-    fn exists(&self, name: &str) -> io::Result<bool> {
-        self.0.exists(name)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.0.remove(name)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.0.sync_dir()
-    }
-
-    fn is_current(&self, name: &str, file: &dyn StorageFile) -> io::Result<bool> {
-        self.0.is_current(name, file)
-    }
-
-    fn describe(&self, name: &str) -> String {
-        self.0.describe(name)
-    }
-}
-
-impl StorageFile for SlowFile {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.read_at(offset, buf)
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, bytes)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        std::thread::sleep(self.1);
-        self.0.sync_data()
-    }
-
-    fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
-    }
-
-    fn try_lock(&self) -> io::Result<LockOutcome> {
-        self.0.try_lock()
-    }
-
-    fn unlock(&self) -> io::Result<()> {
-        self.0.unlock()
-    }
-
-    fn identity(&self) -> io::Result<FileIdentity> {
-        self.0.identity()
-    }
-}
-
 /// Returns commits per second of so many writers on a sync of this length, and commits per sync.
 fn rate(writers: u64, commits_each: u64, sync: Duration) -> Result<(f64, f64), Failure> {
     let fail = failure(0);
     let disk = SimDisk::new(writers);
     let env = disk.env(NAME);
     // As in the real world, checkpoints have a thread of their own.
-    let env = Env { storage: Arc::new(Slow(Arc::clone(&env.storage), sync)), threads: true, ..env };
+    let env = Env { storage: Arc::new(SlowSyncs::new(Arc::clone(&env.storage), sync)), threads: true, ..env };
     let store = Store::open(env, Options::raw_key([42; 32])).map_err(|e| fail(chain(&e)))?;
     let tree = store.tree("rows").map_err(|e| fail(chain(&e)))?;
     let began = Instant::now();
