@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use blazedb_engine::ReadView;
 use blazedb_sync::{OpSource, OutboxPosition};
-use blazedb_wire::{Batch, Hello, OpId, ReplicaId, Welcome};
+use blazedb_wire::{Batch, Hello, OpId, Reads, ReplicaId, Welcome};
 use bytes::Bytes;
 
 use crate::inner::Inner;
@@ -182,6 +182,7 @@ impl Replica {
             space: binding.map(|b| b.space),
             epoch: binding.map_or(0, |b| b.epoch),
             cursor: state.cursor,
+            reads: Reads::default(),
             replicas,
         })
     }

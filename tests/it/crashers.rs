@@ -18,12 +18,15 @@ use blazedb_wire::{Document, Row, encode_value};
 type Check = fn(&[u8]);
 
 /// The fuzz targets by name.
-const CHECKS: [(&str, Check); 11] = [
+const CHECKS: [(&str, Check); 14] = [
     ("row", wire::fuzz_row),
     ("value", wire::fuzz_value),
     ("batch", wire::fuzz_batch),
     ("frame", wire::fuzz_frame),
     ("envelope", wire::fuzz_envelope),
+    ("columns", wire::fuzz_columns),
+    ("compressed", wire::fuzz_compressed),
+    ("grpc", wire::fuzz_grpc),
     ("json", blazedb_wire::json::fuzz_json),
     ("page", engine::fuzz_page),
     ("header", engine::fuzz_header),
@@ -76,6 +79,9 @@ fn made_seeds() -> BTreeMap<String, Vec<u8>> {
         envelope.truncate(envelope.len() - 4);
         put("envelope", envelope);
         put("frame", generator.frame().to_bytes().to_vec());
+        put("columns", generator.columns().to_vec());
+        put("compressed", generator.compressed());
+        put("grpc", generator.grpc());
 
         put("page", engine::seed_page(seed));
         put("header", engine::seed_header(seed));

@@ -3,7 +3,7 @@
 
 use blazedb::{Collection, Database, Document, Options, OutboxPosition, Patch, Replica, SpaceId, Value};
 use blazedb_engine::env::{SimDisk, Survivors};
-use blazedb_wire::{Batch, Bitmap, Envelope, Hello, ReplicaId, Verdict, Welcome};
+use blazedb_wire::{Batch, Bitmap, Envelope, Hello, Reads, ReplicaId, Verdict, Welcome};
 
 /// A log that takes every batch with one verdict.
 #[derive(Default)]
@@ -29,6 +29,7 @@ impl TinyRelay {
             floor: 0,
             relay_ms: 0,
             clock_trusted: false,
+            reads: Reads::ALL,
             counters: hello.replicas.iter().map(|replica| (*replica, known(replica))).collect(),
         }
     }

@@ -35,7 +35,7 @@ impl Verdict {
         }
     }
 
-    const fn from_number(number: u8) -> Option<Self> {
+    pub(crate) const fn from_number(number: u8) -> Option<Self> {
         Some(match number {
             0 => Self::Applied,
             1 => Self::RefusedClock,

@@ -53,8 +53,10 @@ pub enum DecodeErrorKind {
     BadVersion(u8),
     /// A kind (of frame, batch or operation) that is unknown, or reserved and not spoken yet.
     UnknownKind(u8),
-    /// A frame codec that is unknown or not spoken yet.
+    /// A frame codec that is unknown, or that this kind of frame does not have.
     Codec(u8),
+    /// A compressed body that its codec cannot read, or that is longer or shorter than it says.
+    Inflate(u8),
     /// The checksum does not match: the bytes were damaged.
     Checksum {
         /// The sum written in the input.
@@ -121,6 +123,9 @@ impl fmt::Display for DecodeError {
             DecodeErrorKind::Codec(codec) => {
                 write!(f, "codec {codec} is not spoken here; send the frame uncompressed")
             }
+            DecodeErrorKind::Inflate(codec) => {
+                write!(f, "codec {codec} cannot read the body, or not to the length that it names; fetch it again")
+            }
             DecodeErrorKind::Checksum { stored, computed } => {
                 write!(f, "checksum says {stored:08x}, the bytes give {computed:08x}; fetch them again")
             }
@@ -173,6 +178,11 @@ pub enum EncodeError {
         /// The rule of spec/op.md that it breaks.
         rule: &'static str,
     },
+    /// Batches that cannot share columns.
+    BadColumns {
+        /// The rule of spec/columns.md that they break.
+        rule: &'static str,
+    },
     /// A batch head is not well formed.
     BadHead {
         /// The rule of spec/op.md that it breaks.
@@ -199,6 +209,7 @@ impl fmt::Display for EncodeError {
                 f.write_str("the last operation says that its transaction goes on; push the rest of the transaction")
             }
             Self::BadOp { rule } => write!(f, "the operation breaks rule {rule}; see spec/op.md"),
+            Self::BadColumns { rule } => write!(f, "the batches break rule {rule}; see spec/columns.md"),
             Self::BadHead { rule } => write!(f, "the batch head breaks rule {rule}; see spec/op.md"),
         }
     }

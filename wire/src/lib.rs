@@ -5,8 +5,8 @@
 //! ```
 //!
 //! A value is encoded once, when the application writes it; the body of a [`Row`] is the same bytes in a record, an
-//! operation, a frame and the relay's log. The normative text is spec/value.md, spec/op.md, spec/frame.md and
-//! spec/limits.md; code cites its rules (`spec: V-8`).
+//! operation, a frame and the relay's log. The normative text is spec/value.md, spec/op.md, spec/columns.md,
+//! spec/frame.md and spec/limits.md; code cites its rules (`spec: V-8`).
 //!
 //! Invariants: decode(encode(x)) = x, and every accepted byte string is the only encoding of what it says; no decoder
 //! allocates before it has checked a length against a limit and against the bytes left; every refusal has an offset;
@@ -38,12 +38,12 @@ pub mod value;
 pub mod varint;
 pub mod writer;
 
-pub use batch::{Batch, BatchBuilder, BatchHead};
+pub use batch::{Batch, BatchBuilder, BatchHead, Columns};
 pub use envelope::{Bitmap, Envelope, Outcome, Verdict};
 pub use error::{DecodeError, DecodeErrorKind, EncodeError};
 pub use frame::{
-    ErrorCode, ErrorFrame, Frame, FrameHeader, FrameKind, HEADER_BYTES, Hello, PROTOCOL_VERSION, Welcome, ack_frame,
-    entry_frame, push_frame,
+    COMPRESS_BYTES_MIN, Codec, ErrorCode, ErrorFrame, Frame, FrameHeader, FrameKind, HEADER_BYTES, Hello,
+    PROTOCOL_VERSION, Reads, Welcome, ack_frame, columns_frame, compress_frame, entry_frame, push_frame,
 };
 pub use id::{DocumentId, Key, OpId, ParseIdError, ReplicaId, SpaceId};
 pub use op::{MergeKind, Op, OpKind, OpRef};

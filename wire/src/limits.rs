@@ -1,4 +1,4 @@
-//! Limits: every ceiling of the formats, with its unit and its reason (spec/limits.md, L-1 to L-17).
+//! Limits: every ceiling of the formats, with its unit and its reason (spec/limits.md, L-1 to L-20).
 //!
 //! A decoder compares an untrusted length with one of these *and* with the bytes that are left before it allocates
 //! anything. The sums that tie limits to each other are `const` asserts at the end of this file.
@@ -60,6 +60,19 @@ pub const HELLO_REPLICAS_MAX: usize = 4096;
 /// Longest text of an Error frame, in bytes (spec: L-17).
 pub const ERROR_TEXT_BYTES_MAX: usize = 1024;
 
+/// Most bytes of the row batches that one columnar batch stands for (spec: L-18).
+///
+/// The largest batch fits; it bounds what a reader writes, however short the columns are.
+pub const COLUMNS_ROWS_BYTES_MAX: usize = 2 << 20;
+
+/// Most row batches in one columnar batch (spec: L-19).
+pub const COLUMNS_BATCHES_MAX: usize = 4096;
+
+/// Most entries of each table of a columnar batch (spec: L-20).
+pub const COLUMNS_TABLE_MAX: usize = 65_536;
+
+// Every batch can travel in columns.
+const _: () = assert!(BATCH_SINGLE_BYTES_MAX <= COLUMNS_ROWS_BYTES_MAX);
 // The largest operation fits a batch of its own: head, dependencies, attributes twice, collection name, operation
 // header. What is left over is slack for varints.
 const _: () = assert!(

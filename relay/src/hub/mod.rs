@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use blazedb_wire::{
-    DecodeError, DecodeErrorKind, ErrorCode, ErrorFrame, Frame, Hello, PROTOCOL_VERSION, SpaceId, Welcome,
+    DecodeError, DecodeErrorKind, ErrorCode, ErrorFrame, Frame, Hello, PROTOCOL_VERSION, Reads, SpaceId, Welcome,
 };
 use bytes::Bytes;
 
@@ -192,8 +192,8 @@ impl Hub {
             Frame::Ping(nonce) => self.answer(now, conn, &Frame::Pong(nonce), out),
             Frame::Pong(_) => {}
             Frame::DigestRequest { min_seq } => self.handle_digest_request(now, conn, min_seq, out),
-            Frame::Push(_) => unreachable!("pushes are decided in drain"),
-            Frame::Welcome(_) | Frame::Ack(_) | Frame::Entry { .. } | Frame::Digest { .. } => {
+            Frame::Push(_) | Frame::Pushes(_) => unreachable!("pushes are decided in drain"),
+            Frame::Welcome(_) | Frame::Ack(_) | Frame::Entry { .. } | Frame::Entries(_) | Frame::Digest { .. } => {
                 self.close(now, conn, Some(fatal(ErrorCode::Malformed, "a frame that only a relay sends")), out);
             }
         }
@@ -321,6 +321,7 @@ impl Hub {
             floor: space.state.floor(),
             relay_ms: space.state.relay_ms(now.admit_time()),
             clock_trusted: now.clock_trusted,
+            reads: Reads::default(),
             counters: hello.replicas.iter().map(|replica| (*replica, space.durable_counter(*replica))).collect(),
         };
         self.answer(now, conn, &Frame::Welcome(welcome), out);

@@ -13,7 +13,7 @@ use blazedb_relay::log::{
 };
 use blazedb_wire::{
     Batch, BatchBuilder, BatchHead, Document, DocumentId, Envelope, ErrorFrame, Frame, Hello, Hlc, MergeKind, Op, OpId,
-    OpKind, ReplicaId, Row, Shape, SpaceId, Value, Welcome,
+    OpKind, Reads, ReplicaId, Row, Shape, SpaceId, Value, Welcome,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -358,7 +358,14 @@ impl Rig {
     pub(crate) fn hello(&mut self, cursor: u64, replicas: &[ReplicaId]) -> Hello {
         let known = cursor > 0;
         let space = known.then(|| self.log.info().id);
-        Hello { protocol: 1, space, epoch: u32::from(known), cursor, replicas: replicas.to_vec() }
+        Hello {
+            protocol: 1,
+            space,
+            epoch: u32::from(known),
+            cursor,
+            reads: Reads::default(),
+            replicas: replicas.to_vec(),
+        }
     }
 
     /// Opens a stream with a Hello at this cursor and lets everything happen.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use blazedb_wire::{
-    Batch, Bitmap, Envelope, ErrorCode, ErrorFrame, Frame, OpId, PROTOCOL_VERSION, ReplicaId, Verdict, Welcome,
+    Batch, Bitmap, Envelope, ErrorCode, ErrorFrame, Frame, OpId, PROTOCOL_VERSION, Reads, ReplicaId, Verdict, Welcome,
 };
 
 use crate::make::SPACE;
@@ -56,6 +56,7 @@ impl Relay {
                     floor: 0,
                     relay_ms: 0,
                     clock_trusted: false,
+                    reads: Reads::ALL,
                     counters: counters.collect(),
                 }));
                 self.send_entries(connection);

@@ -10,8 +10,8 @@ use blazedb_sync::{
     SessionError, SessionState, seal,
 };
 use blazedb_wire::{
-    Batch, Bitmap, Envelope, ErrorCode, ErrorFrame, Frame, FrameKind, Hello, Hlc, OpId, PROTOCOL_VERSION, ReplicaId,
-    SpaceId, Value, Verdict, Welcome,
+    Batch, Bitmap, Envelope, ErrorCode, ErrorFrame, Frame, FrameKind, Hello, Hlc, OpId, PROTOCOL_VERSION, Reads,
+    ReplicaId, SpaceId, Value, Verdict, Welcome,
 };
 use bytes::Bytes;
 
@@ -80,7 +80,14 @@ fn entry(first_seq: u64) -> Frame {
 }
 
 fn hello(cursor: u64) -> Hello {
-    Hello { protocol: PROTOCOL_VERSION, space: Some(SPACE), epoch: EPOCH, cursor, replicas: vec![replica(1)] }
+    Hello {
+        protocol: PROTOCOL_VERSION,
+        space: Some(SPACE),
+        epoch: EPOCH,
+        cursor,
+        reads: Reads::default(),
+        replicas: vec![replica(1)],
+    }
 }
 
 fn welcome(known: u64) -> Welcome {
@@ -92,6 +99,7 @@ fn welcome(known: u64) -> Welcome {
         floor: 0,
         relay_ms: 0,
         clock_trusted: true,
+        reads: Reads::default(),
         counters: vec![(replica(1), known)],
     }
 }

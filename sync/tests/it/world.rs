@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use blazedb_sync::{
     DisconnectReason, Event, Millis, OpSource, OutboxPosition, SealContext, Session, SessionConfig, SessionState, seal,
 };
-use blazedb_wire::{Batch, Envelope, Frame, Hello, Hlc, Op, OpId, PROTOCOL_VERSION, ReplicaId, SpaceId, Value};
+use blazedb_wire::{Batch, Envelope, Frame, Hello, Hlc, Op, OpId, PROTOCOL_VERSION, Reads, ReplicaId, SpaceId, Value};
 use bytes::Bytes;
 
 use crate::make::{SPACE, create, replica};
@@ -130,7 +130,7 @@ impl Client {
             self.outbox.keys().map(|at| self.incarnations[at.incarnation as usize - 1]).collect();
         replicas.dedup();
         let epoch = if self.space.is_some() { EPOCH } else { 0 };
-        Hello { protocol: PROTOCOL_VERSION, space: self.space, epoch, cursor: self.cursor, replicas }
+        Hello { protocol: PROTOCOL_VERSION, space: self.space, epoch, cursor: self.cursor, reads: Reads::ALL, replicas }
     }
 
     /// One transaction: the operations, the outbox and the cursor.

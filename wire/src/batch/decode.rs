@@ -1,6 +1,6 @@
 //! Reading a batch: one walk that checks everything and leaves a table of where the operations lie.
 
-use super::{Batch, BatchHead, Inner, KIND_COLUMNS, KIND_ROWS, OpEntry, Span, op_bits};
+use super::{Batch, BatchHead, Inner, KIND_ROWS, OpEntry, Span, op_bits};
 use crate::error::{DecodeError, DecodeErrorKind};
 use crate::id::{DocumentId, OpId, ReplicaId, SpaceId};
 use crate::limits::{
@@ -46,7 +46,6 @@ pub(super) fn decode(bytes: Bytes, at: usize) -> Result<Batch, DecodeError> {
     let head_at = reader.offset();
     match reader.u8()? {
         KIND_ROWS => {}
-        KIND_COLUMNS => return Err(DecodeError::new(head_at, DecodeErrorKind::ReservedTag(KIND_COLUMNS))),
         kind => return Err(DecodeError::new(head_at, DecodeErrorKind::UnknownKind(kind))),
     }
     let space = SpaceId(reader.array()?);

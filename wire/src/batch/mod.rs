@@ -2,12 +2,14 @@
 //!
 //! A batch defines every collection name and every shape that its operations use, so that it means the same wherever
 //! it lies. Once sealed its bytes never change: it is the unit of retry and of forwarding. `BatchBuilder` writes,
-//! `Batch` is the proof that bytes were checked.
+//! `Batch` is the proof that bytes were checked. `Columns` turns several batches into one that is smaller, and back.
 
 mod builder;
+mod columns;
 mod decode;
 
 pub use builder::BatchBuilder;
+pub use columns::Columns;
 
 use crate::error::DecodeError;
 use crate::id::{DocumentId, OpId, ReplicaId, SpaceId};
@@ -20,9 +22,9 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The number of the row kind, the only kind today (spec: B-1).
+/// The number of the row kind, the kind that is sealed and logged (spec: B-1).
 pub(crate) const KIND_ROWS: u8 = 0;
-/// The number that is reserved for the columnar kind.
+/// The number of the columnar kind (spec: K-12).
 pub(crate) const KIND_COLUMNS: u8 = 1;
 
 /// Bits of an operation's first byte.

@@ -1,5 +1,6 @@
 //! The header of a frame: magic, version, kind, codec, flags, length, checksum.
 
+use super::codec::Codec;
 use crate::error::{DecodeError, DecodeErrorKind};
 use crate::limits::FRAME_BODY_BYTES_MAX;
 use crate::reader::Reader;
@@ -12,8 +13,6 @@ pub const HEADER_BYTES: usize = 16;
 const MAGIC: [u8; 2] = *b"BZ";
 /// The version of the format: 0 until the first release (spec: F-2).
 const VERSION: u8 = 0;
-/// The codec of bodies that are not compressed, the only one today (spec: F-4).
-const CODEC_NONE: u8 = 0;
 /// The bytes of the header that the checksum covers.
 const COVERED: usize = 12;
 
@@ -43,11 +42,15 @@ pub enum FrameKind {
     DigestRequest = 10,
     /// The digest of a space.
     Digest = 11,
+    /// The relay passes many batches on, in columns.
+    Entries = 12,
+    /// A client hands in many batches, in columns.
+    Pushes = 13,
 }
 
 impl FrameKind {
     /// Every kind that is spoken today, by number.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Hello,
         Self::Welcome,
         Self::Push,
@@ -59,6 +62,8 @@ impl FrameKind {
         Self::Bye,
         Self::DigestRequest,
         Self::Digest,
+        Self::Entries,
+        Self::Pushes,
     ];
 
     /// Numbers that are reserved for kinds to come, with their names.
@@ -78,6 +83,11 @@ impl FrameKind {
         self as u8
     }
 
+    /// Returns true if a body of this kind may be compressed (spec: F-20): those that carry operations.
+    pub const fn may_compress(self) -> bool {
+        matches!(self, Self::Push | Self::Entry | Self::Entries | Self::Pushes)
+    }
+
     /// Returns the kind of this number, if it is spoken today.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.number() == number)
@@ -89,8 +99,8 @@ impl FrameKind {
 pub struct FrameHeader {
     /// What the frame is.
     pub kind: FrameKind,
-    /// How the body is compressed; 0 means not at all.
-    pub codec: u8,
+    /// How the body is compressed.
+    pub codec: Codec,
     /// Length of the body.
     pub length: u32,
     /// Checksum (CRC-32, IEEE) of the first 12 bytes of the header and of the body.
@@ -114,10 +124,12 @@ impl FrameHeader {
         let number = reader.u8()?;
         let kind = FrameKind::from_number(number).ok_or(DecodeError::new(3, DecodeErrorKind::UnknownKind(number)))?;
         // spec: F-4
-        let codec = reader.u8()?;
-        if codec != CODEC_NONE {
-            return Err(DecodeError::new(4, DecodeErrorKind::Codec(codec)));
-        }
+        let number = reader.u8()?;
+        // spec: F-20
+        let codec = match Codec::from_number(number) {
+            Some(codec) if codec == Codec::None || kind.may_compress() => codec,
+            _ => return Err(DecodeError::new(4, DecodeErrorKind::Codec(number))),
+        };
         // spec: F-5
         if reader.u8()? != 0 || reader.u16()? != 0 {
             return Err(DecodeError::new(5, DecodeErrorKind::NotCanonical("F-5")));
@@ -167,10 +179,10 @@ fn checksum(header: &[u8], body: &[u8]) -> u32 {
 }
 
 /// Appends a header whose length and checksum are still missing; returns where it starts.
-pub(super) fn begin(out: &mut Vec<u8>, kind: FrameKind) -> usize {
+pub(super) fn begin(out: &mut Vec<u8>, kind: FrameKind, codec: Codec) -> usize {
     let start = out.len();
     out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&[VERSION, kind.number(), CODEC_NONE, 0]);
+    out.extend_from_slice(&[VERSION, kind.number(), codec.number(), 0]);
     put_u16(out, 0);
     put_u32(out, 0);
     put_u32(out, 0);

@@ -6,6 +6,31 @@ use crate::limits::{ERROR_TEXT_BYTES_MAX, HELLO_REPLICAS_MAX};
 use crate::reader::Reader;
 use crate::writer::{put_prefixed, put_u64, put_uvarint};
 
+/// What a side can read beside plain frames of single batches; told in Hello and Welcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Reads {
+    /// Bodies compressed with zstd.
+    pub zstd: bool,
+    /// Bodies compressed with lz4.
+    pub lz4: bool,
+    /// Many batches in columns: Entries (a client), Pushes (a relay).
+    pub columns: bool,
+}
+
+impl Reads {
+    /// All that this program reads.
+    pub const ALL: Self = Self { zstd: true, lz4: true, columns: true };
+
+    const ZSTD: u8 = 1 << 1;
+    const LZ4: u8 = 1 << 2;
+    const COLUMNS: u8 = 1 << 3;
+
+    fn bits(self) -> u8 {
+        let bit = |there: bool, bit: u8| if there { bit } else { 0 };
+        bit(self.zstd, Self::ZSTD) | bit(self.lz4, Self::LZ4) | bit(self.columns, Self::COLUMNS)
+    }
+}
+
 /// A client says where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
@@ -17,6 +42,8 @@ pub struct Hello {
     pub epoch: u32,
     /// The last number of the relay's sequence that it has applied.
     pub cursor: u64,
+    /// What it can read.
+    pub reads: Reads,
     /// Its ids with operations that are not acknowledged, in order.
     pub replicas: Vec<ReplicaId>,
 }
@@ -24,7 +51,7 @@ pub struct Hello {
 impl Hello {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         put_uvarint(out, self.protocol.into());
-        out.push(self.space.is_some().into());
+        out.push(u8::from(self.space.is_some()) | self.reads.bits());
         out.extend_from_slice(self.space.unwrap_or_default().as_bytes());
         put_uvarint(out, self.epoch.into());
         put_uvarint(out, self.cursor);
@@ -37,7 +64,7 @@ impl Hello {
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let protocol = reader.uvarint_max(u32::MAX.into(), "protocol")? as u32;
         // spec: F-9
-        let bound = read_flag(reader, "F-9")?;
+        let (bound, reads) = read_flags(reader, "F-9")?;
         let space_at = reader.offset();
         let space = SpaceId(reader.array()?);
         if !bound && space != SpaceId::default() {
@@ -51,7 +78,7 @@ impl Hello {
         for _ in 0..count {
             replicas.push(ReplicaId(reader.array()?));
         }
-        Ok(Self { protocol, space, epoch, cursor, replicas })
+        Ok(Self { protocol, space, epoch, cursor, reads, replicas })
     }
 }
 
@@ -72,6 +99,8 @@ pub struct Welcome {
     pub relay_ms: u64,
     /// Whether its clock may correct others.
     pub clock_trusted: bool,
+    /// What it can read.
+    pub reads: Reads,
     /// For each replica of the Hello, in its order, the highest counter that is known; 0 for an unknown replica.
     pub counters: Vec<(ReplicaId, u64)>,
 }
@@ -84,7 +113,7 @@ impl Welcome {
         put_uvarint(out, self.head);
         put_uvarint(out, self.floor);
         put_u64(out, self.relay_ms);
-        out.push(self.clock_trusted.into());
+        out.push(u8::from(self.clock_trusted) | self.reads.bits());
         put_uvarint(out, self.counters.len() as u64);
         for (replica, counter) in &self.counters {
             out.extend_from_slice(replica.as_bytes());
@@ -100,14 +129,26 @@ impl Welcome {
         let floor = reader.uvarint()?;
         let relay_ms = reader.u64()?;
         // spec: F-10
-        let clock_trusted = read_flag(reader, "F-10")?;
+        let (clock_trusted, reads) = read_flags(reader, "F-10")?;
         let count = reader.count(HELLO_REPLICAS_MAX, 17, "replicas in a Welcome")?;
         let mut counters = Vec::with_capacity(count);
         for _ in 0..count {
             counters.push((ReplicaId(reader.array()?), reader.uvarint()?));
         }
-        Ok(Self { protocol, space, epoch, head, floor, relay_ms, clock_trusted, counters })
+        Ok(Self { protocol, space, epoch, head, floor, relay_ms, clock_trusted, reads, counters })
     }
+}
+
+/// Reads a byte of flags: a bit of its own, and what the sender can read.
+fn read_flags(reader: &mut Reader<'_>, rule: &'static str) -> Result<(bool, Reads), DecodeError> {
+    let at = reader.offset();
+    let flags = reader.u8()?;
+    let has = |bit: u8| flags & bit != 0;
+    let reads = Reads { zstd: has(Reads::ZSTD), lz4: has(Reads::LZ4), columns: has(Reads::COLUMNS) };
+    if flags & !(reads.bits() | 1) != 0 {
+        return Err(DecodeError::new(at, DecodeErrorKind::NotCanonical(rule)));
+    }
+    Ok((has(1), reads))
 }
 
 /// Reads a byte of flags of which only the lowest bit has a meaning.

@@ -4,13 +4,15 @@
 //! too, so that a damaged kind or length is seen. `FrameHeader` can be read without the body; holding a `Frame` is the
 //! proof that all of it was checked.
 
+mod codec;
 mod header;
 mod messages;
 
+pub use codec::{COMPRESS_BYTES_MIN, Codec, compress_frame};
 pub use header::{FrameHeader, FrameKind, HEADER_BYTES};
-pub use messages::{ErrorCode, ErrorFrame, Hello, Welcome};
+pub use messages::{ErrorCode, ErrorFrame, Hello, Reads, Welcome};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Columns};
 use crate::envelope::Envelope;
 use crate::error::{DecodeError, DecodeErrorKind};
 use crate::limits::FRAME_BODY_BYTES_MAX;
@@ -62,6 +64,10 @@ pub enum Frame {
         /// The number of live documents.
         documents: u64,
     },
+    /// The relay passes many batches on, at least one.
+    Entries(Vec<(Envelope, Batch)>),
+    /// A client hands in many batches, at least one.
+    Pushes(Vec<Batch>),
 }
 
 impl Frame {
@@ -79,14 +85,17 @@ impl Frame {
             Self::Bye => FrameKind::Bye,
             Self::DigestRequest { .. } => FrameKind::DigestRequest,
             Self::Digest { .. } => FrameKind::Digest,
+            Self::Entries(_) => FrameKind::Entries,
+            Self::Pushes(_) => FrameKind::Pushes,
         }
     }
 
-    /// Appends header and body.
+    /// Appends header and body, not compressed.
     ///
-    /// Writes what it is given: a Hello or Welcome above `HELLO_REPLICAS_MAX` replicas is refused by its receiver.
+    /// Writes what it is given: a Hello or Welcome above `HELLO_REPLICAS_MAX` replicas is refused by its receiver, and so
+    /// are Entries and Pushes that cannot be columns (see [`columns_frame`], which says so).
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let start = begin(out, self.kind());
+        let start = begin(out, self.kind(), Codec::None);
         match self {
             Self::Hello(hello) => hello.encode(out),
             Self::Welcome(welcome) => welcome.encode(out),
@@ -105,6 +114,8 @@ impl Frame {
                 out.extend_from_slice(digest);
                 put_uvarint(out, *documents);
             }
+            Self::Entries(entries) => out.extend_from_slice(&Columns::encode_entries(entries).unwrap_or_default()),
+            Self::Pushes(batches) => out.extend_from_slice(&Columns::encode(batches).unwrap_or_default()),
         }
         end(out, start);
     }
@@ -118,9 +129,15 @@ impl Frame {
 
     /// Checks a frame from outside; it must be all of `bytes`.
     ///
-    /// Batches keep borrowing from `bytes`; nothing of them is copied.
+    /// Batches keep borrowing from `bytes`; nothing of them is copied, unless the body is compressed or in columns. Of a
+    /// compressed frame the offsets of errors count as if it were not. The checksum is looked at before anything else of
+    /// the body.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         let header = FrameHeader::check(&bytes)?;
+        let bytes = match header.codec {
+            Codec::None => bytes,
+            codec => codec::inflate(codec, &bytes)?,
+        };
         let mut reader = Reader::with_offset(bytes.get(HEADER_BYTES..).unwrap_or_default(), HEADER_BYTES);
         let frame = match header.kind {
             FrameKind::Hello => Self::Hello(Hello::decode(&mut reader)?),
@@ -147,6 +164,21 @@ impl Frame {
             FrameKind::Digest => {
                 Self::Digest { seq: reader.uvarint()?, digest: reader.array()?, documents: reader.uvarint()? }
             }
+            FrameKind::Entries => {
+                let columns = Columns::decode_at(reader.rest(), HEADER_BYTES)?;
+                // spec: F-22
+                let kind = DecodeErrorKind::NotCanonical("F-22");
+                Self::Entries(columns.into_entries().ok_or(DecodeError::new(HEADER_BYTES + 1, kind))?)
+            }
+            FrameKind::Pushes => {
+                let columns = Columns::decode_at(reader.rest(), HEADER_BYTES)?;
+                // spec: F-22
+                if !columns.envelopes().is_empty() {
+                    let kind = DecodeErrorKind::NotCanonical("F-22");
+                    return Err(DecodeError::new(HEADER_BYTES + 1, kind));
+                }
+                Self::Pushes(columns.into_batches())
+            }
         };
         // spec: F-8
         reader.finish()?;
@@ -155,7 +187,7 @@ impl Frame {
 }
 
 /// Checks that an envelope speaks of this batch (spec: F-14, F-15).
-fn check_entry(envelope: &Envelope, batch: &Batch) -> Result<(), DecodeError> {
+pub(crate) fn check_entry(envelope: &Envelope, batch: &Batch) -> Result<(), DecodeError> {
     let refuse = |rule| Err(DecodeError::new(HEADER_BYTES, DecodeErrorKind::NotCanonical(rule)));
     if envelope.first_seq == 0 {
         return refuse("F-14");
@@ -171,11 +203,17 @@ fn check_entry(envelope: &Envelope, batch: &Batch) -> Result<(), DecodeError> {
 /// Returns an Entry frame made of an encoded envelope and a batch body, both verbatim.
 pub fn entry_frame(envelope: &[u8], batch: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(HEADER_BYTES + prefixed_len(envelope.len()) + batch.len());
-    let start = begin(&mut out, FrameKind::Entry);
+    let start = begin(&mut out, FrameKind::Entry, Codec::None);
     put_prefixed(&mut out, envelope);
     out.extend_from_slice(batch);
     end(&mut out, start);
     Bytes::from(out)
+}
+
+/// Returns an Entries or Pushes frame made of a columnar batch that [`Columns`] has written.
+pub fn columns_frame(kind: FrameKind, columns: &[u8]) -> Bytes {
+    debug_assert!(matches!(kind, FrameKind::Entries | FrameKind::Pushes), "a kind whose body is columns");
+    verbatim(kind, columns)
 }
 
 /// Returns an Ack frame made of an encoded envelope, verbatim.
@@ -190,7 +228,7 @@ pub fn push_frame(batch: &[u8]) -> Bytes {
 
 fn verbatim(kind: FrameKind, body: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(HEADER_BYTES + body.len());
-    let start = begin(&mut out, kind);
+    let start = begin(&mut out, kind, Codec::None);
     out.extend_from_slice(body);
     end(&mut out, start);
     Bytes::from(out)

@@ -1,8 +1,10 @@
 //! Bodies of the fuzz targets: each takes any bytes and asserts what the formats promise about them.
 
-use crate::batch::{Batch, BatchBuilder};
+use crate::batch::{Batch, BatchBuilder, Columns};
 use crate::envelope::Envelope;
-use crate::frame::{Frame, HEADER_BYTES};
+use crate::frame::{COMPRESS_BYTES_MIN, Codec, Frame, FrameHeader, FrameKind, HEADER_BYTES, compress_frame};
+use crate::grpc::{MessageDecoder, PREFIX_BYTES};
+use crate::limits::{COLUMNS_ROWS_BYTES_MAX, FRAME_BODY_BYTES_MAX};
 use crate::reader::Reader;
 use crate::row::{RawField, Row, RowRef, encode_body};
 use crate::shape::Shape;
@@ -118,6 +120,70 @@ fn check_batch(batch: &Batch, data: &[u8]) {
         next = range.end;
     }
     assert_eq!(next, batch.len(), "transactions cover the batch");
+    // Rows and columns say the same.
+    let columns = Columns::encode(std::slice::from_ref(batch)).expect("every batch fits columns");
+    let back = Columns::decode(&columns).expect("what was written is accepted");
+    assert_eq!(back.batches(), std::slice::from_ref(batch), "lossless");
+}
+
+/// A columnar batch.
+pub fn fuzz_columns(data: &[u8]) {
+    match Columns::decode(data) {
+        Ok(columns) => check_columns(&columns, data),
+        Err(error) => assert!(error.offset <= data.len(), "{error}"),
+    }
+}
+
+fn check_columns(columns: &Columns, data: &[u8]) {
+    let batches = columns.batches();
+    let rows: usize = batches.iter().map(|batch| batch.bytes().len()).sum();
+    assert!(rows <= COLUMNS_ROWS_BYTES_MAX);
+    for batch in batches {
+        check_batch(batch, batch.bytes());
+    }
+    let again = match columns.clone().into_entries() {
+        Some(entries) => {
+            for (envelope, _) in &entries {
+                assert_eq!(Envelope::decode(&envelope.to_vec()).as_ref(), Ok(envelope));
+            }
+            Columns::encode_entries(&entries)
+        }
+        None => Columns::encode(batches),
+    };
+    assert_eq!(again.as_deref(), Ok(data), "canonical");
+}
+
+/// A compressed frame: a byte for its kind, a byte for its codec, then the body as it is compressed, with the inflated
+/// length in front; and the same bytes as a body that is to be compressed.
+pub fn fuzz_compressed(data: &[u8]) {
+    let Some((&[kind, codec], body)) = data.split_first_chunk::<2>() else { return };
+    let kinds = [FrameKind::Push, FrameKind::Entry, FrameKind::Entries, FrameKind::Pushes];
+    let kind = kinds[usize::from(kind) % kinds.len()];
+    let codec = if codec % 2 == 0 { Codec::Zstd } else { Codec::Lz4 };
+    let frame = mended(kind, codec, body);
+    match Frame::decode(frame.clone()) {
+        Ok(read) => assert_eq!(Frame::decode(read.to_bytes()), Ok(read), "compressed or not"),
+        Err(error) => assert!(error.offset <= HEADER_BYTES + FRAME_BODY_BYTES_MAX),
+    }
+    let plain = mended(kind, Codec::None, body);
+    let packed = compress_frame(&plain, codec);
+    assert!(packed.len() <= plain.len());
+    if packed != plain {
+        assert!(body.len() >= COMPRESS_BYTES_MIN);
+        assert_eq!(Frame::decode(packed), Frame::decode(plain), "lossless");
+    }
+}
+
+/// A frame whose header is right, whatever the body is.
+fn mended(kind: FrameKind, codec: Codec, body: &[u8]) -> Bytes {
+    let mut out = vec![b'B', b'Z', 0, kind.number(), codec.number(), 0, 0, 0];
+    out.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&out);
+    hasher.update(body);
+    out.extend_from_slice(&hasher.finalize().to_le_bytes());
+    out.extend_from_slice(body);
+    Bytes::from(out)
 }
 
 /// An envelope, once as it is and once with its checksum put right.
@@ -145,27 +211,63 @@ pub fn fuzz_frame(data: &[u8]) {
     if data.len() < HEADER_BYTES {
         return;
     }
-    let mut mended = data.to_vec();
-    let kind = mended[3] % 12;
-    let length = (mended.len() - HEADER_BYTES) as u32;
-    mended[..8].copy_from_slice(&[b'B', b'Z', 0, kind, 0, 0, 0, 0]);
-    mended[8..12].copy_from_slice(&length.to_le_bytes());
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&mended[..12]);
-    hasher.update(&mended[HEADER_BYTES..]);
-    let crc = hasher.finalize();
-    mended[12..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    let kind = data[3] % 14;
+    let Some(kind) = FrameKind::from_number(kind) else { return };
+    let mended = mended(kind, Codec::None, &data[HEADER_BYTES..]);
     check_frame(&mended);
 }
 
 fn check_frame(data: &[u8]) {
+    let codec = data.first_chunk().and_then(|header| FrameHeader::decode(header).ok()).map_or(Codec::None, |h| h.codec);
     match Frame::decode(Bytes::copy_from_slice(data)) {
         Ok(frame) => {
-            assert_eq!(frame.to_bytes(), data, "canonical");
+            if codec == Codec::None {
+                assert_eq!(frame.to_bytes(), data, "canonical");
+            }
             if let Frame::Push(batch) | Frame::Entry { batch, .. } = &frame {
                 check_batch(batch, batch.bytes());
             }
         }
-        Err(error) => assert!(error.offset <= data.len()),
+        Err(error) => assert!(codec != Codec::None || error.offset <= data.len()),
     }
 }
+
+/// A stream of length-prefixed gRPC messages: first how it is cut into chunks (a count, then that many lengths), then the
+/// stream. However it is cut, the same messages come out and the same end is reached.
+pub fn fuzz_grpc(data: &[u8]) {
+    let Some((&count, rest)) = data.split_first() else { return };
+    let (cuts, stream) = rest.split_at(usize::from(count).min(rest.len()));
+    let read = |chunks: &mut dyn Iterator<Item = &[u8]>| {
+        let mut decoder = MessageDecoder::new(FUZZ_MESSAGE_BYTES_MAX);
+        let mut messages = Vec::new();
+        for chunk in chunks {
+            decoder.push(Bytes::copy_from_slice(chunk));
+            loop {
+                match decoder.poll_message() {
+                    Ok(Some(message)) => messages.push(message),
+                    Ok(None) => break,
+                    Err(status) => return (messages, Err(status.code)),
+                }
+            }
+        }
+        (messages, decoder.finish().map_err(|status| status.code))
+    };
+    let whole = read(&mut std::iter::once(stream));
+    let mut left = stream;
+    let mut cuts = cuts.iter();
+    let cut = read(&mut std::iter::from_fn(|| {
+        let len = cuts.next().map_or(left.len(), |&len| usize::from(len).min(left.len()));
+        let (chunk, rest) = left.split_at(len);
+        left = rest;
+        (!chunk.is_empty() || !left.is_empty()).then_some(chunk)
+    }));
+    assert_eq!(whole, cut, "chunks mean nothing");
+    let messages: usize = whole.0.iter().map(|message| message.len() + PREFIX_BYTES).sum();
+    assert!(messages <= stream.len() && whole.0.iter().all(|message| message.len() <= FUZZ_MESSAGE_BYTES_MAX));
+    if whole.1.is_ok() {
+        assert_eq!(messages, stream.len(), "nothing is left over");
+    }
+}
+
+/// Small, so that a fuzzer reaches it.
+const FUZZ_MESSAGE_BYTES_MAX: usize = 4096;

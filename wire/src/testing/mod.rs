@@ -5,11 +5,13 @@
 
 mod fuzz;
 
-pub use fuzz::{fuzz_batch, fuzz_envelope, fuzz_frame, fuzz_row, fuzz_value, walk};
+pub use fuzz::{
+    fuzz_batch, fuzz_columns, fuzz_compressed, fuzz_envelope, fuzz_frame, fuzz_grpc, fuzz_row, fuzz_value, walk,
+};
 
-use crate::batch::{Batch, BatchBuilder, BatchHead};
+use crate::batch::{Batch, BatchBuilder, BatchHead, Columns};
 use crate::envelope::{Bitmap, Envelope, Verdict};
-use crate::frame::{ErrorCode, ErrorFrame, Frame, Hello, PROTOCOL_VERSION, Welcome};
+use crate::frame::{COMPRESS_BYTES_MIN, ErrorCode, ErrorFrame, Frame, Hello, PROTOCOL_VERSION, Reads, Welcome};
 use crate::id::{DocumentId, OpId, ReplicaId, SpaceId};
 use crate::op::{MergeKind, Op, OpKind};
 use crate::row::Row;
@@ -258,14 +260,99 @@ impl Gen {
         envelope
     }
 
+    /// Returns a few batches of one space, by few authors, one after another for each.
+    pub fn batches(&mut self) -> Vec<Batch> {
+        let space = SpaceId(self.array16());
+        let authors: Vec<ReplicaId> = (0..1 + self.below(3)).map(|_| ReplicaId(self.array16())).collect();
+        let mut counters = vec![1; authors.len()];
+        let documents: Vec<DocumentId> = (0..4).map(|_| DocumentId(self.array16())).collect();
+        let mut batches = Vec::new();
+        for _ in 0..1 + self.below(5) {
+            let author = self.below(authors.len());
+            if self.one_in(8) {
+                counters[author] = 1 + (self.bits() >> 1);
+            }
+            let head =
+                BatchHead { space, replica: authors[author], first_counter: counters[author], ..self.batch_head() };
+            let ops: Vec<Op> = self.batch().ops().map(|op| op.to_op()).collect();
+            let mut builder = BatchBuilder::new(head);
+            for mut op in ops {
+                if self.one_in(2) {
+                    op.id = documents[self.below(documents.len())];
+                }
+                assert_eq!(builder.try_push(&op), Ok(true), "a dozen small operations fit");
+            }
+            let bytes = builder.finish().expect("the last operation ends its transaction");
+            let batch = Batch::decode(bytes).expect("what the builder wrote is accepted");
+            counters[author] = batch.counter_range().end;
+            batches.push(batch);
+        }
+        batches
+    }
+
+    /// Returns a few batches of one space, and envelopes over them, mostly one after another.
+    pub fn entries(&mut self) -> Vec<(Envelope, Batch)> {
+        let mut seq = 1 + self.below(1000) as u64;
+        let mut entries = Vec::new();
+        for batch in self.batches() {
+            let envelope = Envelope { first_seq: seq, ..self.envelope(&batch) };
+            seq = if self.one_in(8) { 1 + (self.bits() >> 1) } else { envelope.last_seq() + 1 };
+            entries.push((envelope, batch));
+        }
+        entries
+    }
+
+    /// Returns a columnar batch.
+    pub fn columns(&mut self) -> Bytes {
+        let columns =
+            if self.one_in(2) { Columns::encode(&self.batches()) } else { Columns::encode_entries(&self.entries()) };
+        columns.expect("a few small batches of one space")
+    }
+
+    /// Returns what `fuzz_compressed` reads: kind, codec, inflated length, compressed body.
+    pub fn compressed(&mut self) -> Vec<u8> {
+        let body = loop {
+            let body = self.columns();
+            if body.len() >= COMPRESS_BYTES_MIN {
+                break body;
+            }
+        };
+        let codec = self.below(2) as u8;
+        let packed = match codec {
+            0 => zstd::bulk::compress(&body, 3).expect("memory suffices"),
+            _ => lz4_flex::block::compress(&body),
+        };
+        // Entries have envelopes, Pushes have not.
+        let kind = if body[1] == 1 { 2 } else { 3 };
+        [&[kind, codec][..], &(body.len() as u32).to_le_bytes(), &packed].concat()
+    }
+
+    /// Returns what `fuzz_grpc` reads: how the stream is cut, then messages with their prefixes.
+    pub fn grpc(&mut self) -> Vec<u8> {
+        let mut out = self.bytes(20);
+        out.insert(0, out.len() as u8);
+        for _ in 0..self.below(4) {
+            let message = self.frame().to_bytes();
+            out.push(u8::from(self.one_in(8)));
+            out.extend_from_slice(&(message.len() as u32).to_be_bytes());
+            out.extend_from_slice(&message);
+        }
+        out
+    }
+
+    fn reads(&mut self) -> Reads {
+        Reads { zstd: self.one_in(2), lz4: self.one_in(2), columns: self.one_in(2) }
+    }
+
     /// Returns a frame of any kind.
     pub fn frame(&mut self) -> Frame {
-        match self.below(11) {
+        match self.below(13) {
             0 => Frame::Hello(Hello {
                 protocol: PROTOCOL_VERSION,
                 space: self.one_in(2).then(|| SpaceId(self.array16())),
                 epoch: self.bits() as u32,
                 cursor: self.bits(),
+                reads: self.reads(),
                 replicas: (0..self.below(4)).map(|_| ReplicaId(self.array16())).collect(),
             }),
             1 => Frame::Welcome(Welcome {
@@ -276,6 +363,7 @@ impl Gen {
                 floor: self.bits(),
                 relay_ms: self.bits(),
                 clock_trusted: self.one_in(2),
+                reads: self.reads(),
                 counters: (0..self.below(4)).map(|_| (ReplicaId(self.array16()), self.bits())).collect(),
             }),
             2 => Frame::Push(self.batch()),
@@ -306,6 +394,8 @@ impl Gen {
             7 => Frame::Pong(self.u64()),
             8 => Frame::Bye,
             9 => Frame::DigestRequest { min_seq: self.bits() },
+            10 => Frame::Entries(self.entries()),
+            11 => Frame::Pushes(self.batches()),
             _ => Frame::Digest {
                 seq: self.bits(),
                 digest: std::array::from_fn(|_| self.u64() as u8),

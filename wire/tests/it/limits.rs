@@ -7,7 +7,8 @@ use blazedb_wire::limits::{
 };
 use blazedb_wire::{
     Batch, BatchBuilder, BatchHead, DecodeErrorKind, Document, EncodeError, ErrorCode, ErrorFrame, Frame, FrameHeader,
-    HEADER_BYTES, Hello, Op, OpId, OpKind, ReplicaId, Row, Shape, Value, encode_value, validate_body, validate_value,
+    HEADER_BYTES, Hello, Op, OpId, OpKind, Reads, ReplicaId, Row, Shape, Value, encode_value, validate_body,
+    validate_value,
 };
 use bytes::Bytes;
 
@@ -210,7 +211,8 @@ fn frame_bodies() {
 fn replicas_in_a_hello() {
     let hello = |count: usize| {
         let replicas = vec![ReplicaId([5; 16]); count];
-        let frame = Frame::Hello(Hello { protocol: 1, space: None, epoch: 0, cursor: 0, replicas });
+        let frame =
+            Frame::Hello(Hello { protocol: 1, space: None, epoch: 0, cursor: 0, reads: Reads::default(), replicas });
         Frame::decode(frame.to_bytes()).map_err(|error| error.kind)
     };
     assert!(hello(HELLO_REPLICAS_MAX).is_ok());

@@ -42,12 +42,19 @@ fn a_frame(source: &mut Gen) -> Vec<u8> {
     source.frame().to_bytes().to_vec()
 }
 
-const TARGETS: [Target; 5] = [
+fn some_columns(source: &mut Gen) -> Vec<u8> {
+    source.columns().to_vec()
+}
+
+const TARGETS: [Target; 8] = [
     (a_value, testing::fuzz_value),
     (a_row, testing::fuzz_row),
     (a_batch, testing::fuzz_batch),
     (an_envelope, testing::fuzz_envelope),
     (a_frame, testing::fuzz_frame),
+    (some_columns, testing::fuzz_columns),
+    (Gen::compressed, testing::fuzz_compressed),
+    (Gen::grpc, testing::fuzz_grpc),
 ];
 
 proptest! {

@@ -1,10 +1,11 @@
 //! Vectors that are accepted.
 
-use super::{Vector, What, hex, notation};
+use super::{Vector, What, hex, notation, raw};
 use crate::batches::{create, head};
 use blazedb_wire::{
-    Batch, BatchBuilder, BatchHead, Bitmap, Document, Envelope, ErrorCode, ErrorFrame, Frame, Hello, Hlc, Op, OpId,
-    OpKind, ReplicaId, Row, Shape, SpaceId, Timestamp, Uuid, Value, Verdict, Welcome, encode_value,
+    Batch, BatchBuilder, BatchHead, Bitmap, Columns, Document, DocumentId, Envelope, ErrorCode, ErrorFrame, Frame,
+    Hello, Hlc, Op, OpId, OpKind, Reads, ReplicaId, Row, Shape, SpaceId, Timestamp, Uuid, Value, Verdict, Welcome,
+    encode_value,
 };
 use bytes::Bytes;
 
@@ -19,7 +20,7 @@ fn map<const N: usize>(fields: [(&str, Value); N]) -> Value {
 pub(super) fn values() -> Vec<Vector> {
     let mut out = Vec::new();
     for (name, n) in [("zero", 0), ("one-byte", 127), ("two-bytes", 128), ("ten-bytes", u64::MAX)] {
-        let bytes = super::raw::uvarint(n);
+        let bytes = raw::uvarint(n);
         out.push(vector(What::Uvarint, &format!("uvarint-{name}"), "V-1, V-2", &bytes, n.to_string()));
     }
     let a = |value: Value| map([("a", value)]);
@@ -192,6 +193,98 @@ pub(super) fn batches() -> Vec<Vector> {
     out
 }
 
+/// Three batches by two authors: every kind of operation, a gap in the counters, documents and values that return.
+fn several() -> Vec<Batch> {
+    let base = create(&Document::new());
+    let uuid = |n: u8| Value::Uuid(Uuid([n; 16]));
+    let spelled = |n: u8| Value::Text(Uuid([n; 16]).to_string());
+    // All classes of values, and of numbers both modes and units.
+    let classes = [
+        [Value::Null, 1.into(), 0.5.into(), Timestamp(1_700_000_000_000_000).into(), "open".into(), uuid(1)],
+        [true.into(), 2.into(), 99.99.into(), Timestamp(1_700_000_001_000_000).into(), "open".into(), uuid(2)],
+        [false.into(), 3.into(), (-0.0).into(), Timestamp(1_700_000_002_000_000).into(), "shut".into(), uuid(1)],
+        [u64::MAX.into(), 4.into(), (1.0 / 3.0).into(), Timestamp(0).into(), spelled(7), spelled(7)],
+        [
+            Value::Bytes(vec![1, 2]),
+            (-5000).into(),
+            Value::F64(0.1f32.into()),
+            Timestamp(-1_000_000).into(),
+            Value::Array(vec![1.into(), "two".into()]),
+            map([("a", Value::Null)]),
+        ],
+    ];
+    let op = |index: usize, values: &[Value; 6]| Op {
+        set: Some(
+            Row::encode(
+                &["any", "count", "price", "seen", "state", "who"].into_iter().zip(values.iter().cloned()).collect(),
+            )
+            .expect("small"),
+        ),
+        id: DocumentId([index as u8 % 3; 16]),
+        hlc: Hlc::from_parts(1_790_000_000_000 + 7 * index as u64, (index % 2) as u16),
+        cursor: 40 + index as u64,
+        ..base.clone()
+    };
+    let ops: Vec<Op> = classes.iter().enumerate().map(|(index, values)| op(index, values)).collect();
+    let later = BatchHead { first_counter: 20, ..full().head().clone() };
+    let other = BatchHead { replica: ReplicaId([4; 16]), first_counter: 1, epoch: 2, ..head() };
+    let full_ops: Vec<Op> = full().ops().map(|op| op.to_op()).collect();
+    vec![full(), batch(other, &ops), batch(later, &full_ops)]
+}
+
+pub(super) fn columns() -> Vec<Vector> {
+    let entries: Vec<(Envelope, Batch)> = {
+        let mut first = applied(&full());
+        first.verdicts = mixed().verdicts;
+        first.absorbed = mixed().absorbed;
+        first.repeated = mixed().repeated;
+        let mut seq = first.first_seq;
+        let over = |batch: &Batch| {
+            let envelope = Envelope { first_seq: seq, ..applied(batch) };
+            seq += batch.len() as u64;
+            envelope
+        };
+        let mut envelopes: Vec<Envelope> = several().iter().map(over).collect();
+        envelopes[0] = first;
+        // A gap, another epoch.
+        envelopes[2].first_seq = 1000;
+        envelopes[2].epoch = 2;
+        envelopes.into_iter().zip(several()).collect()
+    };
+    let one = Columns::encode(&[smallest()]);
+    let list = [
+        ("columns-smallest", "K-1, K-2, K-12", one),
+        (
+            "columns-of-three-batches",
+            "K-3, K-4, K-5, K-6, K-7, K-8, K-9, K-10, K-11, K-13, K-14, K-15",
+            Columns::encode(&several()),
+        ),
+        ("columns-with-envelopes", "K-16", Columns::encode_entries(&entries)),
+    ];
+    list.map(|(name, spec, bytes)| {
+        let bytes = bytes.expect("small");
+        let read = Columns::decode(&bytes).expect("what was written is read");
+        vector(What::Columns, name, spec, &bytes, notation::columns(&read))
+    })
+    .into()
+}
+
+/// A Push of the batch above, its body an lz4 block of literals alone and of a match: any decoder can be tried on it.
+fn lz4_frame() -> Vec<u8> {
+    let mut builder = BatchBuilder::new(head());
+    let op = create(&[("a", "x".repeat(300))].into_iter().collect());
+    assert_eq!(builder.try_push(&op), Ok(true));
+    let body = builder.finish().expect("complete");
+    let packed = lz4_flex::block::compress(&body);
+    raw::frame_with([b'B', b'Z', 0, 3, 2, 0, 0, 0], &[&(body.len() as u32).to_le_bytes()[..], &packed].concat())
+}
+
+fn zstd_frame() -> Vec<u8> {
+    let body = Columns::encode(&several()).expect("small");
+    let packed = zstd::bulk::compress(&body, 3).expect("memory suffices");
+    raw::frame_with([b'B', b'Z', 0, 13, 1, 0, 0, 0], &[&(body.len() as u32).to_le_bytes()[..], &packed].concat())
+}
+
 pub(super) fn frames() -> Vec<Vector> {
     let space = SpaceId([1; 16]);
     let replicas = vec![ReplicaId([4; 16]), ReplicaId([2; 16])];
@@ -201,9 +294,20 @@ pub(super) fn frames() -> Vec<Vector> {
         (
             "hello-unbound",
             "F-9",
-            Frame::Hello(Hello { protocol: 1, space: None, epoch: 0, cursor: 0, replicas: vec![] }),
+            Frame::Hello(Hello {
+                protocol: 1,
+                space: None,
+                epoch: 0,
+                cursor: 0,
+                reads: Reads::default(),
+                replicas: vec![],
+            }),
         ),
-        ("hello", "F-9", Frame::Hello(Hello { protocol: 1, space: Some(space), epoch: 1, cursor: 300, replicas })),
+        (
+            "hello",
+            "F-9",
+            Frame::Hello(Hello { protocol: 1, space: Some(space), epoch: 1, cursor: 300, reads: Reads::ALL, replicas }),
+        ),
         (
             "welcome",
             "F-10",
@@ -215,6 +319,7 @@ pub(super) fn frames() -> Vec<Vector> {
                 floor: 0,
                 relay_ms: 1_790_000_000_000,
                 clock_trusted: true,
+                reads: Reads { lz4: false, ..Reads::ALL },
                 counters: vec![(ReplicaId([4; 16]), 0), (ReplicaId([2; 16]), 6)],
             }),
         ),
@@ -231,7 +336,18 @@ pub(super) fn frames() -> Vec<Vector> {
         ("pong", "F-8", Frame::Pong(u64::MAX)),
         ("bye", "F-8", Frame::Bye),
         ("digest-request", "F-8", Frame::DigestRequest { min_seq: 128 }),
+        ("entries", "F-22", Frame::Entries(vec![(applied(&full()), full())])),
+        ("pushes", "F-22", Frame::Pushes(vec![full(), smallest()])),
         ("digest", "F-8", Frame::Digest { seq: 400, digest: std::array::from_fn(|i| i as u8), documents: 12 }),
     ];
-    list.map(|(name, spec, frame)| vector(What::Frame, name, spec, &frame.to_bytes(), notation::frame(&frame))).into()
+    let mut out: Vec<Vector> = list
+        .map(|(name, spec, frame)| vector(What::Frame, name, spec, &frame.to_bytes(), notation::frame(&frame)))
+        .into();
+    for (name, spec, bytes) in
+        [("push-lz4", "F-4, F-20, F-21", lz4_frame()), ("pushes-zstd", "F-4, F-20, F-21, F-22", zstd_frame())]
+    {
+        let frame = Frame::decode(Bytes::from(bytes.clone())).expect("what was written is read");
+        out.push(vector(What::Frame, name, spec, &bytes, notation::frame(&frame)));
+    }
+    out
 }

@@ -2,7 +2,8 @@
 
 use super::hex;
 use blazedb_wire::{
-    Batch, BatchBuilder, Bitmap, DecodeError, DecodeErrorKind, Envelope, Frame, OpKind, OpRef, Shape, Value,
+    Batch, BatchBuilder, Bitmap, Columns, DecodeError, DecodeErrorKind, Envelope, Frame, OpKind, OpRef, Reads, Shape,
+    Value,
 };
 use bytes::Bytes;
 
@@ -96,27 +97,50 @@ pub(super) fn envelope(envelope: &Envelope) -> String {
     )
 }
 
+fn joined_lines(first: &str, rest: impl Iterator<Item = String>) -> String {
+    std::iter::once(first.to_owned()).chain(rest).collect::<Vec<_>>().join("\n")
+}
+
+/// What columns hold: each batch, under its envelope if there are envelopes.
+pub(super) fn columns(columns: &Columns) -> String {
+    let over = columns.envelopes().iter().map(envelope).chain(std::iter::repeat(String::new()));
+    let each = over.zip(columns.batches()).map(|(over, under)| match over.as_str() {
+        "" => batch(under),
+        over => format!("{over}\n{}", batch(under)),
+    });
+    joined_lines("columns", each)
+}
+
+fn reads(reads: Reads) -> String {
+    let all = [(reads.zstd, "zstd"), (reads.lz4, "lz4"), (reads.columns, "columns")];
+    joined(all.into_iter().filter(|one| one.0), |one| one.1.to_owned())
+}
+
 pub(super) fn frame(frame: &Frame) -> String {
     match frame {
         Frame::Hello(hello) => {
             let space = hello.space.map_or_else(|| "none".to_owned(), |space| space.to_string());
             let replicas = joined(hello.replicas.iter(), |replica| replica.to_string());
             format!(
-                "Hello protocol {} space {space} epoch {} cursor {} replicas [{replicas}]",
-                hello.protocol, hello.epoch, hello.cursor
+                "Hello protocol {} space {space} epoch {} cursor {} reads [{}] replicas [{replicas}]",
+                hello.protocol,
+                hello.epoch,
+                hello.cursor,
+                reads(hello.reads)
             )
         }
         Frame::Welcome(welcome) => {
             let counters = joined(welcome.counters.iter(), |(replica, counter)| format!("{replica}:{counter}"));
             format!(
-                "Welcome protocol {} space {} epoch {} head {} floor {} relay_ms {} clock_trusted {} counters [{counters}]",
+                "Welcome protocol {} space {} epoch {} head {} floor {} relay_ms {} clock_trusted {} reads [{}] counters [{counters}]",
                 welcome.protocol,
                 welcome.space,
                 welcome.epoch,
                 welcome.head,
                 welcome.floor,
                 welcome.relay_ms,
-                welcome.clock_trusted
+                welcome.clock_trusted,
+                reads(welcome.reads)
             )
         }
         Frame::Push(pushed) => format!("Push\n{}", batch(pushed)),
@@ -129,6 +153,10 @@ pub(super) fn frame(frame: &Frame) -> String {
         Frame::Pong(nonce) => format!("Pong {nonce}"),
         Frame::Bye => "Bye".to_owned(),
         Frame::DigestRequest { min_seq } => format!("DigestRequest min_seq {min_seq}"),
+        Frame::Entries(entries) => {
+            joined_lines("Entries", entries.iter().map(|(over, under)| format!("{}\n{}", envelope(over), batch(under))))
+        }
+        Frame::Pushes(batches) => joined_lines("Pushes", batches.iter().map(batch)),
         Frame::Digest { seq, digest, documents } => {
             format!("Digest seq {seq} digest {} documents {documents}", hex(digest))
         }
@@ -159,6 +187,7 @@ pub(super) fn error(error: &DecodeError) -> String {
         DecodeErrorKind::BadVersion(version) => format!("BadVersion {version}"),
         DecodeErrorKind::UnknownKind(kind) => format!("UnknownKind {kind}"),
         DecodeErrorKind::Codec(codec) => format!("Codec {codec}"),
+        DecodeErrorKind::Inflate(codec) => format!("Inflate {codec}"),
         DecodeErrorKind::Checksum { .. } => "Checksum".to_owned(),
         DecodeErrorKind::OutOfRange { what, .. } => format!("OutOfRange {what}"),
         DecodeErrorKind::Order(rule) => format!("Order {rule}"),

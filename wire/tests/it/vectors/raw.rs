@@ -160,3 +160,103 @@ pub(super) fn frame_with(header: [u8; 8], body: &[u8]) -> Vec<u8> {
 pub(super) fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
     frame_with([b'B', b'Z', 0, kind, 0, 0, 0, 0], body)
 }
+
+/// A columnar batch, part by part.
+#[derive(Clone)]
+pub(super) struct RawColumns {
+    pub(super) kind: u8,
+    pub(super) flags: u8,
+    /// Counts and entries of the tables.
+    pub(super) replicas: Vec<u8>,
+    pub(super) collections: Vec<u8>,
+    pub(super) names: Vec<u8>,
+    pub(super) shapes: Vec<u8>,
+    pub(super) forms: Vec<u8>,
+    pub(super) count: Vec<u8>,
+    /// Streams with their lengths: of the batches, of the envelopes, of the operations.
+    pub(super) heads: [Vec<u8>; 9],
+    pub(super) over: Vec<Vec<u8>>,
+    pub(super) ops: [Vec<u8>; 7],
+    pub(super) documents: [Vec<u8>; 2],
+    pub(super) columns: Vec<Vec<u8>>,
+    pub(super) after: Vec<u8>,
+}
+
+impl Default for RawColumns {
+    /// A batch that creates {"a": true}.
+    fn default() -> Self {
+        let none = || vec![0];
+        Self {
+            kind: 1,
+            flags: 0,
+            replicas: [&[1][..], &[0x22; 16]].concat(),
+            collections: b"\x01\x01c".to_vec(),
+            names: b"\x01\x01a".to_vec(),
+            shapes: vec![1, 1, 0],
+            forms: vec![1, 0, 0, 0, 0],
+            count: vec![1],
+            heads: [list(&[1]), none(), none(), list(&[2]), none(), none(), none(), none(), none()],
+            over: vec![],
+            ops: [none(), none(), list(&[10]), none(), list(&[18]), none(), none()],
+            documents: [none(), prefixed(&[0x33; 16])],
+            columns: vec![vec![4]],
+            after: vec![],
+        }
+    }
+}
+
+/// A stream that is one list.
+pub(super) fn list(numbers: &[u64]) -> Vec<u8> {
+    let mut out = uvarint(2 * numbers.len() as u64);
+    numbers.iter().for_each(|&number| put_uvarint(&mut out, number));
+    prefixed(&out)
+}
+
+impl RawColumns {
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        let mut out = vec![self.kind, self.flags];
+        out.extend([0x11; 16]);
+        for part in [&self.replicas, &self.collections, &self.names, &self.shapes, &self.forms, &self.count] {
+            out.extend(part);
+        }
+        for streams in [&self.heads[..], &self.over, &self.ops, &self.documents, &self.columns] {
+            streams.iter().for_each(|stream| out.extend(stream));
+        }
+        out.extend(&self.after);
+        out
+    }
+
+    /// The default with columns and a form of that many fields: the values of the first are given.
+    pub(super) fn of(values: &[u8]) -> Self {
+        Self { columns: vec![values.to_vec()], ..Self::default() }
+    }
+
+    /// Several operations, all of the default form, each on a document of its own.
+    pub(super) fn several(count: u64, values: &[u8]) -> Self {
+        let planes: Vec<u8> = (0..16).flat_map(|_| 1..=count as u8).collect();
+        Self {
+            heads: [list(&[count]), vec![0], vec![0], list(&[2]), vec![0], vec![0], vec![0], vec![0], vec![0]],
+            ops: [vec![0], vec![0], steps(10, count), vec![0], steps(18, count), vec![0], vec![0]],
+            documents: [vec![0], prefixed(&planes)],
+            ..Self::of(values)
+        }
+    }
+}
+
+/// A first difference and then none.
+fn steps(first: u64, count: u64) -> Vec<u8> {
+    let mut out = vec![2];
+    put_uvarint(&mut out, first);
+    match count - 1 {
+        0 => {}
+        rest @ 1..4 => {
+            out[0] = 2 + 2 * rest as u8;
+            out.extend(vec![0; rest as usize]);
+        }
+        rest => {
+            put_uvarint(&mut out, rest << 1 | 1);
+            out.push(0);
+        }
+    }
+    prefixed(&out)
+}
