@@ -1,10 +1,13 @@
 //! What the measurements measure: made-up records that are the same on every machine and every run.
 //!
 //! [`Ticket`] is a bug-tracker entry of ten fields, about 370 bytes as JSON: text of several lengths, integers, a float,
-//! a flag, a list. [`Tickets`] makes them from a seed, [`pairs`] makes keys and values for stores that know only bytes.
+//! a flag, a list. [`Tickets`] makes them from a seed, [`pairs`] makes keys and values for stores that know only bytes,
+//! [`operations`] a backlog of a thousand operations.
 //! Nothing here is measured itself, and nothing here knows a clock.
 
 #![forbid(unsafe_code)]
+
+pub mod operations;
 
 use serde::{Deserialize, Serialize};
 
