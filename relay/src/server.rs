@@ -34,7 +34,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::config::{ClockTrust, Config, Copies};
 use crate::hub::{Access, ConnId, Effect, Hub, HubLimits, Input, Now, Unavailable};
-use crate::log::{Append, LogError, RelayLog, StoreLog, store_key};
+use crate::log::{Append, LogError, Packing, RelayLog, StoreLog, store_key};
 use crate::materialize::{CopyThread, DatabaseCopies, SpaceEpoch};
 use crate::secrets::{self, SecretError};
 use crate::serve::{self, Bound, Fingerprint, Gate, GateConnection, Outbound, Refusal, ServeConfig, ServeError};
@@ -227,7 +227,7 @@ impl Gate for HubHandle {
 
 enum Read {
     Open { name: Arc<str> },
-    Entries { conn: ConnId, space: SpaceId, after_seq: u64, bytes_max: usize },
+    Entries { conn: ConnId, space: SpaceId, after_seq: u64, bytes_max: usize, packing: Packing },
     Digests { conn: ConnId, space: SpaceId, replica: ReplicaId, first: u64, last: u64 },
 }
 
@@ -365,8 +365,9 @@ fn read_all(log: &dyn RelayLog, reads: &Mutex<blocking::Receiver<Read>>, answers
                 let result = log.open_space(&name).map_err(unavailable);
                 Input::SpaceOpened { name, result }
             }
-            Read::Entries { conn, space, after_seq, bytes_max } => {
-                Input::LogRead { conn, result: log.read(space, after_seq, bytes_max).map_err(unavailable) }
+            Read::Entries { conn, space, after_seq, bytes_max, packing } => {
+                let read = log.read(space, after_seq, bytes_max).map(|entries| packing.pack(entries));
+                Input::LogRead { conn, result: read.map_err(unavailable) }
             }
             Read::Digests { conn, space, replica, first, last } => {
                 let result = log.digests(space, replica, first, last).map_err(unavailable);
@@ -467,8 +468,8 @@ impl Shell {
                 }
             }
             Effect::OpenSpace { name } => self.read(Read::Open { name }),
-            Effect::ReadLog { conn, space, after_seq, bytes_max } => {
-                self.read(Read::Entries { conn, space, after_seq, bytes_max });
+            Effect::ReadLog { conn, space, after_seq, bytes_max, packing } => {
+                self.read(Read::Entries { conn, space, after_seq, bytes_max, packing });
             }
             Effect::FindDigests { conn, space, replica, first, last } => {
                 self.read(Read::Digests { conn, space, replica, first, last });

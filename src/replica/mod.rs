@@ -182,7 +182,7 @@ impl Replica {
             space: binding.map(|b| b.space),
             epoch: binding.map_or(0, |b| b.epoch),
             cursor: state.cursor,
-            reads: Reads::default(),
+            reads: Reads::ALL,
             replicas,
         })
     }

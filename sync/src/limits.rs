@@ -39,6 +39,21 @@ pub const OBSERVED_MS_MAX: u64 = 1 << 46;
 /// window.
 pub const WINDOW_BYTES: usize = 1024 * 1024;
 
+/// Bytes of batches after which no other joins a frame of columns.
+///
+/// A quarter of the window: the relay can answer the first frame while the others are on their way.
+pub const PUSHES_BYTES: usize = 256 * 1024;
+
+/// Bytes of batches below which they are pushed one by one, as rows.
+///
+/// Columns have some hundred bytes of their own, and what a person just did fits one packet anyway.
+pub const PUSHES_BYTES_MIN: usize = 4 * 1024;
+
+// The last one to join may be the largest batch there is.
+const _: () = assert!(
+    PUSHES_BYTES + blazedb_wire::limits::BATCH_SINGLE_BYTES_MAX <= blazedb_wire::limits::COLUMNS_ROWS_BYTES_MAX
+);
+
 /// Milliseconds without a frame from the peer after which a Ping is sent.
 pub const PING_AFTER_MS: u64 = 20_000;
 

@@ -111,8 +111,9 @@ impl Relay {
                     up.group.push(append);
                     continue;
                 }
-                Effect::ReadLog { conn, space, after_seq, bytes_max } => {
-                    let result = up.log.read(space, after_seq, bytes_max).map_err(|_| Unavailable);
+                Effect::ReadLog { conn, space, after_seq, bytes_max, packing } => {
+                    let read = up.log.read(space, after_seq, bytes_max);
+                    let result = read.map(|entries| packing.pack(entries)).map_err(|_| Unavailable);
                     Input::LogRead { conn, result }
                 }
                 Effect::FindDigests { conn, space, replica, first, last } => {

@@ -261,10 +261,10 @@ pub(crate) struct ExportArgs {
     /// The collection to write
     #[arg(long, value_name = "NAME")]
     pub(crate) collection: String,
-    /// One object per line, or one array
+    /// One object per line, one array, or frames of BlazeBinary
     #[arg(long, value_enum, default_value_t = OutputFormat::Ndjson, value_name = "FORMAT")]
     pub(crate) format: OutputFormat,
-    /// Wrap each record together with its id
+    /// Wrap each record together with its id; blaze always has it
     #[arg(long)]
     pub(crate) with_id: bool,
     /// Write here instead of stdout; appears only when complete
@@ -279,6 +279,8 @@ pub(crate) enum OutputFormat {
     Ndjson,
     /// One array
     Json,
+    /// BlazeBinary with ids, types and all (spec/frame.md, Export files)
+    Blaze,
 }
 
 #[derive(Args, Debug)]

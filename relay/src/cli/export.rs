@@ -1,4 +1,4 @@
-//! `blazedb export`: a collection as JSON, sorted by id, one spelling per record.
+//! `blazedb export`: a collection as JSON or as frames of BlazeBinary, sorted by id, one spelling per record.
 //!
 //! Two files that hold the same documents export the same bytes. A reader that closes the pipe early is not an error.
 
@@ -7,7 +7,11 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use blazedb::{Collection, Document, DocumentId};
-use blazedb_wire::json;
+use blazedb_wire::{
+    Batch, BatchBuilder, BatchHead, Columns, EncodeError, Frame, FrameKind, Hlc, MergeKind, Op, OpKind, ReplicaId, Shape,
+    SpaceId, columns_frame, json,
+};
+use bytes::Bytes;
 
 use super::args::{ExportArgs, OutputFormat};
 use super::failure::Failure;
@@ -73,6 +77,7 @@ enum WriteError {
     Io(io::Error),
     Db(blazedb::Error),
     Json { id: DocumentId, error: json::JsonWriteError },
+    Blaze { id: DocumentId, error: EncodeError },
 }
 
 impl WriteError {
@@ -83,6 +88,10 @@ impl WriteError {
             Self::Json { id, error } => Failure::new(
                 format!("document {id} has no JSON form: {error}"),
                 "correct this document; JSON has no text for such a value",
+            ),
+            Self::Blaze { id, error } => Failure::new(
+                format!("document {id} does not fit an operation: {error}"),
+                "export this collection as JSON, or make that document smaller",
             ),
         }
     }
@@ -105,6 +114,9 @@ impl From<blazedb::Error> for WriteError {
 }
 
 fn write_all(collection: &Collection<Document>, args: &ExportArgs, mut out: impl Write) -> Result<u64, WriteError> {
+    if args.format == OutputFormat::Blaze {
+        return write_blaze(collection, &args.collection, out);
+    }
     let mut text = Vec::new();
     let mut count = 0;
     for record in collection.rows() {
@@ -131,4 +143,69 @@ fn write_all(collection: &Collection<Document>, args: &ExportArgs, mut out: impl
     }
     out.flush()?;
     Ok(count)
+}
+
+/// Bytes of row batches after which a frame of them is written.
+const FRAME_ROWS_BYTES: usize = 512 << 10;
+
+/// Writes frames of columns, each document as an operation of nobody that creates it (spec: F-24).
+fn write_blaze(collection: &Collection<Document>, name: &str, mut out: impl Write) -> Result<u64, WriteError> {
+    let collection_name = name.into();
+    let builder = |count: u64| {
+        BatchBuilder::new(BatchHead {
+            space: SpaceId::default(),
+            replica: ReplicaId::default(),
+            first_counter: count + 1,
+            epoch: 0,
+            deps: Vec::new(),
+            attrs: Bytes::new(),
+        })
+    };
+    let mut count = 0;
+    let mut open = builder(count);
+    let mut closed = Vec::new();
+    for record in collection.rows() {
+        let (id, row) = record?;
+        let op = Op {
+            kind: OpKind::Create,
+            merge: MergeKind::Register,
+            more: false,
+            hlc: Hlc(0),
+            cursor: 0,
+            collection: std::sync::Arc::clone(&collection_name),
+            id,
+            attrs: Bytes::new(),
+            set: Some(row),
+            unset: Shape::empty(),
+        };
+        let refused = |error| WriteError::Blaze { id, error };
+        if !open.try_push(&op).map_err(refused)? {
+            close(&mut closed, std::mem::replace(&mut open, builder(count))).map_err(refused)?;
+            if closed.iter().map(|batch| batch.bytes().len()).sum::<usize>() >= FRAME_ROWS_BYTES {
+                out.write_all(&frame(&closed).map_err(refused)?)?;
+                closed.clear();
+            }
+            if !open.try_push(&op).map_err(refused)? {
+                return Err(refused(EncodeError::EmptyBatch));
+            }
+        }
+        count += 1;
+    }
+    let refused = |error| WriteError::Blaze { id: DocumentId::default(), error };
+    if !open.is_empty() {
+        close(&mut closed, open).map_err(refused)?;
+        out.write_all(&frame(&closed).map_err(refused)?)?;
+    }
+    out.write_all(&Frame::Bye.to_bytes())?;
+    out.flush()?;
+    Ok(count)
+}
+
+fn close(closed: &mut Vec<Batch>, open: BatchBuilder) -> Result<(), EncodeError> {
+    closed.push(Batch::decode(open.finish()?).expect("what a builder writes is accepted"));
+    Ok(())
+}
+
+fn frame(batches: &[Batch]) -> Result<Bytes, EncodeError> {
+    Ok(columns_frame(FrameKind::Pushes, &Columns::encode(batches)?))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use blazedb_wire::{Batch, Hello, ReplicaId};
+use blazedb_wire::{Batch, HEADER_BYTES, Hello, Reads, ReplicaId};
 use bytes::Bytes;
 
 use super::{Access, ConnId, Effect};
@@ -44,6 +44,25 @@ pub(super) struct Deciding {
     pub(super) found: BTreeMap<u64, PayloadDigest>,
 }
 
+/// A message that came while something was waited for.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// As it came.
+    Frame(Bytes),
+    /// A batch out of one that carried many.
+    Batch(Batch),
+}
+
+impl Waiting {
+    /// What it counts in the ledger: a batch as much as if it had come alone.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Frame(bytes) => bytes.len(),
+            Self::Batch(batch) => HEADER_BYTES + batch.bytes().len(),
+        }
+    }
+}
+
 /// State of one connection.
 #[derive(Debug)]
 pub(super) struct Conn {
@@ -52,6 +71,8 @@ pub(super) struct Conn {
     pub(super) wait: Wait,
     /// Between Hello and Welcome.
     pub(super) hello: Option<Hello>,
+    /// What it can read beside plain frames.
+    pub(super) reads: Reads,
     /// The number of the last operation sent.
     pub(super) position: u64,
     /// Its queue is full; it reads from the log once half of it has drained.
@@ -61,7 +82,7 @@ pub(super) struct Conn {
     /// A digest is on its way.
     pub(super) digest_wanted: bool,
     /// Frames that came while something was waited for.
-    pub(super) waiting: VecDeque<Bytes>,
+    pub(super) waiting: VecDeque<Waiting>,
     /// The batch at the front, while it is undecided.
     pub(super) deciding: Option<Deciding>,
     /// First numbers of its pushes whose place in its stream has not come yet: acks, not entries.
@@ -85,6 +106,7 @@ impl Conn {
             phase: Phase::BeforeHello,
             wait: Wait::Nothing,
             hello: None,
+            reads: Reads::default(),
             position: 0,
             lagging: false,
             reading: false,

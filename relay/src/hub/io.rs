@@ -6,7 +6,7 @@ use blazedb_wire::{ErrorFrame, ReplicaId, SpaceId};
 use bytes::Bytes;
 
 use crate::admit::AdmitTime;
-use crate::log::{Append, AppendError, AppendId, PayloadDigest, SpaceInfo, StoredEntry};
+use crate::log::{Append, AppendError, AppendId, Packing, PayloadDigest, SpaceInfo, StoredEntry};
 
 /// Names a connection for as long as the process lives; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -199,6 +199,8 @@ pub enum Effect {
         after_seq: u64,
         /// Bytes to read, one entry at least.
         bytes_max: usize,
+        /// How to pack what was read.
+        packing: Packing,
     },
     /// Look up payload digests; answer with [`Input::DigestsFound`].
     FindDigests {

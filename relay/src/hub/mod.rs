@@ -38,7 +38,7 @@ use bytes::Bytes;
 
 use crate::log::SpaceInfo;
 
-use conn::{Conn, Deciding, Phase, Wait};
+use conn::{Conn, Deciding, Phase, Wait, Waiting};
 use space::{Slot, Space};
 
 pub use io::{Access, ConnId, Effect, HubLimits, HubStats, Input, Now, SpaceDigest, Unavailable};
@@ -125,15 +125,15 @@ impl Hub {
         state.heard_ms = now.mono_ms;
         state.inflight_bytes += bytes.len();
         if state.inflight_bytes > self.limits.inflight_bytes_max {
-            let error = error(
-                ErrorCode::Overloaded,
-                self.limits.retry_ms,
-                "more was pushed than the relay takes at once: wait for acks",
-            );
-            return self.close(now, conn, Some(error), out);
+            return self.too_much_pushed(now, conn, out);
         }
-        state.waiting.push_back(bytes);
+        state.waiting.push_back(Waiting::Frame(bytes));
         self.drain(now, conn, out);
+    }
+
+    fn too_much_pushed(&mut self, now: Now, conn: ConnId, out: &mut Vec<Effect>) {
+        let text = "more was pushed than the relay takes at once: wait for acks";
+        self.close(now, conn, Some(error(ErrorCode::Overloaded, self.limits.retry_ms, text)), out);
     }
 
     /// Handles the frames that wait on a connection until one of them has to wait for something.
@@ -147,22 +147,29 @@ impl Hub {
                 self.decide(now, conn, out);
                 continue;
             }
-            let Some(bytes) = state.waiting.pop_front() else { return };
-            let length = bytes.len();
-            match Frame::decode(bytes) {
-                Ok(Frame::Push(batch)) => {
-                    if state.phase == Phase::Streaming {
-                        // Its bytes stay in the ledger until the batch is durable or refused.
-                        state.deciding = Some(Deciding { batch, length, found: BTreeMap::new() });
-                        self.decide(now, conn, out);
-                    } else {
-                        self.close(
-                            now,
-                            conn,
-                            Some(fatal(ErrorCode::Malformed, "the first frame of a stream is Hello")),
-                            out,
-                        );
+            let Some(waiting) = state.waiting.pop_front() else { return };
+            let length = waiting.len();
+            let frame = match waiting {
+                Waiting::Frame(bytes) => Frame::decode(bytes),
+                Waiting::Batch(batch) => Ok(Frame::Push(batch)),
+            };
+            match frame {
+                Ok(Frame::Pushes(batches)) if state.phase == Phase::Streaming => {
+                    // From here on they count as if they had come one by one (spec: F-23).
+                    let batches = batches.into_iter().map(Waiting::Batch);
+                    state.inflight_bytes -= length;
+                    for batch in batches.rev() {
+                        state.inflight_bytes += batch.len();
+                        state.waiting.push_front(batch);
                     }
+                    if state.inflight_bytes > self.limits.inflight_bytes_max {
+                        return self.too_much_pushed(now, conn, out);
+                    }
+                }
+                Ok(Frame::Push(batch)) if state.phase == Phase::Streaming => {
+                    // Its bytes stay in the ledger until the batch is durable or refused.
+                    state.deciding = Some(Deciding { batch, length, found: BTreeMap::new() });
+                    self.decide(now, conn, out);
                 }
                 Ok(frame) => {
                     state.inflight_bytes -= length;
@@ -192,7 +199,7 @@ impl Hub {
             Frame::Ping(nonce) => self.answer(now, conn, &Frame::Pong(nonce), out),
             Frame::Pong(_) => {}
             Frame::DigestRequest { min_seq } => self.handle_digest_request(now, conn, min_seq, out),
-            Frame::Push(_) | Frame::Pushes(_) => unreachable!("pushes are decided in drain"),
+            Frame::Push(_) | Frame::Pushes(_) => unreachable!("pushes of a stream are decided in drain"),
             Frame::Welcome(_) | Frame::Ack(_) | Frame::Entry { .. } | Frame::Entries(_) | Frame::Digest { .. } => {
                 self.close(now, conn, Some(fatal(ErrorCode::Malformed, "a frame that only a relay sends")), out);
             }
@@ -313,6 +320,7 @@ impl Hub {
         }
         state.phase = Phase::Streaming;
         state.position = hello.cursor;
+        state.reads = hello.reads;
         let welcome = Welcome {
             protocol: PROTOCOL_VERSION,
             space: space.state.id(),
@@ -321,7 +329,7 @@ impl Hub {
             floor: space.state.floor(),
             relay_ms: space.state.relay_ms(now.admit_time()),
             clock_trusted: now.clock_trusted,
-            reads: Reads::default(),
+            reads: Reads::ALL,
             counters: hello.replicas.iter().map(|replica| (*replica, space.durable_counter(*replica))).collect(),
         };
         self.answer(now, conn, &Frame::Welcome(welcome), out);

@@ -3,7 +3,7 @@
 use blazedb_wire::{ErrorCode, Frame};
 
 use super::{ConnId, Effect, Hub, Now, SpaceDigest, Unavailable, error, fatal, space, streaming};
-use crate::log::StoredEntry;
+use crate::log::{Packing, StoredEntry};
 
 impl Hub {
     pub(super) fn handle_digest_request(&mut self, now: Now, conn: ConnId, min_seq: u64, out: &mut Vec<Effect>) {
@@ -93,6 +93,7 @@ impl Hub {
                 space: space.state.id(),
                 after_seq: state.position,
                 bytes_max: limits.read_bytes_max,
+                packing: Packing { reads: state.reads, until_seq: space.durable, acks: state.unread_pushes.clone() },
             });
         } else if !state.lagging {
             state.lagging = true;

@@ -8,6 +8,7 @@
 //! outdated idea of it, meet a [`AppendError::HeadMismatch`] and never a wrong verdict. Read [`RelayLog`] first;
 //! [`StoreLog`] is the one that ships.
 
+mod pack;
 mod store;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use blazedb_wire::limits::FRAME_BODY_BYTES_MAX;
 use blazedb_wire::{DocumentId, HEADER_BYTES, Hlc, Reader, ReplicaId, SpaceId};
 use bytes::Bytes;
 
+pub use pack::Packing;
 pub use store::{KEY_FILE, STORE_FILE, StoreLog, StoreLogOptions, store_key};
 
 /// First 16 bytes of the SHA-256 of an operation's payload: what decides between a repeat and a clash of names.

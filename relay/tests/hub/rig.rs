@@ -432,8 +432,9 @@ impl Rig {
 
     fn other(&mut self, at: usize) {
         let input = match self.others.remove(at) {
-            Effect::ReadLog { conn, space, after_seq, bytes_max } => {
-                Input::LogRead { conn, result: Ok(self.log.read(space, after_seq, bytes_max).unwrap()) }
+            Effect::ReadLog { conn, space, after_seq, bytes_max, packing } => {
+                let entries = self.log.read(space, after_seq, bytes_max).unwrap();
+                Input::LogRead { conn, result: Ok(packing.pack(entries)) }
             }
             Effect::FindDigests { conn, space, replica, first, last } => {
                 let result = Ok(self.log.digests(space, replica, first, last).unwrap());

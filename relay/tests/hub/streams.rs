@@ -1,7 +1,7 @@
 //! Who gets what, in which order.
 
 use blazedb_relay::hub::{HubLimits, Input};
-use blazedb_wire::{ErrorCode, Frame, SpaceId};
+use blazedb_wire::{ErrorCode, Frame, Reads, SpaceId};
 use bytes::Bytes;
 
 use crate::rig::{Rig, SPACE, create, entry_of, replica, update};
@@ -363,4 +363,111 @@ fn the_same_buffer_goes_to_every_subscriber() {
     let buffers: Vec<&Bytes> = readers.iter().map(|conn| rig.seen(*conn).unread.back().unwrap()).collect();
     assert!(buffers.windows(2).all(|two| two[0].as_ptr() == two[1].as_ptr()), "made once, counted");
     assert_eq!(entry_of(buffers[0]).0.first_seq, 1);
+}
+
+fn reading_all(rig: &mut Rig, cursor: u64) -> blazedb_relay::hub::ConnId {
+    let conn = rig.open(SPACE);
+    let hello = blazedb_wire::Hello { reads: Reads::ALL, ..rig.hello(cursor, &[]) };
+    rig.send(conn, &Frame::Hello(hello));
+    conn
+}
+
+// spec: R-23
+#[test]
+fn who_is_behind_gets_columns_if_it_reads_them() {
+    let mut rig = Rig::new();
+    let a = rig.connect(0);
+    for n in 0..100 {
+        rig.push(a, 1, n + 1, &[create(n as u8, 0)]);
+    }
+    rig.settle();
+    let late = reading_all(&mut rig, 0);
+    let plain = rig.open(SPACE);
+    let hello = rig.hello(0, &[]);
+    rig.send(plain, &Frame::Hello(hello));
+    rig.settle();
+    assert!(rig.seen(late).welcome().reads == Reads::ALL);
+    let frames = &rig.seen(late).frames;
+    let [Frame::Welcome(_), Frame::Entries(entries)] = &frames[..] else { panic!("one frame for all: {frames:?}") };
+    let expected: Vec<_> = rig.seen(plain).entries();
+    assert_eq!(entries.iter().map(|(envelope, batch)| (envelope, batch)).collect::<Vec<_>>(), expected);
+    assert_eq!(expected.len(), 100);
+    // What is new comes as it was pushed, to both.
+    rig.push(a, 1, 101, &[create(200, 0)]);
+    rig.settle();
+    assert!(matches!(rig.seen(late).frames.last(), Some(Frame::Entry { envelope, .. }) if envelope.first_seq == 101));
+}
+
+// spec
+#[test]
+fn acks_are_not_packed() {
+    let mut rig = Rig::with(HubLimits { queue_bytes_max: 200, ..HubLimits::default() });
+    let other = rig.connect(0);
+    let a = reading_all(&mut rig, 0);
+    rig.settle();
+    rig.reading.set(false);
+    // It does not read: what it pushed, and what the other did, waits in the log.
+    for n in 0..40 {
+        rig.push(other, 2, n + 1, &[create(n as u8, 0)]);
+        rig.settle();
+    }
+    rig.push(a, 1, 1, &[create(100, 0)]);
+    rig.settle();
+    for n in 40..80 {
+        rig.push(other, 2, n + 1, &[create(n as u8, 0)]);
+        rig.settle();
+    }
+    rig.reading.set(true);
+    rig.settle();
+    let mut position = 0;
+    let mut packed = 0;
+    for frame in &rig.seen(a).frames {
+        match frame {
+            Frame::Entries(entries) => {
+                packed += entries.len();
+                for (envelope, _) in entries {
+                    assert_eq!(envelope.first_seq, position + 1);
+                    assert_ne!(envelope.replica, replica(1), "an own push");
+                    position = envelope.last_seq();
+                }
+            }
+            Frame::Entry { envelope, .. } | Frame::Ack(envelope) => {
+                assert_eq!(envelope.first_seq, position + 1);
+                position = envelope.last_seq();
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(position, 81);
+    assert_eq!(rig.seen(a).acks().len(), 1);
+    assert!(packed > 60, "{packed} in columns");
+}
+
+// spec: R-23
+#[test]
+fn pushes_are_admitted_one_by_one() {
+    let mut rig = Rig::new();
+    let (a, b) = (reading_all(&mut rig, 0), rig.connect(0));
+    rig.settle();
+    let batches: Vec<_> = (0..20).map(|n| rig.batch(1, n + 1, &[create(n as u8, 0)])).collect();
+    rig.send(a, &Frame::Pushes(batches.clone()));
+    rig.settle();
+    let acks: Vec<u64> = rig.seen(a).acks().iter().map(|envelope| envelope.first_seq).collect();
+    assert_eq!(acks, (1..=20).collect::<Vec<_>>());
+    let entries = rig.seen(b).entries();
+    assert_eq!(entries.iter().map(|entry| entry.1.clone()).collect::<Vec<_>>(), batches, "and passed on as they are");
+    // Columns do not get past the ledger.
+    let mut rig = Rig::with(HubLimits { inflight_bytes_max: 1500, ..HubLimits::default() });
+    let a = reading_all(&mut rig, 0);
+    rig.settle();
+    let batches: Vec<_> = (0..20).map(|n| rig.batch(1, n + 1, &[create(n as u8, 0)])).collect();
+    let frame = Frame::Pushes(batches);
+    assert!(frame.to_bytes().len() < 1500);
+    rig.send(a, &frame);
+    assert_eq!(rig.seen(a).closed_with().code, ErrorCode::Overloaded);
+    // Nor past the Hello.
+    let mut rig = Rig::new();
+    let silent = rig.open(SPACE);
+    rig.send(silent, &frame);
+    assert_eq!(rig.seen(silent).closed_with().code, ErrorCode::Malformed);
 }

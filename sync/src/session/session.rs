@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use blazedb_wire::limits::COLUMNS_BATCHES_MAX;
 use blazedb_wire::{
-    Batch, Envelope, ErrorCode, ErrorFrame, Frame, FrameKind, Hello, OpId, PROTOCOL_VERSION, ReplicaId, SpaceId,
-    Welcome, push_frame,
+    Batch, Codec, Columns, Envelope, ErrorCode, ErrorFrame, Frame, FrameKind, Hello, OpId, PROTOCOL_VERSION, Reads,
+    ReplicaId, SpaceId, Welcome, columns_frame, compress_frame, push_frame,
 };
 use bytes::Bytes;
 
@@ -12,7 +13,7 @@ use super::flow::{BatchName, InFlight, Window};
 use super::timer::{Backoff, Silence, SilenceCall};
 use super::{DisconnectReason, Event, Millis, OpSource, OutboxPosition, SessionConfig, SessionState};
 use crate::error::{PeerMisbehaved, SessionError};
-use crate::limits::{EVENTS_MAX, PONGS_MAX, STABLE_AFTER_MS};
+use crate::limits::{EVENTS_MAX, PONGS_MAX, PUSHES_BYTES, PUSHES_BYTES_MIN, STABLE_AFTER_MS};
 
 /// One client's session with one relay; survives reconnects.
 ///
@@ -61,6 +62,8 @@ struct Peer {
     epoch: u32,
     cursor: u64,
     head: u64,
+    /// What the relay can read beside plain frames.
+    reads: Reads,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +79,8 @@ struct Control {
     pongs: VecDeque<u64>,
     ping: Option<u64>,
     bye: bool,
+    /// Pushes that were taken from the outbox together and go one by one.
+    pushes: VecDeque<Bytes>,
 }
 
 impl Session {
@@ -101,7 +106,7 @@ impl Session {
             nonce: 0,
             digest: None,
             digests_due: 0,
-            out: Control { hello: None, pongs: VecDeque::new(), ping: None, bye: false },
+            out: Control { hello: None, pongs: VecDeque::new(), ping: None, bye: false, pushes: VecDeque::new() },
         }
     }
 
@@ -163,7 +168,14 @@ impl Session {
         }
         // spec: S-1
         self.out = Control { hello: Some(Frame::Hello(hello.clone()).to_bytes()), ..Control::default() };
-        self.peer = Some(Peer { space: SpaceId::default(), epoch: hello.epoch, cursor: hello.cursor, head: 0, hello });
+        self.peer = Some(Peer {
+            space: SpaceId::default(),
+            epoch: hello.epoch,
+            cursor: hello.cursor,
+            head: 0,
+            reads: Reads::default(),
+            hello,
+        });
         self.known.clear();
         self.needed.clear();
         self.send_after = OutboxPosition::default();
@@ -229,6 +241,15 @@ impl Session {
         match frame {
             Frame::Welcome(welcome) if self.state == SessionState::Greeting => self.on_welcome(now, welcome),
             Frame::Entry { envelope, batch } if self.state.is_welcomed() => self.on_entry(now, envelope, batch),
+            // spec: S-20
+            Frame::Entries(entries) if self.state.is_welcomed() => {
+                for (envelope, batch) in entries {
+                    if !self.state.is_welcomed() {
+                        break;
+                    }
+                    self.on_entry(now, envelope, batch);
+                }
+            }
             Frame::Ack(envelope) if self.state.is_welcomed() => self.on_ack(now, envelope),
             Frame::Error(error) => self.on_error(now, error),
             Frame::Ping(nonce) => {
@@ -330,7 +351,36 @@ impl Session {
             self.digests_due += 1;
             return Ok(Some(Frame::DigestRequest { min_seq: wish.min_seq }.to_bytes()));
         }
-        self.next_push(now, outbox)
+        if let Some(push) = self.out.pushes.pop_front() {
+            return Ok(Some(push));
+        }
+        self.next_pushes(now, outbox)
+    }
+
+    /// Makes the next frame that pushes: what is new goes as it is, a backlog in columns, if the relay reads them.
+    fn next_pushes<O: OpSource>(&mut self, now: Millis, outbox: &O) -> Result<Option<Bytes>, O::Error> {
+        let Some(first) = self.next_push(now, outbox)? else { return Ok(None) };
+        let reads = self.peer.as_ref().map_or_else(Reads::default, |peer| peer.reads);
+        let mut batches = vec![first];
+        if reads.columns {
+            let mut bytes = batches[0].len();
+            while bytes < PUSHES_BYTES && batches.len() < COLUMNS_BATCHES_MAX {
+                // An outbox that fails now fails again at the next call, when nothing else is in hand.
+                let Ok(Some(batch)) = self.next_push(now, outbox) else { break };
+                bytes += batch.len();
+                batches.push(batch);
+            }
+            if self.state != SessionState::Live {
+                return Ok(None);
+            }
+            if bytes >= PUSHES_BYTES_MIN
+                && let Some(columns) = in_columns(&batches)
+            {
+                return Ok(Some(compressed(columns_frame(FrameKind::Pushes, &columns), reads)));
+            }
+        }
+        self.out.pushes.extend(batches.iter().map(|batch| compressed(push_frame(batch), reads)));
+        Ok(self.out.pushes.pop_front())
     }
 
     /// Finds the next batch to push, if the window has room for one.
@@ -365,7 +415,7 @@ impl Session {
             self.known.entry(name.replica).or_insert(0);
             self.window.push(InFlight { name, last_counter: position.counter, bytes: batch.len() });
             self.send_after = position;
-            return Ok(Some(push_frame(&batch)));
+            return Ok(Some(batch));
         }
         Ok(None)
     }
@@ -421,6 +471,7 @@ impl Session {
         peer.space = welcome.space;
         peer.epoch = welcome.epoch;
         peer.head = welcome.head;
+        peer.reads = welcome.reads;
         self.known = welcome.counters.iter().copied().collect();
         self.welcome_handed = false;
         self.enter(SessionState::Preparing);
@@ -640,6 +691,21 @@ impl Session {
 
     fn emit(&mut self, event: Event) {
         self.events.push_back(event);
+    }
+}
+
+/// Turns batches of the outbox into columns; none if they cannot share them. What is damaged is left for the relay to refuse.
+fn in_columns(batches: &[Bytes]) -> Option<Bytes> {
+    let batches: Vec<Batch> = batches.iter().map(|bytes| Batch::decode(bytes.clone()).ok()).collect::<Option<_>>()?;
+    Columns::encode(&batches).ok()
+}
+
+/// Compresses a frame in the best way that its reader knows.
+fn compressed(frame: Bytes, reads: Reads) -> Bytes {
+    match (reads.zstd, reads.lz4) {
+        (true, _) => compress_frame(&frame, Codec::Zstd),
+        (false, true) => compress_frame(&frame, Codec::Lz4),
+        (false, false) => frame,
     }
 }
 

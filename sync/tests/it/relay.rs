@@ -64,6 +64,7 @@ impl Relay {
             // The Hello was lost on the way; a real relay ends the stream.
             _ if !connection.greeted => connection.out.push_back(Frame::Bye),
             Frame::Push(batch) => self.push(connection, batch),
+            Frame::Pushes(batches) => batches.into_iter().for_each(|batch| self.push(connection, batch)),
             Frame::Ping(nonce) => connection.out.push_back(Frame::Pong(nonce)),
             Frame::Pong(_) => {}
             Frame::Bye => connection.greeted = false,

@@ -774,3 +774,69 @@ fn a_driver_that_reads_no_events_is_told() {
         [Event::Disconnect { reason: wanted }, Event::StateChanged(SessionState::Backoff)]
     );
 }
+
+// spec: S-20
+#[test]
+fn a_backlog_goes_in_columns_where_the_relay_reads_them() {
+    let live = |reads: Reads, filler: usize| {
+        let mut stage = Stage::greeting(100, outbox(filler));
+        stage.hear(Frame::Welcome(Welcome { reads, ..welcome(0) }));
+        stage.events();
+        stage.session.resume(stage.now);
+        stage.events();
+        stage
+    };
+    let mut stage = live(Reads::ALL, 2000);
+    let frame = stage.session.poll_transmit(stage.now, &stage.outbox).unwrap().expect("a push");
+    assert_eq!((frame[3], frame[4]), (FrameKind::Pushes.number(), 1), "columns under zstd");
+    let Ok(Frame::Pushes(batches)) = Frame::decode(frame) else { panic!("a Pushes frame") };
+    let expected: Vec<Bytes> = stage.outbox.0.iter().map(|entry| entry.1.clone()).collect();
+    assert_eq!(batches.iter().map(|batch| batch.bytes().clone()).collect::<Vec<_>>(), expected, "the sealed bytes");
+    assert_eq!(stage.session.unanswered_batches(), 3, "each is answered by itself");
+    assert_eq!(stage.session.unanswered_bytes(), expected.iter().map(|bytes| bytes.len()).sum::<usize>());
+    assert!(stage.sent().is_empty());
+    stage.hear(Frame::Ack(envelope(&expected[0], 101)));
+    assert_eq!(stage.session.unanswered_batches(), 2);
+    // Few bytes, or a relay that does not read columns: rows, one by one.
+    for (reads, filler) in [(Reads::ALL, 0), (Reads { columns: false, ..Reads::ALL }, 2000), (Reads::default(), 2000)] {
+        let mut stage = live(reads, filler);
+        let codecs: Vec<u8> = std::iter::from_fn(|| {
+            let Ok(frame) = stage.session.poll_transmit(stage.now, &stage.outbox);
+            frame.map(|bytes| {
+                assert_eq!(bytes[3], FrameKind::Push.number());
+                bytes[4]
+            })
+        })
+        .collect();
+        let packed = u8::from(reads.zstd && filler > 0);
+        assert_eq!(codecs, [packed; 3], "{reads:?} {filler}");
+        assert_eq!(stage.session.unanswered_batches(), 3);
+    }
+}
+
+// spec: S-20
+#[test]
+fn entries_in_columns_are_entries_one_after_another() {
+    let one = |first_seq| match entry(first_seq) {
+        Frame::Entry { envelope, batch } => (envelope, batch),
+        _ => unreachable!("an entry"),
+    };
+    let mut stage = Stage::live(10, 0, outbox(0));
+    stage.hear(Frame::Entries(vec![one(9), one(11), one(13)]));
+    let sequences: Vec<u64> = stage
+        .events()
+        .iter()
+        .map(|event| match event {
+            Event::Entry { envelope, .. } => envelope.first_seq,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(sequences, [11, 13], "the first is a duplicate (S-5)");
+    assert_eq!(stage.session.cursor(), Some((EPOCH, 14)));
+    // A gap in the middle ends the connection; what came before it holds.
+    stage.hear(Frame::Entries(vec![one(15), one(19), one(21)]));
+    let events = stage.events();
+    assert!(matches!(&events[0], Event::Entry { envelope, .. } if envelope.first_seq == 15), "{events:?}");
+    assert_eq!(events.iter().filter(|event| matches!(event, Event::Entry { .. })).count(), 1);
+    assert_ne!(stage.session.state(), SessionState::Live);
+}

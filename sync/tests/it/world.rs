@@ -225,9 +225,12 @@ impl World {
         let Some(line) = &mut self.clients[which].line else { return };
         let Some(bytes) = line.up.pop_front() else { return };
         let frame = Frame::decode(bytes).expect("clients send whole frames");
-        if let Frame::Push(batch) = &frame
-            && !line.spoilt
-        {
+        let pushed = match &frame {
+            Frame::Push(batch) => std::slice::from_ref(batch),
+            Frame::Pushes(batches) => batches,
+            _ => &[],
+        };
+        for batch in pushed.iter().filter(|_| !line.spoilt) {
             self.relay.check_once(&mut line.relay, batch);
         }
         self.relay.take(&mut line.relay, frame);
