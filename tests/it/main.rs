@@ -6,3 +6,4 @@ mod kill;
 mod replica;
 mod stores;
 mod tidy;
+mod vectors;

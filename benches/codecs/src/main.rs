@@ -208,7 +208,10 @@ fn main() {
     };
     list.push(("protobuf, schema outside", prost::Message::encode_to_vec(&batch)));
     list.push(("postcard, schema outside", postcard::to_stdvec(&batch).expect("memory suffices")));
-    list.push(("rkyv, schema outside", rkyv::to_bytes::<rkyv::rancor::Error>(&batch).expect("memory suffices").to_vec()));
+    list.push((
+        "rkyv, schema outside",
+        rkyv::to_bytes::<rkyv::rancor::Error>(&batch).expect("memory suffices").to_vec(),
+    ));
     list.extend(ours(&operations::row_batches(&changes)));
     print("1,000 operations, bytes per operation", count, &list);
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use blazedb::{Collection, Document, DocumentId};
 use blazedb_wire::{
-    Batch, BatchBuilder, BatchHead, Columns, EncodeError, Frame, FrameKind, Hlc, MergeKind, Op, OpKind, ReplicaId, Shape,
-    SpaceId, columns_frame, json,
+    Batch, BatchBuilder, BatchHead, Columns, EncodeError, Frame, FrameKind, Hlc, MergeKind, Op, OpKind, ReplicaId,
+    Shape, SpaceId, columns_frame, json,
 };
 use bytes::Bytes;
 

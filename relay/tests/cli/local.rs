@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -182,4 +183,44 @@ fn help_has_examples_and_exit_codes() {
         assert!(help.stdout.contains(&format!("blazedb {command}")), "{command}: {}", help.stdout);
     }
     assert_eq!(folder.run(["nonsense"]).code, 2);
+}
+
+/// An export in BlazeBinary, read by the reader that was written from the specification alone.
+// spec: F-24
+#[test]
+fn the_reader_in_python_reads_an_export() {
+    let folder = Folder::new();
+    let records = records(3_000);
+    let file = folder.write("all.ndjson", ndjson(&records));
+    folder.import(&file, "a.blaze", "things", &["--id-field", "id"]);
+    let export = ["export", "--db", "a.blaze", "--collection", "things"];
+    folder.run(export.iter().chain(&["--format", "blaze", "--output", "things.bb"])).ok();
+    let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("../spec/reference/blaze_reader.py");
+    let python = Command::new("python3").arg("-B").arg(reader).arg(folder.path().join("things.bb")).output();
+    let Ok(output) = python else {
+        eprintln!("skipped: there is no python3");
+        return;
+    };
+    let said = String::from_utf8(output.stdout).expect("the reader writes UTF-8");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<&str> = said.lines().collect();
+    let expected = parse_ndjson(&folder.run(export.iter().chain(&["--with-id"])).ok().stdout);
+    assert_eq!(lines.len(), expected.len());
+    for (line, expected) in lines.iter().zip(&expected) {
+        let id = expected["id"].as_str().expect("an id is text").replace('-', "");
+        assert!(line.replace('-', "").starts_with(&id), "{line} is not {expected}");
+        let record = expected["record"].as_object().expect("a record is a map");
+        for (name, value) in record {
+            assert!(line.contains(name.as_str()), "{line} lacks {name}");
+            if let Some(number) = value.as_i64() {
+                assert!(line.contains(&number.to_string()), "{line} lacks {number}");
+            }
+        }
+    }
+    // A file that was cut is refused.
+    let whole = fs::read(folder.path().join("things.bb")).expect("it was written");
+    let cut = folder.write("cut.bb", &whole[..whole.len() - 1]);
+    let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("../spec/reference/blaze_reader.py");
+    let output = Command::new("python3").arg("-B").arg(reader).arg(cut).output().expect("it ran before");
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("refused"));
 }

@@ -5,13 +5,14 @@
 use super::tree::{Offence, Tree};
 
 /// What each of our packages may name under `[dependencies]`, besides crates that are not ours.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("blazedb-wire", &[]),
     ("blazedb-engine", &["blazedb-wire"]),
     ("blazedb-sync", &["blazedb-wire"]),
     ("blazedb", &["blazedb-wire", "blazedb-engine", "blazedb-sync"]),
     ("blazedb-relay", &["blazedb-wire", "blazedb-engine", "blazedb-sync", "blazedb"]),
     ("blazedb-benches", EVERYTHING),
+    ("blazedb-codecs", WITH_TOOLS),
     ("blazedb-compare", WITH_TOOLS),
     ("blazedb-harness", EVERYTHING),
     ("blazedb-fuzz", WITH_TOOLS),

@@ -8,6 +8,7 @@ mod good;
 mod notation;
 mod raw;
 mod refused;
+mod refused_columns;
 
 use blazedb_wire::{
     Batch, Columns, DecodeError, Envelope, Frame, Reader, Row, RowRef, Shape, Value, ValueRef, encode_value, testing,
@@ -68,7 +69,7 @@ const FILES: [File; 8] = [
     ("batch.toml", "Batches and envelopes that are accepted.", good::batches),
     ("batch-refused.toml", "Batches and envelopes that are refused.", refused::batches),
     ("columns.toml", "Columnar batches that are accepted.", good::columns),
-    ("columns-refused.toml", "Columnar batches that are refused.", refused::columns),
+    ("columns-refused.toml", "Columnar batches that are refused.", refused_columns::columns),
     ("frame.toml", "Frames that are accepted.", good::frames),
     ("frame-refused.toml", "Frames that are refused.", refused::frames),
 ];

@@ -2,8 +2,8 @@
 
 use super::hex;
 use blazedb_wire::{
-    Batch, BatchBuilder, Bitmap, Columns, DecodeError, DecodeErrorKind, Envelope, Frame, OpKind, OpRef, Reads, Shape,
-    Value,
+    Batch, BatchBuilder, Bitmap, Columns, DecodeError, DecodeErrorKind, Envelope, ErrorCode, Frame, OpKind, OpRef,
+    Reads, Shape, Value,
 };
 use bytes::Bytes;
 
@@ -147,7 +147,11 @@ pub(super) fn frame(frame: &Frame) -> String {
         Frame::Ack(acked) => format!("Ack\n{}", envelope(acked)),
         Frame::Entry { envelope: over, batch: under } => format!("Entry\n{}\n{}", envelope(over), batch(under)),
         Frame::Error(error) => {
-            format!("Error {:?} fatal {} retry_ms {} {}", error.code, error.fatal, error.retry_ms, text(&error.text))
+            let code = match error.code {
+                ErrorCode::NeedFrom(from) => format!("NeedFrom({}:{})", from.replica, from.counter),
+                code => format!("{code:?}"),
+            };
+            format!("Error {code} fatal {} retry_ms {} {}", error.fatal, error.retry_ms, text(&error.text))
         }
         Frame::Ping(nonce) => format!("Ping {nonce}"),
         Frame::Pong(nonce) => format!("Pong {nonce}"),
