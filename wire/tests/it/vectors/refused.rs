@@ -1,6 +1,6 @@
 //! Vectors that are refused, with the error and where it is found.
 
-use super::raw::{RawBatch, RawColumns, RawEnvelope, RawOp, frame, frame_with, list, prefixed, uvarint};
+use super::raw::{RawBatch, RawColumns, RawEnvelope, RawOp, frame, frame_with, prefixed, uvarint};
 use super::{Vector, What, hex};
 
 pub(super) fn vector(what: What, name: &str, spec: &str, bytes: &[u8], error: &str, at: usize) -> Vector {
