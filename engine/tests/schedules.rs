@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use blazedb_engine::env::{FileIdentity, LockOutcome, MemoryStorage, OpenMode};
 use blazedb_engine::{
-    CommitError, Durability, Env, FeedEvent, MaintainError, Memory, Options, ReadError, Storage, StorageFile, Store,
-    TreeId,
+    CommitError, Durability, Env, FeedEvent, KdfCost, KeySource, MaintainError, Memory, OpenError, Options, ReadError,
+    RekeyOptions, Storage, StorageFile, Store, TreeId,
 };
 use shuttle::sync::atomic::AtomicBool;
 use shuttle::thread;
+use zeroize::Zeroizing;
 
 /// A table so small that a single commit of `BIG` makes a checkpoint due.
 const SMALL: Memory = Memory { cache_bytes: 32 << 10, table_bytes: 4 << 10, log_bytes: 128 << 10 };
@@ -563,5 +564,104 @@ fn verify_beside_checkpoints_finds_nothing() {
             world.store.verify(&mut |_| {}).expect("pages and space agree");
         };
         at_once(&[&go_on, &verify, &verify]);
+    });
+}
+
+#[test]
+fn a_load_is_seen_whole_beside_commits_and_checkpoints() {
+    explore(|| {
+        let world = World::new();
+        world.set(b"ab", b"0");
+        let load = || {
+            let mut loader = world.store.loader();
+            for key in [b"a", b"b"] {
+                loader.put(world.tree, key, &[1; BIG]).expect("a good row");
+            }
+            loader.finish().expect("nobody else writes these keys");
+        };
+        let look = || {
+            let mut last = 0;
+            for _ in 0..2 {
+                let view = world.store.read();
+                let len = |key| view.get(world.tree, key).expect("a sound store reads").map_or(0, |value| value.len());
+                assert_eq!(len(b"a"), len(b"b"), "both or neither");
+                assert!(len(b"a") >= last, "what was shown is not taken back");
+                last = len(b"a");
+            }
+        };
+        let go_on = || {
+            world.set(b"c", b"1");
+            world.store.checkpoint().expect("checkpoints");
+        };
+        at_once(&[&load, &look, &go_on]);
+        assert_eq!(world.get(b'c'), Some(b"1".to_vec()));
+        assert_eq!(world.after_reopening(b'b'), Some(vec![1; BIG]));
+    });
+}
+
+#[test]
+fn a_streamed_value_is_whole_beside_checkpoints_and_its_reader_keeps_the_old_one() {
+    const LEN: usize = 9_000;
+    explore(|| {
+        let world = World::new();
+        let stream = |byte: u8| {
+            let mut tx = world.store.write();
+            tx.put_stream(world.tree, b"a", LEN as u64, &mut io::repeat(byte)).expect("a good value");
+            tx.commit().expect("nobody else writes this key");
+        };
+        stream(1);
+        let look = || {
+            let view = world.store.read();
+            let mut reader = view.value_reader(world.tree, b"a").expect("a sound store reads").expect("it is there");
+            let (mut first, mut rest) = (vec![0; 100], Vec::new());
+            io::Read::read_exact(&mut reader, &mut first).expect("it is longer");
+            thread::yield_now();
+            io::Read::read_to_end(&mut reader, &mut rest).expect("a sound store reads");
+            assert_eq!(first.len() + rest.len(), LEN);
+            assert!(rest.iter().all(|&byte| byte == first[0]), "one value and not two");
+        };
+        let checkpoint = || world.store.checkpoint().expect("checkpoints");
+        at_once(&[&|| (2..4).for_each(stream), &look, &checkpoint]);
+        assert_eq!(world.after_reopening(b'a'), Some(vec![3; LEN]));
+    });
+}
+
+#[test]
+fn a_change_of_keys_beside_commits_views_and_checkpoints() {
+    const COST: KdfCost = KdfCost::InsecureForTests;
+    explore(|| {
+        let raw = |n: u8| KeySource::Raw(Zeroizing::new([n; 32]));
+        let with = |n: u8| Options { key: raw(n), ..options().kdf(COST) };
+        let world = World::with(false, with(1));
+        world.set(b"ab", &[0; BIG]);
+        world.store.checkpoint().expect("checkpoints");
+        let rekey = || {
+            world.store.rekey(&RekeyOptions::new(raw(2), COST).lock_out_old_keys(true)).expect("begins");
+            // Not `rekey_all`, which looks again after a while: here time never passes.
+            while !world.store.rekey_step(64).expect("goes on").finished {
+                thread::yield_now();
+            }
+        };
+        let look = || {
+            let view = world.store.read();
+            let get = |key| view.get(world.tree, key).expect("a sound store reads");
+            let a = get(b"a");
+            thread::yield_now();
+            assert_eq!(get(b"b"), a, "a view stays as it was");
+        };
+        let write = || {
+            world.set(b"ab", &[1; BIG]);
+            world.store.checkpoint().expect("checkpoints");
+        };
+        at_once(&[&rekey, &look, &write]);
+        assert_eq!(world.store.stats().rekey, None);
+        world.store.close().expect("closes");
+        let env = Env { threads: false, ..world.env.clone() };
+        let refused = Store::open(env.clone(), with(1));
+        assert!(matches!(refused, Err(OpenError::WrongKey)), "the old key opens nothing");
+        let store = Store::open(env, with(2)).expect("the new one does");
+        store.verify(&mut |_| {}).expect("pages and space agree");
+        let tree = store.tree("t").expect("a good name");
+        assert_eq!(store.read().get(tree, b"b").expect("a sound store reads").as_deref(), Some(&[1; BIG][..]));
     });
 }

@@ -30,7 +30,7 @@ const CHECKS: [(&str, Check); 14] = [
     ("json", blazedb_wire::json::fuzz_json),
     ("page", engine::fuzz_page),
     ("header", engine::fuzz_header),
-    ("log", engine::fuzz_log),
+    ("log", engine::fuzz_log_opened),
     ("store", engine::fuzz_store),
     ("operations", engine::fuzz_operations),
 ];

@@ -10,7 +10,7 @@ mod page;
 mod pages;
 mod store;
 
-pub use self::log::{fuzz_log, seed_log};
+pub use self::log::{fuzz_log, fuzz_log_opened, seed_log};
 pub use self::operations::{fuzz_operations, seed_operations};
 pub use self::page::{PageBench, fuzz_header, fuzz_page, seed_header, seed_page};
 pub use self::pages::NamedPages;
