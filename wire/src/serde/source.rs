@@ -82,6 +82,10 @@ impl<'de> From<RawField<'de>> for Encoded<'de> {
 }
 
 impl<'de> Encoded<'de> {
+    pub(super) fn new(tag: u8, payload: &'de [u8], table: Option<Rc<TableIndex<'de>>>) -> Self {
+        Self { tag, payload, table }
+    }
+
     fn container(self) -> Option<Node<'de, Self>> {
         let (table, node) = match self.table {
             Some(table) => (table, self.payload),

@@ -3,7 +3,7 @@
 //! Nothing is decoded before it is asked for. Over bytes that were not validated the getters still do not panic: what
 //! makes no sense reads as null.
 
-use super::scalar::{TAG_ARRAY, decode_scalar};
+use super::scalar::{TAG_ARRAY, decode_scalar, trusted_scalar};
 use super::sequence::Sequence;
 use super::table::{Table, TableIndex};
 use super::validate::validate_value;
@@ -50,14 +50,17 @@ impl<'a> ValueRef<'a> {
     /// Reads the value of a top-level field that was validated before.
     #[inline]
     pub(crate) fn trusted(tag: u8, payload: &'a [u8]) -> Self {
-        match decode_scalar(tag, payload) {
-            Ok(Some(value)) => value,
-            Ok(None) => Self::open(tag, payload).unwrap_or(Self::Null),
-            Err(_) => Self::Null,
+        match trusted_scalar(tag, payload) {
+            Some(value) => value,
+            None => Self::open(tag, payload).unwrap_or(Self::Null),
         }
     }
 
     fn open(tag: u8, payload: &'a [u8]) -> Option<Self> {
+        // A list without maps, which has an empty table.
+        if let [0, 0, node @ ..] = payload {
+            return Self::node(Table::empty(), tag, node);
+        }
         let (table, node) = Table::split(payload).ok()?;
         Self::node(table, tag, node)
     }
@@ -78,10 +81,9 @@ impl<'a> ValueRef<'a> {
     /// Reads an item of a container.
     fn item(table: Table<'a>, items: &Sequence<'a>, index: usize) -> Option<Self> {
         let (tag, payload) = items.item(index)?;
-        match decode_scalar(tag, payload) {
-            Ok(Some(value)) => Some(value),
-            Ok(None) => Self::node(table, tag, payload),
-            Err(_) => None,
+        match trusted_scalar(tag, payload) {
+            Some(value) => Some(value),
+            None => Self::node(table, tag, payload),
         }
     }
 

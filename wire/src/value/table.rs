@@ -22,6 +22,11 @@ pub(crate) struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
+    /// Returns the table without keys and shapes.
+    pub(crate) const fn empty() -> Self {
+        Self { raw: &[0, 0], keys: &[], shapes: &[], key_count: 0, shape_count: 0 }
+    }
+
     /// Splits a container payload into its table and its node, without checking the rules of the table.
     pub(crate) fn split(payload: &'a [u8]) -> Result<(Self, &'a [u8]), DecodeError> {
         let mut reader = Reader::new(payload);
@@ -85,6 +90,7 @@ impl<'a> Table<'a> {
 }
 
 /// A key table with every key and every shape at hand.
+#[derive(Default)]
 pub(crate) struct TableIndex<'a> {
     keys: Small<&'a str, 16>,
     /// The lists of all shapes, one after another.
@@ -96,7 +102,7 @@ pub(crate) struct TableIndex<'a> {
 impl<'a> TableIndex<'a> {
     /// Reads a table and checks it; that every shape is used is for the walk over the nodes to see.
     pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        let mut index = Self { keys: Small::new(), places: Small::new(), shapes: Small::new() };
+        let mut index = Self::default();
         let keys_at = reader.offset();
         let key_count = reader.count(TABLE_KEYS_MAX, 1, "keys in a table")?;
         for _ in 0..key_count {
