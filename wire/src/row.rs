@@ -38,9 +38,10 @@ pub struct RawField<'a> {
     pub payload: &'a [u8],
 }
 
-impl RawField<'_> {
+impl<'a> RawField<'a> {
     /// Reads the field; it must come from a valid row.
-    pub fn value(&self) -> ValueRef<'_> {
+    #[inline]
+    pub fn value(&self) -> ValueRef<'a> {
         ValueRef::trusted(self.tag, self.payload)
     }
 }

@@ -12,9 +12,9 @@ use serde::de::{
 };
 
 use super::error::{SerdeError, SerdeErrorKind};
-use super::fields::RowDeserializer;
+use super::fields::{FieldDeserializer, RowDeserializer};
 use super::native::{self, Native};
-use super::source::{Encoded, Node, Source};
+use super::source::{Node, Source};
 use crate::limits::DEPTH_MAX;
 use crate::{Document, RawField, RowRef, Value};
 
@@ -45,7 +45,7 @@ pub fn from_row<'de, T: Deserialize<'de>>(row: RowRef<'de>) -> Result<T, SerdeEr
 
 /// Returns what one field of a row says, as a `T` that may borrow from it; paths start at the field. spec: J-40
 pub fn from_field<'de, T: Deserialize<'de>>(field: RawField<'de>) -> Result<T, SerdeError> {
-    T::deserialize(ValueDeserializer::new(Encoded::from(field), 1)).map_err(SerdeError::finish)
+    T::deserialize(FieldDeserializer::new(field)).map_err(SerdeError::finish)
 }
 
 /// Deserialises from one value.

@@ -20,7 +20,7 @@ use crate::value::scalar::{
 use crate::value::sequence::{Items, Sequence};
 use crate::value::table::TableIndex;
 use crate::varint::read_uvarint;
-use crate::{RowRef, Shape};
+use crate::{RawField, RowRef, Shape};
 
 /// A whole row.
 pub(super) struct RowDeserializer<'de> {
@@ -42,7 +42,12 @@ impl<'de> Deserializer<'de> for RowDeserializer<'de> {
 
     #[inline]
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
-        visitor.visit_map(FieldsAccess { shape: self.row.shape(), at: 0, items: self.row.sequence().items(), value: None })
+        visitor.visit_map(FieldsAccess {
+            shape: self.row.shape(),
+            at: 0,
+            items: self.row.sequence().items(),
+            value: None,
+        })
     }
 
     #[inline]
@@ -161,7 +166,7 @@ impl<'de> MapAccess<'de> for FieldsAccess<'de> {
         let Some((tag, payload)) = self.value.take() else {
             return Err(SerdeError::custom("a map's value was asked for before its key; call next_key first"));
         };
-        let field = FieldDeserializer { tag, payload, table: true, depth: 1 };
+        let field = FieldDeserializer::new(RawField { tag, payload });
         seed.deserialize(field).map_err(|error| error.prepend_key(self.shape.name(self.at - 1)))
     }
 
@@ -171,7 +176,7 @@ impl<'de> MapAccess<'de> for FieldsAccess<'de> {
 }
 
 /// One field, or an item of a list without maps.
-struct FieldDeserializer<'de> {
+pub(super) struct FieldDeserializer<'de> {
     tag: u8,
     payload: &'de [u8],
     /// Whether a container has a table of keys in front: an item's is that of the list, which is empty.
@@ -181,6 +186,10 @@ struct FieldDeserializer<'de> {
 }
 
 impl<'de> FieldDeserializer<'de> {
+    pub(super) fn new(field: RawField<'de>) -> Self {
+        Self { tag: field.tag, payload: field.payload, table: true, depth: 1 }
+    }
+
     /// The long way.
     #[cold]
     fn general(self) -> ValueDeserializer<'de, Encoded<'de>> {
@@ -311,7 +320,9 @@ impl<'de> Deserializer<'de> for FieldDeserializer<'de> {
         match name {
             native::TIMESTAMP if self.tag & 0xf0 == TAG_TIMESTAMP => visitor.visit_i64(trusted_timestamp(self.payload)),
             native::UUID if self.tag == TAG_UUID && self.payload.len() == 16 => visitor.visit_bytes(self.payload),
-            native::TIMESTAMP | native::UUID | native::VALUE => self.general().deserialize_newtype_struct(name, visitor),
+            native::TIMESTAMP | native::UUID | native::VALUE => {
+                self.general().deserialize_newtype_struct(name, visitor)
+            }
             _ => visitor.visit_newtype_struct(self),
         }
     }

@@ -9,6 +9,7 @@
 use std::fmt::{self, Write as _};
 use std::ptr;
 
+use bytes::Bytes;
 use serde::ser::{self, Impossible, Serialize, Serializer};
 
 use super::error::{SerdeError, SerdeErrorKind};
@@ -23,6 +24,9 @@ use crate::{Row, Shape};
 
 /// Kinds of struct that an encoder remembers.
 const PLANS_MAX: usize = 64;
+
+/// Memory for payloads that an encoder keeps from one row to the next.
+const KEPT_BYTES: usize = 64 << 10;
 
 /// Encodes Rust structs as rows, and keeps what it learns of their types and the memory that it needs.
 ///
@@ -85,7 +89,11 @@ impl RowEncoder {
         self.fields.clear();
         self.parts.heap.clear();
         self.parts.ends.clear();
-        match it.serialize(Whole(&mut *self)).and_then(|()| self.assemble(body)) {
+        let direct = it.serialize(Whole(&mut *self)).and_then(|()| self.assemble(body));
+        if self.parts.heap.capacity() > KEPT_BYTES {
+            self.parts.heap = Vec::new();
+        }
+        match direct {
             Ok(shape) => Ok(shape),
             Err(Elsewhere) => {
                 let like = self.plans.first().map(|plan| plan.shape.clone()).unwrap_or_default();
@@ -95,6 +103,13 @@ impl RowEncoder {
                 Ok(row.shape().clone())
             }
         }
+    }
+
+    /// Returns the row that `it` is, which must serialise as a struct or a map. spec: J-40
+    pub fn encode_row<T: Serialize + ?Sized>(&mut self, it: &T) -> Result<Row, SerdeError> {
+        let mut body = Vec::new();
+        let shape = self.encode(it, &mut body)?;
+        Ok(Row::trusted(shape, Bytes::from(body)))
     }
 
     /// Brings the fields into their order.

@@ -231,10 +231,34 @@ pub(crate) fn trusted_scalar(tag: u8, payload: &[u8]) -> Option<ValueRef<'_>> {
 pub(crate) fn check_scalar(tag: u8, payload: &[u8]) -> Result<bool, DecodeError> {
     // What is most common first, and without making anything of it.
     match tag {
-        TAG_TEXT if payload.is_ascii() => Ok(true),
-        TAG_ARRAY | TAG_MAP => Ok(false),
+        TAG_TEXT if is_ascii(payload) => Ok(true),
         0x10..=0x1f | TAG_NULL..=TAG_TRUE if payload.is_empty() => Ok(true),
+        0x21..=0x28 if payload.len() == usize::from(tag & 0xf) && is_shortest(payload) => Ok(true),
+        TAG_ARRAY | TAG_MAP => Ok(false),
         _ => decode_scalar(tag, payload).map(|_| true),
+    }
+}
+
+/// As the standard library's, which goes byte by byte where there are few.
+#[inline]
+fn is_ascii(text: &[u8]) -> bool {
+    let (words, rest) = text.as_chunks::<8>();
+    let mut high = words.iter().fold(0, |high, word| high | u64::from_le_bytes(*word));
+    high |= match text.last_chunk::<8>() {
+        Some(last) => u64::from_le_bytes(*last),
+        None => rest.iter().fold(0, |high, &byte| high | u64::from(byte)),
+    };
+    high & 0x8080_8080_8080_8080 == 0
+}
+
+/// Whether an integer of one to eight bytes needs them all, and does not fit into a tag (spec: V-8).
+#[inline]
+fn is_shortest(payload: &[u8]) -> bool {
+    match payload {
+        [one] => !(-8..=7).contains(&(*one as i8)),
+        // The last byte only repeats the sign of the one before.
+        [.., before, last] => *last as i8 != *before as i8 >> 7,
+        [] => false,
     }
 }
 

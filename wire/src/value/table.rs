@@ -22,11 +22,6 @@ pub(crate) struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// Returns the table without keys and shapes.
-    pub(crate) const fn empty() -> Self {
-        Self { raw: &[0, 0], keys: &[], shapes: &[], key_count: 0, shape_count: 0 }
-    }
-
     /// Splits a container payload into its table and its node, without checking the rules of the table.
     pub(crate) fn split(payload: &'a [u8]) -> Result<(Self, &'a [u8]), DecodeError> {
         let mut reader = Reader::new(payload);
@@ -83,9 +78,9 @@ impl<'a> Table<'a> {
         Some((count, reader.rest()))
     }
 
-    /// Returns the index over this table.
-    pub(crate) fn index(&self) -> Result<TableIndex<'a>, DecodeError> {
-        TableIndex::read(&mut Reader::new(self.raw))
+    /// Returns the bytes of the table.
+    pub(crate) const fn raw(&self) -> &'a [u8] {
+        self.raw
     }
 }
 
