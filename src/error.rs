@@ -115,6 +115,9 @@ impl From<wire::EncodeError> for Error {
 
 impl From<wire::serde::SerdeError> for Error {
     fn from(e: wire::serde::SerdeError) -> Self {
+        if matches!(e.kind, wire::serde::SerdeErrorKind::Encode(_)) {
+            return Self::with(ErrorKind::Limit, "the document cannot be encoded", e);
+        }
         Self::with(ErrorKind::Type, "the document does not fit the Rust type", e)
     }
 }

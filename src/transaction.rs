@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use blazedb_engine::{Durability, TreeId, WriteTransaction};
 use blazedb_sync::{BoxReason, DocState, OpContext, Record, TransactionSize};
+use blazedb_wire::serde::RowEncoder;
 use blazedb_wire::{Document, DocumentId, Key, MergeKind, Op, OpId, OpKind, ReplicaId, Row, Shape};
 use bytes::Bytes;
 use parking_lot::RwLockReadGuard;
@@ -368,9 +369,19 @@ pub(crate) fn encode_state(
     Ok(out)
 }
 
+thread_local! {
+    /// Knows the types that this thread writes.
+    static ENCODER: RefCell<RowEncoder> = RefCell::default();
+}
+
 /// Returns the fields of a document as a row; an error names the field.
 pub(crate) fn to_row<T: Serialize>(document: &T) -> Result<Row, Error> {
-    Ok(Row::encode(&blazedb_wire::serde::to_document(document)?)?)
+    let encode = |encoder: &mut RowEncoder| Ok(encoder.encode_row(document)?);
+    ENCODER.with(|encoder| match encoder.try_borrow_mut() {
+        Ok(mut encoder) => encode(&mut encoder),
+        // A type that writes documents while it is serialised.
+        Err(_) => encode(&mut RowEncoder::default()),
+    })
 }
 
 pub(crate) fn from_row<T: DeserializeOwned>(row: &Row) -> Result<T, Error> {

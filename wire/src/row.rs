@@ -38,9 +38,10 @@ pub struct RawField<'a> {
     pub payload: &'a [u8],
 }
 
-impl RawField<'_> {
+impl<'a> RawField<'a> {
     /// Reads the field; it must come from a valid row.
-    pub fn value(&self) -> ValueRef<'_> {
+    #[inline]
+    pub fn value(&self) -> ValueRef<'a> {
         ValueRef::trusted(self.tag, self.payload)
     }
 }
@@ -176,7 +177,7 @@ impl<'a> RowRef<'a> {
         self.shape.is_empty()
     }
 
-    fn sequence(&self) -> Sequence<'a> {
+    pub(crate) fn sequence(&self) -> Sequence<'a> {
         Sequence::split(self.shape.len(), self.body, 0).unwrap_or_default()
     }
 
@@ -188,9 +189,10 @@ impl<'a> RowRef<'a> {
 
     /// Iterates over tags and payloads, by ascending name.
     pub fn fields(&self) -> impl ExactSizeIterator<Item = RawField<'a>> + use<'a> {
-        let sequence = self.sequence();
-        (0..self.len()).map(move |index| {
-            sequence.item(index).map_or_else(RawField::default, |(tag, payload)| RawField { tag, payload })
+        let mut items = self.sequence().items();
+        (0..self.len()).map(move |_| {
+            let (tag, payload) = items.next().unwrap_or_default();
+            RawField { tag, payload }
         })
     }
 

@@ -11,6 +11,9 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
+/// In a shape of at most so many names one is found by looking at all: most differ in length, or in their first byte.
+const SCANNED_MAX: usize = 16;
+
 /// The sorted, unique field names of a row. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct Shape(Option<Arc<Names>>);
@@ -107,6 +110,9 @@ impl Shape {
     /// Returns where `name` stands, if it does.
     pub fn index_of(&self, name: &str) -> Option<usize> {
         let names = self.0.as_ref()?;
+        if names.ends.len() <= SCANNED_MAX {
+            return names.scan(name.as_bytes());
+        }
         let (mut low, mut high) = (0, names.ends.len());
         while low < high {
             let middle = low.midpoint(high);
@@ -170,6 +176,21 @@ impl Shape {
 }
 
 impl Names {
+    /// Looks at one name after the other.
+    #[inline]
+    fn scan(&self, name: &[u8]) -> Option<usize> {
+        let text = self.text.as_bytes();
+        let mut start = 0;
+        for (index, &end) in self.ends.iter().enumerate() {
+            let end = end as usize;
+            if end - start == name.len() && text.get(start..end) == Some(name) {
+                return Some(index);
+            }
+            start = end;
+        }
+        None
+    }
+
     #[inline]
     fn get(&self, index: usize) -> Option<&str> {
         let end = *self.ends.get(index)? as usize;

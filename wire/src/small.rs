@@ -7,6 +7,12 @@ pub(crate) struct Small<T, const N: usize> {
     spill: Vec<T>,
 }
 
+impl<T: Copy + Default, const N: usize> Default for Small<T, N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T: Copy + Default, const N: usize> Small<T, N> {
     pub(crate) fn new() -> Self {
         Self { inline: [T::default(); N], len: 0, spill: Vec::new() }

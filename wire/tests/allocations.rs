@@ -298,3 +298,44 @@ fn a_bomb_allocates_no_more_than_it_names() {
         assert!(allocated <= named as usize + 1024, "{codec:?}: {allocated}");
     }
 }
+
+#[test]
+fn a_struct_goes_to_a_row_and_back_without_an_allocation_of_its_own() {
+    #[derive(serde::Serialize, serde::Deserialize, PartialEq, Debug)]
+    struct Ticket<'a> {
+        title: &'a str,
+        priority: i64,
+        score: f64,
+        done: bool,
+        #[serde(with = "tags")]
+        tags: [u64; 3],
+        at: Option<blazedb_wire::Timestamp>,
+    }
+    mod tags {
+        pub(super) fn serialize<S: serde::Serializer>(tags: &[u64; 3], s: S) -> Result<S::Ok, S::Error> {
+            serde::Serialize::serialize(&tags[..], s)
+        }
+        pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(d: D) -> Result<[u64; 3], D::Error> {
+            serde::Deserialize::deserialize(d)
+        }
+    }
+    let ticket = Ticket {
+        title: "water the plants",
+        priority: 300,
+        score: 0.1,
+        done: true,
+        tags: [1, 20, 300],
+        at: Some(blazedb_wire::Timestamp(1_700_000_000_000_000)),
+    };
+    let mut encoder = blazedb_wire::serde::RowEncoder::default();
+    let mut body = Vec::new();
+    let shape = encoder.encode(&ticket, &mut body).expect("small");
+    body.clear();
+    let (bytes, again) = count(|| encoder.encode(&ticket, &mut body).expect("small"));
+    assert_eq!((bytes, &again), (0, &shape));
+    let (bytes, read) = count(|| {
+        let row = RowRef::decode(&shape, &body).expect("our own");
+        blazedb_wire::serde::from_row::<Ticket<'_>>(row).expect("our own")
+    });
+    assert_eq!((bytes, &read), (0, &ticket));
+}

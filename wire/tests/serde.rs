@@ -6,7 +6,7 @@ use std::fmt::Debug;
 
 use blazedb_wire::json::parse_document;
 use blazedb_wire::serde::{
-    SerdeError, SerdeErrorKind, from_document, from_field, from_row, from_value, to_document, to_value,
+    RowEncoder, SerdeError, SerdeErrorKind, from_document, from_field, from_row, from_value, to_document, to_value,
 };
 use blazedb_wire::{Document, EncodeError, Row, Timestamp, Uuid, Value};
 use serde::de::DeserializeOwned;
@@ -26,6 +26,20 @@ fn there_and_back<T: Serialize + DeserializeOwned + PartialEq + Debug>(it: T, st
     let document: Document = [("field", stored)].into_iter().collect();
     let row = Row::encode(&document).expect("a small row");
     assert_eq!(from_field::<T>(row.as_ref().field(0)).as_ref(), Ok(&it));
+    // The direct way makes the same bytes, whatever it was used for before, and reads them.
+    let it = Field { field: it };
+    let mut encoder = RowEncoder::default();
+    for _ in 0..2 {
+        assert_eq!(encoder.encode_row(&it).as_ref(), Ok(&row));
+        encoder.encode_row(&everything()).expect("a document");
+    }
+    assert_eq!(from_row::<Field<T>>(row.as_ref()).as_ref(), Ok(&it));
+}
+
+/// A document of one field.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Field<T> {
+    field: T,
 }
 
 /// Reading a `T` from `stored` fails at `path` with an error whose words contain `words`, owned and encoded alike.
@@ -37,6 +51,8 @@ fn refuses<T: DeserializeOwned + Debug>(stored: impl Into<Value>, path: &str, wo
     let document: Document = [("field", stored)].into_iter().collect();
     let row = Row::encode(&document).expect("a small row");
     assert_eq!(from_field::<T>(row.as_ref().field(0)).expect_err("a value that does not fit"), error);
+    let inside = from_row::<Field<T>>(row.as_ref()).expect_err("a value that does not fit");
+    assert_eq!((inside.path, &inside.kind), (error.path.replacen('$', "$.field", 1), &error.kind));
     error.kind
 }
 
@@ -562,4 +578,93 @@ fn a_value_of_many_shapes_comes_back() {
     assert_eq!(maps.len(), 8000);
     assert_eq!(maps[7999], HashMap::from([("f9f".to_owned(), 7999), ("m".to_owned(), 2)]));
     assert_eq!(from_row::<Document>(row.as_ref()), Ok(document));
+}
+
+/// Says that it has three items and has `n`.
+struct Liar(usize);
+
+impl Serialize for Liar {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeSeq;
+        let mut items = serializer.serialize_seq(Some(3))?;
+        (0..self.0).try_for_each(|n| items.serialize_element(&n))?;
+        items.end()
+    }
+}
+
+/// Wants to be written in one way and says so.
+struct Refuses;
+
+impl Serialize for Refuses {
+    fn serialize<S: Serializer>(&self, _serializer: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("not today"))
+    }
+}
+
+#[test]
+fn the_direct_way_agrees_with_the_one_through_a_document() {
+    #[derive(Clone, Serialize)]
+    struct Skips {
+        z: u8,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        m: Option<&'static str>,
+        a: Vec<Vec<f32>>,
+    }
+    #[derive(Serialize)]
+    struct Twice {
+        #[serde(rename = "same")]
+        one: u8,
+        #[serde(rename = "same")]
+        two: u8,
+    }
+    #[derive(Serialize)]
+    struct Flat {
+        before: u8,
+        #[serde(flatten)]
+        rest: BTreeMap<String, u64>,
+    }
+    #[derive(Serialize)]
+    struct Nothing {}
+    fn agree<T: Serialize>(encoder: &mut RowEncoder, it: &T) {
+        let through = to_document(it).and_then(|document| {
+            let row = Row::encode(&document);
+            row.map_err(|error| SerdeError { path: "$".into(), kind: SerdeErrorKind::Encode(error) })
+        });
+        let mut body = b"before".to_vec();
+        let direct = encoder.encode(it, &mut body);
+        match (&through, &direct) {
+            (Ok(row), Ok(shape)) => {
+                assert_eq!((row.shape(), &b"before"[..], &row.body()[..]), (shape, &body[..6], &body[6..]));
+            }
+            _ => assert_eq!((through.as_ref().err(), &body[..]), (direct.as_ref().err(), &b"before"[..])),
+        }
+    }
+    let mut encoder = RowEncoder::default();
+    for _ in 0..2 {
+        let skips = Skips { z: 1, m: None, a: vec![vec![], vec![0.5, -1.0], vec![0.1]] };
+        agree(&mut encoder, &skips);
+        agree(&mut encoder, &Skips { m: Some("there"), ..skips.clone() });
+        agree(&mut encoder, &Some(Skips { a: vec![], ..skips }));
+        agree(&mut encoder, &Twice { one: 1, two: 2 });
+        agree(&mut encoder, &Flat { before: 1, rest: [("a".to_owned(), u64::MAX), ("z".to_owned(), 0)].into() });
+        agree(&mut encoder, &Nothing {});
+        (0..5).for_each(|n| agree(&mut encoder, &Field { field: Liar(n) }));
+        agree(&mut encoder, &Field { field: Refuses });
+        agree(&mut encoder, &Field { field: (u128::MAX, 1) });
+        agree(&mut encoder, &Field { field: i128::from(i64::MIN) });
+        agree(&mut encoder, &Field { field: vec![0_u8; 70_000] });
+        agree(&mut encoder, &Field { field: "x".repeat(1 << 20) });
+        agree(&mut encoder, &Field { field: "x".repeat((1 << 20) + 1) });
+        agree(&mut encoder, &Field { field: ["x".repeat(600 << 10), "x".repeat(600 << 10)] });
+        let nest = |depth: usize| (1..depth).fold(Value::Array(vec![]), |inner, _| Value::Array(vec![inner]));
+        (30..35).for_each(|depth| agree(&mut encoder, &Field { field: nest(depth) }));
+        agree(&mut encoder, &(1, 2));
+        agree(&mut encoder, &Timestamp(5));
+        agree(&mut encoder, &Shape::Circle(1.0));
+    }
+    // More types than an encoder remembers.
+    for n in 0..100_u64 {
+        let names: BTreeMap<String, u64> = (0..=n).map(|i| (i.to_string(), i)).collect();
+        agree(&mut encoder, &Flat { before: 0, rest: names });
+    }
 }

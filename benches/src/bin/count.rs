@@ -32,7 +32,7 @@ use blazedb_engine::env::{FileStorage, SeededEntropy, StepClock};
 use blazedb_engine::testing::PageBench;
 use blazedb_engine::{Durability, Env, Memory, Options, Store, TreeId, WriteTransaction};
 use blazedb_wire::Row;
-use blazedb_wire::serde::{from_row, to_document};
+use blazedb_wire::serde::{RowEncoder, from_row, to_document};
 use serde::{Deserialize, Serialize};
 
 type Failure = Box<dyn Error>;
@@ -392,8 +392,11 @@ fn cycle<T>(things: &[T], times: usize, mut each: impl FnMut(&T) -> Result<(), F
 }
 
 fn encode_struct(times: usize) -> Result<(), Failure> {
+    let (mut encoder, mut out) = (RowEncoder::default(), Vec::with_capacity(4096));
     cycle(&tickets(), times, |ticket| {
-        black_box(Row::encode(&to_document(black_box(ticket))?)?);
+        out.clear();
+        black_box(encoder.encode(black_box(ticket), &mut out)?);
+        black_box(&out);
         Ok(())
     })
 }

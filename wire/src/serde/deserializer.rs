@@ -12,8 +12,9 @@ use serde::de::{
 };
 
 use super::error::{SerdeError, SerdeErrorKind};
+use super::fields::{FieldDeserializer, RowDeserializer};
 use super::native::{self, Native};
-use super::source::{Encoded, Node, Source};
+use super::source::{Node, Source};
 use crate::limits::DEPTH_MAX;
 use crate::{Document, RawField, RowRef, Value};
 
@@ -39,16 +40,16 @@ pub fn from_document<T: de::DeserializeOwned>(document: Document) -> Result<T, S
 
 /// Returns what `row` says, as a `T` whose `&str` and `&[u8]` borrow from the row's bytes. spec: J-40
 pub fn from_row<'de, T: Deserialize<'de>>(row: RowRef<'de>) -> Result<T, SerdeError> {
-    T::deserialize(ValueDeserializer::new(row, 0)).map_err(SerdeError::finish)
+    T::deserialize(RowDeserializer::new(row)).map_err(SerdeError::finish)
 }
 
 /// Returns what one field of a row says, as a `T` that may borrow from it; paths start at the field. spec: J-40
 pub fn from_field<'de, T: Deserialize<'de>>(field: RawField<'de>) -> Result<T, SerdeError> {
-    T::deserialize(ValueDeserializer::new(Encoded::from(field), 1)).map_err(SerdeError::finish)
+    T::deserialize(FieldDeserializer::new(field)).map_err(SerdeError::finish)
 }
 
 /// Deserialises from one value.
-struct ValueDeserializer<'de, S: Source<'de>> {
+pub(super) struct ValueDeserializer<'de, S: Source<'de>> {
     held: Held<'de, S>,
     /// The depth of this value, were it a container.
     depth: usize,
@@ -61,7 +62,7 @@ enum Held<'de, S: Source<'de>> {
 }
 
 impl<'de, S: Source<'de>> ValueDeserializer<'de, S> {
-    fn new(source: S, depth: usize) -> Self {
+    pub(super) fn new(source: S, depth: usize) -> Self {
         Self { held: Held::Closed(source), depth }
     }
 
@@ -367,8 +368,8 @@ where
 }
 
 /// A map key: text, or what its text form says. spec: J-43
-struct KeyDeserializer<'k, 'de> {
-    name: &'k Cow<'de, str>,
+pub(super) struct KeyDeserializer<'k, 'de> {
+    pub(super) name: &'k Cow<'de, str>,
 }
 
 /// Reads a number from its one text form, so that one number is one key.

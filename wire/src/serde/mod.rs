@@ -1,6 +1,6 @@
 //! The serde bridge: Rust types to values and back.
 //!
-//! [`to_document`] and [`to_value`] take any `Serialize`; [`from_document`] and [`from_value`] give any
+//! [`RowEncoder`] takes a struct straight to a row; [`to_document`] and [`to_value`] take any `Serialize`; [`from_document`] and [`from_value`] give any
 //! `Deserialize`; [`from_row`] and [`from_field`] read straight from encoded bytes, so that `&str` and `&[u8]`
 //! fields borrow from them. `Value`, `Document`, `Timestamp` and `Uuid` implement both traits: between this
 //! Serializer and this Deserializer they keep their types, in other formats they take a readable form (RFC 3339
@@ -27,10 +27,13 @@
 
 mod deserializer;
 mod error;
+mod fields;
 mod native;
+mod rows;
 mod serializer;
 mod source;
 
 pub use self::deserializer::{from_document, from_field, from_row, from_value};
 pub use self::error::{SerdeError, SerdeErrorKind};
+pub use self::rows::RowEncoder;
 pub use self::serializer::{to_document, to_value};

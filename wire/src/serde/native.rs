@@ -20,6 +20,14 @@ pub(super) const UUID: &str = "$blaze::Uuid";
 pub(super) const BYTES: &str = "$blaze::Bytes";
 /// Asks our Deserializer for a value with its type, whatever it is; [`NATIVE`] lists what then comes as an enum.
 pub(super) const VALUE: &str = "$blaze::Value";
+
+/// Whether a newtype struct of this name is one of ours.
+#[inline]
+pub(super) fn is_native(name: &str) -> bool {
+    // Nobody else's name begins like this, and most do not need to be looked at further.
+    name.as_bytes().first() == Some(&b'$') && [TIMESTAMP, UUID, BYTES].contains(&name)
+}
+
 /// The types that an enum carries to the visitor of a [`Value`], because serde has no method for them.
 const NATIVE: &[&str] = &[TIMESTAMP, UUID];
 

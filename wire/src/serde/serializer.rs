@@ -210,7 +210,7 @@ impl Serializer for ValueSerializer {
         name: &'static str,
         value: &T,
     ) -> Result<Value, SerdeError> {
-        if ![native::TIMESTAMP, native::UUID, native::BYTES].contains(&name) {
+        if !native::is_native(name) {
             return value.serialize(self);
         }
         let content = value.serialize(Self { readable: false, ..self })?;

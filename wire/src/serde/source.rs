@@ -7,7 +7,7 @@ use std::rc::Rc;
 use crate::value::scalar::{TAG_ARRAY, decode_scalar};
 use crate::value::sequence::Sequence;
 use crate::value::table::{Table, TableIndex};
-use crate::{RawField, Reader, RowRef, Timestamp, Uuid, Value, ValueRef};
+use crate::{Reader, RowRef, Timestamp, Uuid, Value, ValueRef};
 
 /// Something that is one value.
 pub(super) trait Source<'de>: Sized {
@@ -75,19 +75,17 @@ pub(super) struct Encoded<'de> {
     table: Option<Rc<TableIndex<'de>>>,
 }
 
-impl<'de> From<RawField<'de>> for Encoded<'de> {
-    fn from(field: RawField<'de>) -> Self {
-        Self { tag: field.tag, payload: field.payload, table: None }
-    }
-}
-
 impl<'de> Encoded<'de> {
+    pub(super) fn new(tag: u8, payload: &'de [u8], table: Option<Rc<TableIndex<'de>>>) -> Self {
+        Self { tag, payload, table }
+    }
+
     fn container(self) -> Option<Node<'de, Self>> {
         let (table, node) = match self.table {
             Some(table) => (table, self.payload),
             None => {
                 let (table, node) = Table::split(self.payload).ok()?;
-                (Rc::new(table.index().ok()?), node)
+                (Rc::new(TableIndex::read(&mut Reader::new(table.raw())).ok()?), node)
             }
         };
         let mut reader = Reader::new(node);
@@ -193,7 +191,8 @@ impl<'de> Iterator for RowEntries<'de> {
         }
         let at = self.at;
         self.at += 1;
-        Some((Cow::Borrowed(self.row.shape().name(at)), self.row.field(at).into()))
+        let field = self.row.field(at);
+        Some((Cow::Borrowed(self.row.shape().name(at)), Encoded::new(field.tag, field.payload, None)))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -3,7 +3,7 @@
 //! Nothing is decoded before it is asked for. Over bytes that were not validated the getters still do not panic: what
 //! makes no sense reads as null.
 
-use super::scalar::{TAG_ARRAY, decode_scalar};
+use super::scalar::{TAG_ARRAY, decode_scalar, trusted_scalar};
 use super::sequence::Sequence;
 use super::table::{Table, TableIndex};
 use super::validate::validate_value;
@@ -50,38 +50,43 @@ impl<'a> ValueRef<'a> {
     /// Reads the value of a top-level field that was validated before.
     #[inline]
     pub(crate) fn trusted(tag: u8, payload: &'a [u8]) -> Self {
-        match decode_scalar(tag, payload) {
-            Ok(Some(value)) => value,
-            Ok(None) => Self::open(tag, payload).unwrap_or(Self::Null),
-            Err(_) => Self::Null,
+        match trusted_scalar(tag, payload) {
+            Some(value) => value,
+            None => Self::open(tag, payload).unwrap_or(Self::Null),
         }
     }
 
     fn open(tag: u8, payload: &'a [u8]) -> Option<Self> {
+        // A list without maps, which has an empty table.
+        if let [0, 0, node @ ..] = payload {
+            return Self::node(&payload[..2], tag, node);
+        }
         let (table, node) = Table::split(payload).ok()?;
-        Self::node(table, tag, node)
+        Self::node(table.raw(), tag, node)
     }
 
     /// Reads the head of a container node.
-    fn node(table: Table<'a>, tag: u8, node: &'a [u8]) -> Option<Self> {
+    fn node(table: &'a [u8], tag: u8, node: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(node);
         let head = reader.uvarint().ok()?;
         if tag == TAG_ARRAY {
-            let items = Sequence::split(usize::try_from(head).ok()?, reader.rest(), 0).ok()?;
-            return Some(Self::Array(ArrayRef { table, items }));
+            let (len, body) = (usize::try_from(head).ok()?, reader.rest());
+            Sequence::split(len, body, 0).ok()?;
+            return Some(Self::Array(ArrayRef { table, body, len }));
         }
-        let (count, places) = table.shape(head)?;
-        let items = Sequence::split(count, reader.rest(), 0).ok()?;
-        Some(Self::Map(MapRef { table, places, items }))
+        let (len, places) = Table::split(table).ok()?.0.shape(head)?;
+        let body = reader.rest();
+        Sequence::split(len, body, 0).ok()?;
+        Some(Self::Map(MapRef { table, places, body, len }))
     }
 
     /// Reads an item of a container.
-    fn item(table: Table<'a>, items: &Sequence<'a>, index: usize) -> Option<Self> {
-        let (tag, payload) = items.item(index)?;
-        match decode_scalar(tag, payload) {
-            Ok(Some(value)) => Some(value),
-            Ok(None) => Self::node(table, tag, payload),
-            Err(_) => None,
+    #[inline]
+    fn item(table: &'a [u8], item: (u8, &'a [u8])) -> Self {
+        let (tag, payload) = item;
+        match trusted_scalar(tag, payload) {
+            Some(value) => value,
+            None => Self::node(table, tag, payload).unwrap_or(Self::Null),
         }
     }
 
@@ -118,34 +123,42 @@ impl Value {
 /// Values in order, borrowed.
 #[derive(Clone, Copy)]
 pub struct ArrayRef<'a> {
-    table: Table<'a>,
-    items: Sequence<'a>,
+    /// The key table of the field's value.
+    table: &'a [u8],
+    /// The body of the sequence, and how many items it has.
+    body: &'a [u8],
+    len: usize,
 }
 
 impl<'a> ArrayRef<'a> {
     /// Returns the number of items.
     pub const fn len(&self) -> usize {
-        self.items.len()
+        self.len
     }
 
     /// Returns true if there is no item.
     pub const fn is_empty(&self) -> bool {
-        self.items.len() == 0
+        self.len == 0
+    }
+
+    fn items(&self) -> Sequence<'a> {
+        Sequence::split(self.len, self.body, 0).unwrap_or_default()
     }
 
     /// Returns the item at `index`, in constant time for all but maps, whose shape is looked up.
     pub fn get(&self, index: usize) -> Option<ValueRef<'a>> {
-        (index < self.len()).then(|| ValueRef::item(self.table, &self.items, index).unwrap_or(ValueRef::Null))
+        self.items().item(index).map(|item| ValueRef::item(self.table, item))
     }
 
     /// Iterates over the items.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = ValueRef<'a>> + use<'a> {
-        let array = *self;
-        (0..array.len()).map(move |index| array.get(index).unwrap_or(ValueRef::Null))
+        let table = self.table;
+        self.items().items().map(move |item| ValueRef::item(table, item))
     }
 
     fn to_value(self) -> Value {
-        self.table.index().map_or(Value::Null, |table| own_array(&table, &self.items, 1))
+        let index = TableIndex::read(&mut Reader::new(self.table));
+        index.map_or(Value::Null, |table| own_array(&table, &self.items(), 1))
     }
 }
 
@@ -155,21 +168,32 @@ impl<'a> ArrayRef<'a> {
 /// it with `to_value` is linear.
 #[derive(Clone, Copy)]
 pub struct MapRef<'a> {
-    table: Table<'a>,
+    /// The key table of the field's value.
+    table: &'a [u8],
     /// The places of the keys of this map's shape, and what follows them in the table.
     places: &'a [u8],
-    items: Sequence<'a>,
+    /// The body of the sequence, and how many items it has.
+    body: &'a [u8],
+    len: usize,
 }
 
 impl<'a> MapRef<'a> {
     /// Returns the number of fields.
     pub const fn len(&self) -> usize {
-        self.items.len()
+        self.len
     }
 
     /// Returns true if there is no field.
     pub const fn is_empty(&self) -> bool {
-        self.items.len() == 0
+        self.len == 0
+    }
+
+    fn items(&self) -> Sequence<'a> {
+        Sequence::split(self.len, self.body, 0).unwrap_or_default()
+    }
+
+    fn table(&self) -> Table<'a> {
+        Table::split(self.table).map(|(table, _)| table).unwrap_or_default()
     }
 
     fn places(&self) -> impl Iterator<Item = u64> + use<'a> {
@@ -178,12 +202,12 @@ impl<'a> MapRef<'a> {
     }
 
     fn value(&self, index: usize) -> ValueRef<'a> {
-        ValueRef::item(self.table, &self.items, index).unwrap_or(ValueRef::Null)
+        self.items().item(index).map_or(ValueRef::Null, |item| ValueRef::item(self.table, item))
     }
 
     /// Returns the value of a field.
     pub fn get(&self, name: &str) -> Option<ValueRef<'a>> {
-        let wanted = self.table.find_key(name)?;
+        let wanted = self.table().find_key(name)?;
         let index = self.places().position(|place| place == wanted)?;
         Some(self.value(index))
     }
@@ -191,7 +215,7 @@ impl<'a> MapRef<'a> {
     /// Returns name and value of the field at `index`, by ascending name; past the last field an empty name and null.
     pub fn get_index(&self, index: usize) -> (&'a str, ValueRef<'a>) {
         let place = self.places().nth(index).and_then(|place| usize::try_from(place).ok());
-        let name = place.and_then(|place| self.table.keys().nth(place));
+        let name = place.and_then(|place| self.table().keys().nth(place));
         name.map_or(("", ValueRef::Null), |name| (name, self.value(index)))
     }
 
@@ -201,11 +225,13 @@ impl<'a> MapRef<'a> {
     /// value always does.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&'a str, ValueRef<'a>)> + use<'a> {
         let map = *self;
-        let all: Option<Vec<&str>> = (!map.places().is_sorted()).then(|| map.table.keys().collect());
+        let table = map.table();
+        let all: Option<Vec<&str>> = (!map.places().is_sorted()).then(|| table.keys().collect());
         let mut places = map.places();
-        let mut keys = map.table.keys();
+        let mut keys = table.keys();
+        let mut items = map.items().items();
         let mut passed = 0;
-        (0..map.len()).map(move |index| {
+        (0..map.len()).map(move |_| {
             let place = places.next().unwrap_or(u64::MAX);
             let name = match &all {
                 Some(all) => usize::try_from(place).ok().and_then(|place| all.get(place).copied()),
@@ -215,15 +241,15 @@ impl<'a> MapRef<'a> {
                     usize::try_from(skip).ok().and_then(|skip| keys.nth(skip))
                 }
             };
-            (name.unwrap_or_default(), map.value(index))
+            (name.unwrap_or_default(), items.next().map_or(ValueRef::Null, |item| ValueRef::item(map.table, item)))
         })
     }
 
     fn to_value(self) -> Value {
-        let Ok(table) = self.table.index() else { return Value::Null };
+        let Ok(table) = TableIndex::read(&mut Reader::new(self.table)) else { return Value::Null };
         let mut places = Vec::with_capacity(self.len());
         places.extend(self.places().map(|place| u32::try_from(place).unwrap_or(u32::MAX)));
-        own_map(&table, &places, &self.items, 1)
+        own_map(&table, &places, &self.items(), 1)
     }
 }
 

@@ -24,13 +24,24 @@ pub(crate) mod types {
 pub(crate) const TAG_ARRAY: u8 = types::ARRAY << 4;
 /// The tag of a map.
 pub(crate) const TAG_MAP: u8 = types::MAP << 4;
+/// The tag of null.
+pub(crate) const TAG_NULL: u8 = 0;
+/// The tag of false.
+pub(crate) const TAG_FALSE: u8 = 1;
+/// The tag of true.
+pub(crate) const TAG_TRUE: u8 = 2;
 const TAG_UNSIGNED: u8 = types::UNSIGNED << 4 | 8;
 const TAG_ZERO: u8 = types::FLOAT << 4;
 const TAG_FLOAT_32: u8 = types::FLOAT << 4 | 4;
 const TAG_FLOAT_64: u8 = types::FLOAT << 4 | 8;
-const TAG_UUID: u8 = types::UUID << 4;
-const TAG_TEXT: u8 = types::TEXT << 4;
-const TAG_BYTES: u8 = types::BYTES << 4;
+/// The upper half of the tags of a moment.
+pub(crate) const TAG_TIMESTAMP: u8 = types::TIMESTAMP << 4;
+/// The tag of a UUID.
+pub(crate) const TAG_UUID: u8 = types::UUID << 4;
+/// The tag of a text.
+pub(crate) const TAG_TEXT: u8 = types::TEXT << 4;
+/// The tag of a byte string.
+pub(crate) const TAG_BYTES: u8 = types::BYTES << 4;
 
 /// The one NaN (spec: V-11).
 const NAN_BITS: u32 = 0x7fc0_0000;
@@ -42,13 +53,13 @@ const fn signed_width(value: i64) -> usize {
 }
 
 /// Reads a two's complement of at most eight bytes.
+#[inline]
 fn signed(payload: &[u8]) -> i64 {
-    let negative = payload.last().is_some_and(|byte| byte & 0x80 != 0);
-    let mut bytes = [if negative { 0xff } else { 0 }; 8];
-    for (slot, byte) in bytes.iter_mut().zip(payload) {
-        *slot = *byte;
+    if let Ok(bytes) = payload.try_into() {
+        return i64::from_le_bytes(bytes);
     }
-    i64::from_le_bytes(bytes)
+    let sign = payload.last().map_or(0, |&byte| i64::from(byte as i8 >> 7));
+    payload.iter().take(8).rev().fold(sign, |value, &byte| value << 8 | i64::from(byte))
 }
 
 /// Returns the float as 32 bits if that loses nothing.
@@ -60,23 +71,13 @@ fn as_f32(value: f64) -> Option<f32> {
 /// Appends the payload of a value that is not a container and returns its tag; none for a container.
 pub(crate) fn encode_scalar(value: &Value, out: &mut Vec<u8>) -> Result<Option<u8>, EncodeError> {
     let tag = match value {
-        Value::Null => 0,
-        Value::Bool(false) => 1,
-        Value::Bool(true) => 2,
+        Value::Null => TAG_NULL,
+        Value::Bool(false) => TAG_FALSE,
+        Value::Bool(true) => TAG_TRUE,
         Value::I64(n) => encode_integer(*n, out),
-        Value::U64(n) => match i64::try_from(*n) {
-            Ok(n) => encode_integer(n, out),
-            Err(_) => {
-                out.extend_from_slice(&n.to_le_bytes());
-                TAG_UNSIGNED
-            }
-        },
+        Value::U64(n) => encode_unsigned(*n, out),
         Value::F64(x) => encode_float(*x, out),
-        Value::Timestamp(Timestamp(micros)) => {
-            let width = if *micros == 0 { 0 } else { signed_width(*micros) };
-            out.extend_from_slice(&micros.to_le_bytes()[..width]);
-            types::TIMESTAMP << 4 | width as u8
-        }
+        Value::Timestamp(Timestamp(micros)) => encode_timestamp(*micros, out),
         Value::Uuid(Uuid(bytes)) => {
             out.extend_from_slice(bytes);
             TAG_UUID
@@ -104,16 +105,46 @@ pub(crate) const fn check_size(len: usize) -> Result<(), EncodeError> {
     Ok(())
 }
 
-fn encode_integer(n: i64, out: &mut Vec<u8>) -> u8 {
+/// Appends the payload of an integer and returns its tag.
+#[inline]
+pub(crate) fn encode_integer(n: i64, out: &mut Vec<u8>) -> u8 {
     if (-8..=7).contains(&n) {
         return types::SMALL << 4 | (n as u8 & 0xf);
     }
     let width = signed_width(n);
-    out.extend_from_slice(&n.to_le_bytes()[..width]);
+    put_low(n, width, out);
     types::INTEGER << 4 | width as u8
 }
 
-fn encode_float(x: f64, out: &mut Vec<u8>) -> u8 {
+/// Appends the payload of an integer that is not negative and returns its tag.
+#[inline]
+pub(crate) fn encode_unsigned(n: u64, out: &mut Vec<u8>) -> u8 {
+    match i64::try_from(n) {
+        Ok(n) => encode_integer(n, out),
+        Err(_) => {
+            out.extend_from_slice(&n.to_le_bytes());
+            TAG_UNSIGNED
+        }
+    }
+}
+
+/// Appends the payload of a moment and returns its tag.
+pub(crate) fn encode_timestamp(micros: i64, out: &mut Vec<u8>) -> u8 {
+    let width = if micros == 0 { 0 } else { signed_width(micros) };
+    put_low(micros, width, out);
+    types::TIMESTAMP << 4 | width as u8
+}
+
+/// Appends the lowest `width` bytes: eight at once, and takes back what is too much.
+#[inline]
+fn put_low(n: i64, width: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(&n.to_le_bytes());
+    out.truncate(out.len() - (8 - width));
+}
+
+/// Appends the payload of a float and returns its tag.
+#[inline]
+pub(crate) fn encode_float(x: f64, out: &mut Vec<u8>) -> u8 {
     if x.to_bits() == 0 {
         return TAG_ZERO;
     }
@@ -154,6 +185,81 @@ const fn exact_len(payload: &[u8], wanted: usize) -> Result<(), DecodeError> {
 
 const fn not_canonical(rule: &'static str) -> DecodeError {
     DecodeError::new(0, DecodeErrorKind::NotCanonical(rule))
+}
+
+/// Returns a valid integer that an `i64` holds; none for other values.
+#[inline]
+pub(crate) fn trusted_integer(tag: u8, payload: &[u8]) -> Option<i64> {
+    match tag {
+        0x10..=0x1f => Some(i64::from((tag << 4) as i8 >> 4)),
+        0x21..=0x28 => Some(signed(payload)),
+        _ => None,
+    }
+}
+
+/// Returns a valid float; none for other values.
+#[inline]
+pub(crate) fn trusted_float(tag: u8, payload: &[u8]) -> Option<f64> {
+    match tag {
+        TAG_ZERO => Some(0.0),
+        TAG_FLOAT_32 => payload.try_into().ok().map(|bytes| f64::from(f32::from_le_bytes(bytes))),
+        TAG_FLOAT_64 => payload.try_into().ok().map(f64::from_le_bytes),
+        _ => None,
+    }
+}
+
+/// Returns a valid moment.
+#[inline]
+pub(crate) fn trusted_timestamp(payload: &[u8]) -> i64 {
+    signed(payload)
+}
+
+/// Reads a valid value that is not a container; none for a container. Over other bytes, what makes no sense is null.
+#[inline]
+pub(crate) fn trusted_scalar(tag: u8, payload: &[u8]) -> Option<ValueRef<'_>> {
+    if tag == TAG_TEXT {
+        return Some(std::str::from_utf8(payload).map_or(ValueRef::Null, ValueRef::Text));
+    }
+    if let Some(n) = trusted_integer(tag, payload) {
+        return Some(ValueRef::I64(n));
+    }
+    decode_scalar(tag, payload).unwrap_or(Some(ValueRef::Null))
+}
+
+/// Checks a value that is not a container as [`decode_scalar`] does; false for a container.
+#[inline]
+pub(crate) fn check_scalar(tag: u8, payload: &[u8]) -> Result<bool, DecodeError> {
+    // What is most common first, and without making anything of it.
+    match tag {
+        TAG_TEXT if is_ascii(payload) => Ok(true),
+        0x10..=0x1f | TAG_NULL..=TAG_TRUE if payload.is_empty() => Ok(true),
+        0x21..=0x28 if payload.len() == usize::from(tag & 0xf) && is_shortest(payload) => Ok(true),
+        TAG_ARRAY | TAG_MAP => Ok(false),
+        _ => decode_scalar(tag, payload).map(|_| true),
+    }
+}
+
+/// As the standard library's, which goes byte by byte where there are few.
+#[inline]
+fn is_ascii(text: &[u8]) -> bool {
+    let (words, rest) = text.as_chunks::<8>();
+    let mut high = words.iter().fold(0, |high, word| high | u64::from_le_bytes(*word));
+    high |= match text.last_chunk::<8>() {
+        Some(last) => u64::from_le_bytes(*last),
+        None => rest.iter().fold(0, |high, &byte| high | u64::from(byte)),
+    };
+    high & 0x8080_8080_8080_8080 == 0
+}
+
+/// Whether an integer of one to eight bytes needs them all, and does not fit into a tag (spec: V-8).
+#[inline]
+fn is_shortest(payload: &[u8]) -> bool {
+    match payload {
+        [one] => !(-8..=7).contains(&(*one as i8)),
+        // The last byte only repeats the sign of the one before.
+        [.., before, last] => *last as i8 != *before as i8 >> 7,
+        [] => false,
+    }
 }
 
 /// Reads a value that is not a container; none for a container. Offsets count from the payload.

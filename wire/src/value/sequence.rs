@@ -92,6 +92,42 @@ impl<'a> Sequence<'a> {
         Some((tag, self.heap.get(start..self.end(index))?))
     }
 
+    /// Calls `each` with tag, payload and place in the heap of every item, in order (spec: V-15).
+    #[inline]
+    pub(crate) fn check_each(
+        &self,
+        each: impl FnMut(u8, &'a [u8], usize) -> Result<(), DecodeError>,
+    ) -> Result<(), DecodeError> {
+        match self.width {
+            1 => self.check_each_of::<1>(each),
+            2 => self.check_each_of::<2>(each),
+            _ => self.check_each_of::<4>(each),
+        }
+    }
+
+    #[inline]
+    fn check_each_of<const W: usize>(
+        &self,
+        mut each: impl FnMut(u8, &'a [u8], usize) -> Result<(), DecodeError>,
+    ) -> Result<(), DecodeError> {
+        let (ends, _) = self.ends.as_chunks::<W>();
+        let mut start = 0;
+        for (index, &tag) in self.tags.iter().enumerate() {
+            let end = ends.get(index).map_or(self.heap.len(), |end| {
+                let mut bytes = [0; 4];
+                bytes[..W].copy_from_slice(end);
+                u32::from_le_bytes(bytes) as usize
+            });
+            let Some(payload) = self.heap.get(start..end) else {
+                let at = self.heap_at - (self.tags.len() - 1).saturating_sub(index) * W;
+                return Err(DecodeError::new(at, DecodeErrorKind::Order("V-15")));
+            };
+            each(tag, payload, self.heap_at + start)?;
+            start = end;
+        }
+        Ok(())
+    }
+
     /// Returns tag and payload of item `index`, which starts at `start`, and where it ends (spec: V-15).
     #[inline]
     pub(crate) fn checked_item(&self, index: usize, start: usize) -> Result<(u8, &'a [u8], usize), DecodeError> {
@@ -105,6 +141,45 @@ impl<'a> Sequence<'a> {
         }
     }
 }
+
+/// The items of a sequence that was validated before, one after another: tag and payload.
+#[derive(Clone)]
+pub(crate) struct Items<'a> {
+    sequence: Sequence<'a>,
+    next: usize,
+    /// Where it starts in the heap.
+    start: usize,
+}
+
+impl<'a> Sequence<'a> {
+    /// Returns the items; over bytes that were not validated some may be null.
+    #[inline]
+    pub(crate) const fn items(self) -> Items<'a> {
+        Items { sequence: self, next: 0, start: 0 }
+    }
+}
+
+impl<'a> Iterator for Items<'a> {
+    type Item = (u8, &'a [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let tag = *self.sequence.tags.get(self.next)?;
+        let end = self.sequence.end(self.next);
+        let payload = self.sequence.heap.get(self.start..end);
+        self.next += 1;
+        self.start = end;
+        Some(payload.map_or_else(Default::default, |payload| (tag, payload)))
+    }
+
+    #[inline]
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.sequence.tags.len() - self.next;
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for Items<'_> {}
 
 /// Opens a sequence of `count` items: appends room for width, tags and ends, narrowest width assumed.
 ///
@@ -133,8 +208,17 @@ pub(crate) fn close_sequence(out: &mut Vec<u8>, heap_at: usize, ends: &[u32]) {
         out.copy_within(heap_at..heap_at + heap_len, heap_at + more);
     }
     out[ends_at - count - 1] = width as u8;
-    for (slot, end) in out[ends_at..].chunks_exact_mut(width).zip(ends) {
-        slot.copy_from_slice(&end.to_le_bytes()[..width]);
+    match width {
+        1 => put_ends::<1>(&mut out[ends_at..heap_at], ends),
+        2 => put_ends::<2>(&mut out[ends_at..], ends),
+        _ => put_ends::<4>(&mut out[ends_at..], ends),
+    }
+}
+
+#[inline]
+fn put_ends<const W: usize>(out: &mut [u8], ends: &[u32]) {
+    for (slot, end) in out.as_chunks_mut::<W>().0.iter_mut().zip(ends) {
+        slot.copy_from_slice(&end.to_le_bytes()[..W]);
     }
 }
 

@@ -78,13 +78,14 @@ impl<'a> Table<'a> {
         Some((count, reader.rest()))
     }
 
-    /// Returns the index over this table.
-    pub(crate) fn index(&self) -> Result<TableIndex<'a>, DecodeError> {
-        TableIndex::read(&mut Reader::new(self.raw))
+    /// Returns the bytes of the table.
+    pub(crate) const fn raw(&self) -> &'a [u8] {
+        self.raw
     }
 }
 
 /// A key table with every key and every shape at hand.
+#[derive(Default)]
 pub(crate) struct TableIndex<'a> {
     keys: Small<&'a str, 16>,
     /// The lists of all shapes, one after another.
@@ -96,7 +97,7 @@ pub(crate) struct TableIndex<'a> {
 impl<'a> TableIndex<'a> {
     /// Reads a table and checks it; that every shape is used is for the walk over the nodes to see.
     pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        let mut index = Self { keys: Small::new(), places: Small::new(), shapes: Small::new() };
+        let mut index = Self::default();
         let keys_at = reader.offset();
         let key_count = reader.count(TABLE_KEYS_MAX, 1, "keys in a table")?;
         for _ in 0..key_count {

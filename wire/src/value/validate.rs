@@ -3,12 +3,13 @@
 //! Nothing here recurses, and nothing allocates for values without containers. A container's key table is indexed
 //! first, which takes memory in proportion to the table's own bytes.
 
-use super::scalar::{TAG_ARRAY, TAG_MAP, decode_scalar};
+use super::scalar::{TAG_ARRAY, TAG_MAP, check_scalar};
 use super::sequence::Sequence;
 use super::table::TableIndex;
 use crate::error::{DecodeError, DecodeErrorKind};
 use crate::limits::{DEPTH_MAX, FIELD_BYTES_MAX, ROW_BYTES_MAX};
 use crate::reader::Reader;
+use crate::varint::read_uvarint;
 
 /// Checks a row body of `count` fields from outside: structure, canonical form, limits, UTF-8 (spec: V-23).
 ///
@@ -24,14 +25,7 @@ pub(crate) fn validate_body_at(count: usize, body: &[u8], at: usize) -> Result<(
         let kind = DecodeErrorKind::Limit { what: "row bytes", given: body.len() as u64, max: ROW_BYTES_MAX as u64 };
         return Err(DecodeError::new(at, kind));
     }
-    let sequence = Sequence::split(count, body, at)?;
-    let mut start = 0;
-    for index in 0..count {
-        let (tag, payload, end) = sequence.checked_item(index, start)?;
-        validate_value_at(tag, payload, sequence.heap_at() + start)?;
-        start = end;
-    }
-    Ok(())
+    Sequence::split(count, body, at)?.check_each(validate_value_at)
 }
 
 /// Checks the value of one top-level field from outside; offsets of errors count from the start of the payload.
@@ -45,12 +39,26 @@ pub fn validate_value(tag: u8, payload: &[u8]) -> Result<(), DecodeError> {
     validate_value_at(tag, payload, 0)
 }
 
+#[inline]
 fn validate_value_at(tag: u8, payload: &[u8], at: usize) -> Result<(), DecodeError> {
-    match decode_scalar(tag, payload) {
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => validate_container(tag, payload, at),
+    match check_scalar(tag, payload) {
+        Ok(true) => Ok(()),
+        Ok(false) => validate_container(tag, payload, at),
         Err(error) => Err(error.shifted(at)),
     }
+}
+
+/// A list of scalars, which needs no stack: without keys and shapes. `None`: it is something else, or wrong, which the
+/// long way finds out.
+fn validate_plain_list(tag: u8, payload: &[u8]) -> Option<()> {
+    let (TAG_ARRAY, [0, 0, node @ ..]) = (tag, payload) else { return None };
+    let (count, len) = read_uvarint(node).ok()?;
+    let items = Sequence::split(usize::try_from(count).ok()?, node.get(len..)?, 0).ok()?;
+    let scalar = |tag, payload: &[u8], at| match check_scalar(tag, payload) {
+        Ok(true) => Ok(()),
+        _ => Err(DecodeError::new(at, DecodeErrorKind::TooDeep)),
+    };
+    items.check_each(scalar).ok()
 }
 
 /// A container that is being walked.
@@ -63,7 +71,15 @@ struct Level<'a> {
     start: usize,
 }
 
+#[inline(never)]
 fn validate_container(tag: u8, payload: &[u8], at: usize) -> Result<(), DecodeError> {
+    if validate_plain_list(tag, payload).is_some() {
+        return Ok(());
+    }
+    validate_tree(tag, payload, at)
+}
+
+fn validate_tree(tag: u8, payload: &[u8], at: usize) -> Result<(), DecodeError> {
     let mut reader = Reader::with_offset(payload, at);
     let table = TableIndex::read(&mut reader)?;
     let mut shapes_used = 0;
@@ -80,9 +96,9 @@ fn validate_container(tag: u8, payload: &[u8], at: usize) -> Result<(), DecodeEr
         let at = level.items.heap_at() + level.start;
         level.next += 1;
         level.start = end;
-        match decode_scalar(tag, payload) {
-            Ok(Some(_)) => {}
-            Ok(None) => match stack.get_mut(depth) {
+        match check_scalar(tag, payload) {
+            Ok(true) => {}
+            Ok(false) => match stack.get_mut(depth) {
                 Some(slot) => {
                     *slot = open_node(tag, Reader::with_offset(payload, at), &table, &mut shapes_used)?;
                     depth += 1;

@@ -1,0 +1,389 @@
+//! Rows to Rust structs, the short way: fields whose types fit are read where they lie.
+//!
+//! Whatever is not the common case (a map, a value of another type than the field's, an integer for a float, text in
+//! the place of a timestamp) is left to the general Deserializer, with its rules and its errors.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+
+use super::deserializer::{KeyDeserializer, ValueDeserializer};
+use super::error::SerdeError;
+use super::native;
+use super::source::Encoded;
+use crate::limits::DEPTH_MAX;
+use crate::value::scalar::{
+    TAG_ARRAY, TAG_FALSE, TAG_NULL, TAG_TEXT, TAG_TIMESTAMP, TAG_TRUE, TAG_UUID, trusted_float, trusted_integer,
+    trusted_timestamp,
+};
+use crate::value::sequence::{Items, Sequence};
+use crate::value::table::TableIndex;
+use crate::varint::read_uvarint;
+use crate::{RawField, RowRef, Shape};
+
+/// A whole row.
+pub(super) struct RowDeserializer<'de> {
+    row: RowRef<'de>,
+}
+
+impl<'de> RowDeserializer<'de> {
+    pub(super) fn new(row: RowRef<'de>) -> Self {
+        Self { row }
+    }
+}
+
+impl<'de> Deserializer<'de> for RowDeserializer<'de> {
+    type Error = SerdeError;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        ValueDeserializer::new(self.row, 0).deserialize_any(visitor)
+    }
+
+    #[inline]
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        visitor.visit_map(FieldsAccess {
+            shape: self.row.shape(),
+            at: 0,
+            items: self.row.sequence().items(),
+            value: None,
+        })
+    }
+
+    #[inline]
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, SerdeError> {
+        self.deserialize_map(visitor)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, SerdeError> {
+        if native::is_native(name) || name == native::VALUE {
+            return ValueDeserializer::new(self.row, 0).deserialize_newtype_struct(name, visitor);
+        }
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, SerdeError> {
+        ValueDeserializer::new(self.row, 0).deserialize_enum(name, variants, visitor)
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        visitor.visit_unit()
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        ValueDeserializer::new(self.row, 0).deserialize_bool(visitor)
+    }
+
+    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        ValueDeserializer::new(self.row, 0).deserialize_i64(visitor)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        ValueDeserializer::new(self.row, 0).deserialize_seq(visitor)
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        ValueDeserializer::new(self.row, 0).deserialize_str(visitor)
+    }
+
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        ValueDeserializer::new(self.row, 0).deserialize_bytes(visitor)
+    }
+
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        ValueDeserializer::new(self.row, 0).deserialize_unit(visitor)
+    }
+
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        ValueDeserializer::new(self.row, 0).deserialize_f64(visitor)
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, SerdeError> {
+        self.deserialize_unit(visitor)
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, SerdeError> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _len: usize,
+        visitor: V,
+    ) -> Result<V::Value, SerdeError> {
+        self.deserialize_seq(visitor)
+    }
+
+    serde::forward_to_deserialize_any! { f32 i8 i16 i32 i128 u8 u16 u32 u64 u128 char string byte_buf identifier }
+}
+
+/// The fields of a row, handed out one by one.
+struct FieldsAccess<'de> {
+    shape: &'de Shape,
+    /// The field whose name is next.
+    at: usize,
+    items: Items<'de>,
+    /// The field whose name was handed out.
+    value: Option<(u8, &'de [u8])>,
+}
+
+impl<'de> MapAccess<'de> for FieldsAccess<'de> {
+    type Error = SerdeError;
+
+    #[inline]
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, SerdeError> {
+        if self.at == self.shape.len() {
+            return Ok(None);
+        }
+        let name = self.shape.name(self.at);
+        self.at += 1;
+        self.value = Some(self.items.next().unwrap_or_default());
+        let key = KeyDeserializer { name: &Cow::Borrowed(name) };
+        seed.deserialize(key).map(Some).map_err(|error| error.prepend_key(name))
+    }
+
+    #[inline]
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, SerdeError> {
+        let Some((tag, payload)) = self.value.take() else {
+            return Err(SerdeError::custom("a map's value was asked for before its key; call next_key first"));
+        };
+        let field = FieldDeserializer::new(RawField { tag, payload });
+        seed.deserialize(field).map_err(|error| error.prepend_key(self.shape.name(self.at - 1)))
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.shape.len() - self.at)
+    }
+}
+
+/// One field, or an item of a list without maps.
+pub(super) struct FieldDeserializer<'de> {
+    tag: u8,
+    payload: &'de [u8],
+    /// Whether a container has a table of keys in front: an item's is that of the list, which is empty.
+    table: bool,
+    /// The depth of this value, were it a container.
+    depth: usize,
+}
+
+impl<'de> FieldDeserializer<'de> {
+    pub(super) fn new(field: RawField<'de>) -> Self {
+        Self { tag: field.tag, payload: field.payload, table: true, depth: 1 }
+    }
+
+    /// The long way.
+    #[cold]
+    fn general(self) -> ValueDeserializer<'de, Encoded<'de>> {
+        let table = (!self.table).then(|| Rc::new(TableIndex::default()));
+        ValueDeserializer::new(Encoded::new(self.tag, self.payload, table), self.depth)
+    }
+
+    /// The text that this is.
+    #[inline]
+    fn text(&self) -> Option<&'de str> {
+        if self.tag == TAG_TEXT { std::str::from_utf8(self.payload).ok() } else { None }
+    }
+
+    /// The items of a list without maps.
+    #[inline]
+    fn list(&self) -> Option<Items<'de>> {
+        let node = match self.payload {
+            _ if self.tag != TAG_ARRAY || self.depth > DEPTH_MAX => return None,
+            [0, 0, node @ ..] if self.table => node,
+            _ if self.table => return None,
+            node => node,
+        };
+        let (count, len) = read_uvarint(node).ok()?;
+        Some(Sequence::split(usize::try_from(count).ok()?, node.get(len..)?, 0).ok()?.items())
+    }
+}
+
+macro_rules! integers {
+    ($($method:ident),*) => {$(
+        #[inline]
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+            match trusted_integer(self.tag, self.payload) {
+                Some(value) => visitor.visit_i64(value),
+                None => self.general().$method(visitor),
+            }
+        }
+    )*};
+}
+
+macro_rules! texts {
+    ($($method:ident),*) => {$(
+        #[inline]
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+            match self.text() {
+                Some(text) => visitor.visit_borrowed_str(text),
+                None => self.general().$method(visitor),
+            }
+        }
+    )*};
+}
+
+macro_rules! general {
+    ($($method:ident),*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+            self.general().$method(visitor)
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for FieldDeserializer<'de> {
+    type Error = SerdeError;
+
+    integers!(
+        deserialize_i8,
+        deserialize_i16,
+        deserialize_i32,
+        deserialize_i64,
+        deserialize_u8,
+        deserialize_u16,
+        deserialize_u32,
+        deserialize_u64
+    );
+    texts!(deserialize_char, deserialize_str, deserialize_string, deserialize_identifier);
+    general!(
+        deserialize_any,
+        deserialize_i128,
+        deserialize_u128,
+        deserialize_f32,
+        deserialize_bytes,
+        deserialize_byte_buf,
+        deserialize_unit,
+        deserialize_map
+    );
+
+    #[inline]
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        match self.tag {
+            TAG_FALSE | TAG_TRUE => visitor.visit_bool(self.tag == TAG_TRUE),
+            _ => self.general().deserialize_bool(visitor),
+        }
+    }
+
+    #[inline]
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        match trusted_float(self.tag, self.payload) {
+            Some(value) => visitor.visit_f64(value),
+            None => self.general().deserialize_f64(visitor),
+        }
+    }
+
+    #[inline]
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        if self.tag == TAG_NULL { visitor.visit_none() } else { visitor.visit_some(self) }
+    }
+
+    #[inline]
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        let Some(items) = self.list() else { return self.general().deserialize_seq(visitor) };
+        let mut access = ListAccess { items, depth: self.depth + 1, index: 0 };
+        let value = visitor.visit_seq(&mut access)?;
+        let left = access.items.len();
+        if left > 0 {
+            let expected = format!("{} items", access.index);
+            return Err(SerdeError::invalid_length(access.index + left, &expected.as_str()));
+        }
+        Ok(value)
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, SerdeError> {
+        self.deserialize_unit(visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, SerdeError> {
+        match name {
+            native::TIMESTAMP if self.tag & 0xf0 == TAG_TIMESTAMP => visitor.visit_i64(trusted_timestamp(self.payload)),
+            native::UUID if self.tag == TAG_UUID && self.payload.len() == 16 => visitor.visit_bytes(self.payload),
+            native::TIMESTAMP | native::UUID | native::VALUE => {
+                self.general().deserialize_newtype_struct(name, visitor)
+            }
+            _ => visitor.visit_newtype_struct(self),
+        }
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, SerdeError> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _len: usize,
+        visitor: V,
+    ) -> Result<V::Value, SerdeError> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, SerdeError> {
+        self.general().deserialize_map(visitor)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, SerdeError> {
+        self.general().deserialize_enum(name, variants, visitor)
+    }
+
+    #[inline]
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        visitor.visit_unit()
+    }
+}
+
+/// The items of a list, handed out one by one.
+struct ListAccess<'de> {
+    items: Items<'de>,
+    depth: usize,
+    index: usize,
+}
+
+impl<'de> SeqAccess<'de> for ListAccess<'de> {
+    type Error = SerdeError;
+
+    #[inline]
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, SerdeError> {
+        let Some((tag, payload)) = self.items.next() else { return Ok(None) };
+        let item = FieldDeserializer { tag, payload, table: false, depth: self.depth };
+        let value = seed.deserialize(item).map_err(|error| error.prepend_index(self.index))?;
+        self.index += 1;
+        Ok(Some(value))
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.items.len())
+    }
+}
