@@ -28,7 +28,7 @@ use crate::error::{CommitError, MaintainError, Poison};
 use crate::limits::{STORED_BYTES_PER_CHECKPOINT, TREES_MAX};
 use crate::log::redo::{self, Effects};
 use crate::log::writer::{AppendError, LogPosition, LogWriter};
-use crate::memtable::{Mem, MemCursor, MemValue};
+use crate::memtable::{Batch, Mem, MemCursor, MemValue};
 use crate::pager::{PageError, PageRef, PageWriter, Pages, Space};
 use crate::readers::LogAt;
 use crate::rekey::RekeyStep;
@@ -302,7 +302,7 @@ impl Inner {
         let shown = Arc::new(fresh.clone());
         let (payload, first, count) = head.open_payload();
         if count > 0 {
-            redo::decode(payload, first, count, &mut IntoTable(&mut fresh))
+            redo::decode(payload, first, count, &mut IntoTable::new(&mut fresh))
                 .expect("the open group was encoded by this program, in this process");
         }
         let frozen = Frozen { table: Arc::clone(&published.active), then };
@@ -739,26 +739,37 @@ impl Moved {
 }
 
 /// Replayed effects go into a table.
-pub(crate) struct IntoTable<'t>(pub(crate) &'t mut Mem);
+pub(crate) struct IntoTable<'t> {
+    table: &'t mut Mem,
+    commit_no: u64,
+    batch: Batch,
+}
+
+impl<'t> IntoTable<'t> {
+    pub(crate) fn new(table: &'t mut Mem) -> Self {
+        Self { table, commit_no: 0, batch: Batch::default() }
+    }
+}
 
 impl Effects for IntoTable<'_> {
     fn begin_commit(&mut self, commit_no: u64, _label: u32) {
-        self.0.commit_no = commit_no;
+        self.commit_no = commit_no;
     }
 
     fn put(&mut self, tree: u32, key: &[u8], value: &[u8]) {
-        let commit_no = self.0.commit_no;
-        self.0.put(tree, key, value, commit_no);
+        self.batch.put_copy(tree, key, value);
     }
 
     fn put_stored(&mut self, tree: u32, key: &[u8], at: ValueRef) {
-        let commit_no = self.0.commit_no;
-        self.0.put_stored(tree, key, at, commit_no);
+        self.batch.put_stored(tree, key, at);
     }
 
     fn delete(&mut self, tree: u32, key: &[u8]) {
-        let commit_no = self.0.commit_no;
-        self.0.delete(tree, key, commit_no);
+        self.batch.delete(tree, key);
+    }
+
+    fn end_commit(&mut self) {
+        self.table.apply(self.commit_no, std::mem::take(&mut self.batch));
     }
 }
 

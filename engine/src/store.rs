@@ -542,7 +542,7 @@ fn read_state(env: &Env, file: &Arc<dyn StorageFile>, options: &Options, path: &
 fn read_log(env: &Env, header: &Superblock, keys: &FileKeys, options: &Options) -> Result<(Mem, LogEnd), OpenError> {
     let mut table = Mem::new(options.memory.table_bytes);
     table.commit_no = header.commit_no;
-    let end = replay(env, header, keys, &mut IntoTable(&mut table))?;
+    let end = replay(env, header, keys, &mut IntoTable::new(&mut table))?;
     table.forget_superseded();
     Ok((table, end))
 }

@@ -4,7 +4,6 @@
 //! filter, leaves a false "maybe" and never a false "no". Whoever chooses keys can make every answer "maybe"; then
 //! the table is searched, which is what would happen without a filter.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Words of one block: a cache line.
@@ -12,9 +11,8 @@ const BLOCK_WORDS: usize = 8;
 /// Bytes of table that one byte of filter stands for. An entry of about 100 bytes gets 12 bits.
 const TABLE_BYTES_PER_BYTE: usize = 64;
 
-#[derive(Clone)]
 pub(super) struct Filter {
-    blocks: Arc<[[AtomicU64; BLOCK_WORDS]]>,
+    blocks: Box<[[AtomicU64; BLOCK_WORDS]]>,
 }
 
 impl Filter {

@@ -30,6 +30,7 @@ use crate::limits::{GROUP_BYTES_SOFT_MAX, TREES_MAX};
 use crate::log::group::HEADER_BYTES;
 use crate::log::redo::CommitEncoder;
 use crate::log::writer::{AppendError, LogWriter};
+use crate::memtable::Batch;
 use crate::snapshot::{Layers, Walk};
 use crate::store::Inner;
 use crate::sync::thread::{self, Thread};
@@ -38,9 +39,6 @@ use crate::txn::names::CatalogueEntry;
 use crate::txn::write::ReadRange;
 use crate::txn::write_set::{Effect, SetEdits, WriteSet};
 use crate::txn::{CATALOGUE, Serial, TreeId, WriteTransaction};
-
-/// Values from this length on are shared with the table, shorter ones copied into it.
-const SHARED_VALUE_BYTES_MIN: usize = 512;
 
 /// Groups that one caller leads before it goes home with its own commit.
 const GROUPS_IN_A_ROW: usize = 4;
@@ -515,28 +513,24 @@ impl Inner {
         open.count += 1;
         open.sync |= durability == Durability::Durable;
         let mut encoder = CommitEncoder::new(&mut open.bytes, tx.label, tx.writes.effects(), tx.writes.has_pieces());
-        let table = Arc::make_mut(&mut head.layers.active);
+        let mut batch = Batch::with_capacity(tx.writes.effects(), tx.writes.bytes());
         for (tree, record, effect) in tx.writes.iter() {
             match effect {
                 Effect::Put { ends } => {
                     encoder.put(tree, record.key(), record.value(), ends);
-                    if record.value().len() < SHARED_VALUE_BYTES_MIN {
-                        table.put(tree, record.key(), record.value(), commit_no);
-                    } else {
-                        table.put_bytes(tree, record.key(), record.value_bytes(), commit_no);
-                    }
+                    batch.put(tree, record.bytes(), record.key().len());
                 }
                 Effect::PutStored(stored) => {
                     encoder.put_stored(tree, record.key(), &stored.at);
-                    table.put_stored(tree, record.key(), stored.at, commit_no);
+                    batch.put_stored(tree, record.key(), stored.at);
                 }
                 Effect::Delete => {
                     encoder.delete(tree, record.key());
-                    table.delete(tree, record.key(), commit_no);
+                    batch.delete(tree, record.key());
                 }
             }
         }
-        table.commit_no = commit_no;
+        Arc::make_mut(&mut head.layers.active).apply(commit_no, batch);
         if self.has_feeds() {
             open.told.push(Commit { commit_no, label: tx.label, changes: changes_of(&tx.writes) });
         }
@@ -629,7 +623,12 @@ impl Inner {
         for outcome in [group, &open.outcome] {
             let _ = outcome.set(Err(failure.clone()));
         }
-        head.layers = (*self.published()).clone();
+        let mut layers = (*self.published()).clone();
+        // The commits that failed are in leaves that the published table shares, and their numbers are given again.
+        if head.layers.commit_no() > layers.commit_no() {
+            layers.active = Arc::new(head.layers.active.rolled_back_to(&layers.active));
+        }
+        head.layers = layers;
         head.catalogued.clear();
     }
 

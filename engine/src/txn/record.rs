@@ -32,6 +32,11 @@ impl Record {
         &self.bytes[self.key_len as usize..]
     }
 
+    /// Returns the key and behind it the value.
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
     pub(crate) fn key_bytes(&self) -> Bytes {
         self.bytes.slice(..self.key_len as usize)
     }
