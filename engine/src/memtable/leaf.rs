@@ -52,7 +52,7 @@ pub(super) struct Sorted {
 
 /// The first eight bytes of a key as a number: most comparisons end here. Zero padding keeps the order: where two
 /// heads differ, the keys differ the same way.
-pub(super) fn head_of(key: &[u8]) -> u64 {
+pub(crate) fn head_of(key: &[u8]) -> u64 {
     match key.first_chunk::<8>() {
         Some(first) => u64::from_be_bytes(*first),
         None => {

@@ -35,7 +35,8 @@ use crate::pager::PageRef;
 pub(crate) use batch::Batch;
 pub(crate) use cursor::MemCursor;
 use filter::Filter;
-use leaf::{Kind, Leaf, Version, head_of};
+pub(crate) use leaf::head_of;
+use leaf::{Kind, Leaf, Version};
 use node::Node;
 use segments::Segments;
 
