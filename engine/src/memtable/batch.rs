@@ -4,8 +4,12 @@ use bytes::Bytes;
 
 use super::leaf::{Kind, Version, head_of};
 use super::segments::Place;
-use super::{OWN_SEGMENT_BYTES_MIN, encode_stored};
+use super::{Mem, OWN_SEGMENT_BYTES_MIN, encode_stored};
 use crate::btree::ValueRef;
+use crate::log::redo::Effects;
+
+/// A batch that is used again keeps room for so many effects.
+const ITEMS_KEPT: usize = 1024;
 
 /// The effects of one commit: each key once.
 #[derive(Default)]
@@ -26,9 +30,11 @@ pub(super) struct Item {
 }
 
 impl Batch {
-    /// For this many effects, which have about this many bytes of keys and values.
-    pub(crate) fn with_capacity(effects: usize, bytes: usize) -> Self {
-        Self { bytes: Vec::with_capacity(bytes), items: Vec::with_capacity(effects), ..Self::default() }
+    /// Makes room for this many effects, which have about this many bytes of keys and values.
+    pub(crate) fn reserve(&mut self, effects: usize, bytes: usize) {
+        self.bytes.reserve_exact(bytes);
+        self.items.shrink_to(ITEMS_KEPT);
+        self.items.reserve_exact(effects);
     }
 
     /// Puts a record, which is a key and a value behind it; a long one is shared, not copied.
@@ -83,5 +89,40 @@ impl Batch {
             kind,
         };
         self.items.push(Item { tree, version });
+    }
+}
+
+/// Replayed effects go into a table.
+pub(crate) struct IntoTable<'t> {
+    table: &'t mut Mem,
+    commit_no: u64,
+    batch: Batch,
+}
+
+impl<'t> IntoTable<'t> {
+    pub(crate) fn new(table: &'t mut Mem) -> Self {
+        Self { table, commit_no: 0, batch: Batch::default() }
+    }
+}
+
+impl Effects for IntoTable<'_> {
+    fn begin_commit(&mut self, commit_no: u64, _label: u32) {
+        self.commit_no = commit_no;
+    }
+
+    fn put(&mut self, tree: u32, key: &[u8], value: &[u8]) {
+        self.batch.put_copy(tree, key, value);
+    }
+
+    fn put_stored(&mut self, tree: u32, key: &[u8], at: ValueRef) {
+        self.batch.put_stored(tree, key, at);
+    }
+
+    fn delete(&mut self, tree: u32, key: &[u8]) {
+        self.batch.delete(tree, key);
+    }
+
+    fn end_commit(&mut self) {
+        self.table.apply(self.commit_no, &mut self.batch);
     }
 }

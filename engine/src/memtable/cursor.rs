@@ -69,7 +69,8 @@ impl MemCursor {
     pub(crate) fn entry(&self) -> Option<(&[u8], MemEntry<'_>)> {
         let version = self.leaf.as_ref()?.version(&self.sorted, self.at);
         let segments = self.segments();
-        Some((version.key(segments), MemEntry { segments, version }))
+        let (key, value) = version.record(segments);
+        Some((key, MemEntry { version, value, segments }))
     }
 
     fn segments(&self) -> &Segments {

@@ -27,12 +27,11 @@ impl Filter {
         self.blocks.len() * 8 * BLOCK_WORDS
     }
 
-    pub(super) fn add(&self, hash: u64) {
+    /// Returns whether it may have been there before.
+    pub(super) fn add(&self, hash: u64) -> bool {
         let block = &self.blocks[self.block(hash)];
-        for (word, bit) in bits(hash) {
-            // Relaxed: whoever looks for a key got the table, by a lock, after its bits were set.
-            block[word].fetch_or(bit, Ordering::Relaxed);
-        }
+        // Relaxed: whoever looks for a key got the table, by a lock, after its bits were set.
+        bits(hash).iter().fold(true, |may, &(word, bit)| block[word].fetch_or(bit, Ordering::Relaxed) & bit != 0 && may)
     }
 
     pub(super) fn may_hold(&self, hash: u64) -> bool {
@@ -82,6 +81,8 @@ mod tests {
         for n in 0..10_000_u64 {
             filter.add(hash(1, &n.to_be_bytes()));
         }
+        assert!(filter.add(hash(1, &7_u64.to_be_bytes())));
+        assert!(!Filter::new(1000).add(hash(1, b"first")));
         assert!((0..10_000_u64).all(|n| filter.may_hold(hash(1, &n.to_be_bytes()))));
         let wrong = (10_000..110_000_u64).filter(|n| filter.may_hold(hash(1, &n.to_be_bytes()))).count();
         assert!(wrong < 6_000, "{wrong} of 100,000");

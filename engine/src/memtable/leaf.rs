@@ -18,12 +18,15 @@ pub(super) const SLOTS_MAX: usize = 24;
 
 pub(super) struct Leaf {
     len: AtomicU32,
-    slots: [Slot; SLOTS_MAX],
+    /// Apart from the rest: most of a search is here.
+    heads: [AtomicU64; SLOTS_MAX],
+    rest: [Rest; SLOTS_MAX],
 }
 
-/// The head of the key; the commit; segment and place in it; length of the value, length of the key, kind.
+/// What a slot has beside the head of its key: the commit; segment and place in it; length of the value, length of the
+/// key, kind.
 #[derive(Default)]
-struct Slot([AtomicU64; 4]);
+struct Rest([AtomicU64; 3]);
 
 /// One version of an entry: its key and behind it its value lie in a segment.
 #[derive(Clone, Copy)]
@@ -68,9 +71,10 @@ impl Version {
         segments.bytes(self.place, usize::from(self.key_len))
     }
 
-    pub(super) fn value<'s>(&self, segments: &'s Segments) -> &'s [u8] {
-        let at = self.place.at + u32::from(self.key_len);
-        segments.bytes(Place { at, ..self.place }, self.value_len as usize)
+    /// Returns key and value.
+    pub(super) fn record<'s>(&self, segments: &'s Segments) -> (&'s [u8], &'s [u8]) {
+        let key_len = usize::from(self.key_len);
+        segments.bytes(self.place, key_len + self.value_len as usize).split_at(key_len)
     }
 
     pub(super) fn compare(&self, segments: &Segments, head: u64, key: &[u8]) -> Ordering {
@@ -78,24 +82,20 @@ impl Version {
     }
 }
 
-impl Slot {
-    fn head(&self) -> u64 {
+impl Rest {
+    fn commit_no(&self) -> u64 {
         self.0[0].load(Order::Relaxed)
     }
 
-    fn commit_no(&self) -> u64 {
-        self.0[1].load(Order::Relaxed)
-    }
-
-    fn load(&self) -> Version {
-        let [place, lens] = [&self.0[2], &self.0[3]].map(|word| word.load(Order::Relaxed));
+    fn load(&self, head: u64) -> Version {
+        let [place, lens] = [&self.0[1], &self.0[2]].map(|word| word.load(Order::Relaxed));
         let kind = match lens & 3 {
             0 => Kind::Inline,
             1 => Kind::Stored,
             _ => Kind::Deleted,
         };
         Version {
-            head: self.head(),
+            head,
             commit_no: self.commit_no(),
             place: Place { segment: (place >> 32) as u32, at: place as u32 },
             value_len: (lens >> 32) as u32,
@@ -107,7 +107,7 @@ impl Slot {
     fn store(&self, version: &Version) {
         let place = u64::from(version.place.segment) << 32 | u64::from(version.place.at);
         let lens = u64::from(version.value_len) << 32 | u64::from(version.key_len) << 16 | version.kind as u64;
-        for (word, value) in self.0.iter().zip([version.head, version.commit_no, place, lens]) {
+        for (word, value) in self.0.iter().zip([version.commit_no, place, lens]) {
             word.store(value, Order::Relaxed);
         }
     }
@@ -125,52 +125,65 @@ impl Leaf {
 
     /// With some versions to begin with.
     pub(super) fn new(versions: &[Version]) -> Self {
-        let slots: [Slot; SLOTS_MAX] = Default::default();
-        slots.iter().zip(versions).for_each(|(slot, version)| slot.store(version));
-        Self { len: AtomicU32::new(versions.len() as u32), slots }
+        let leaf = Self { len: AtomicU32::new(0), heads: Default::default(), rest: Default::default() };
+        versions.iter().for_each(|version| assert!(leaf.add(version), "a leaf is made with room to spare"));
+        leaf
     }
 
     /// Adds a version; `false` where there is no room.
     pub(super) fn add(&self, version: &Version) -> bool {
         let len = self.len.load(Order::Relaxed);
-        let Some(slot) = self.slots.get(len as usize) else { return false };
-        slot.store(version);
+        let at = len as usize;
+        if at >= SLOTS_MAX {
+            return false;
+        }
+        self.heads[at].store(version.head, Order::Relaxed);
+        self.rest[at].store(version);
         self.len.store(len + 1, Order::Release);
         true
     }
 
-    /// Returns the newest version of a key that a commit shows.
-    pub(super) fn find(&self, segments: &Segments, commit_no: u64, head: u64, key: &[u8]) -> Option<Version> {
-        let there = self.there().iter().rev();
-        let with_head = there.filter(|slot| slot.head() == head && slot.commit_no() <= commit_no);
-        with_head.map(Slot::load).find(|version| version.key(segments) == key)
+    /// Returns the newest version of a key that a commit shows, and its value.
+    pub(super) fn find<'s>(
+        &self,
+        segments: &'s Segments,
+        commit_no: u64,
+        head: u64,
+        key: &[u8],
+    ) -> Option<(Version, &'s [u8])> {
+        for (other, rest) in self.heads[..self.len()].iter().zip(&self.rest).rev() {
+            if other.load(Order::Relaxed) == head && rest.commit_no() <= commit_no {
+                let version = rest.load(head);
+                let (its_key, value) = version.record(segments);
+                if its_key == key {
+                    return Some((version, value));
+                }
+            }
+        }
+        None
     }
 
     pub(super) fn sorted(&self, segments: &Segments, commit_no: u64) -> Sorted {
         let mut sorted = Sorted::default();
-        for (i, slot) in self.there().iter().enumerate().filter(|(_, slot)| slot.commit_no() <= commit_no) {
-            let head = slot.head();
-            let mut at = sorted.len();
-            let mut replaces = false;
-            // From behind: a leaf begins sorted, and what is added comes in ascending order where much is added.
-            while at > 0 {
-                let before = &self.slots[usize::from(sorted.slots[at - 1])];
-                let order = before.head().cmp(&head);
-                match order.then_with(|| before.load().key(segments).cmp(slot.load().key(segments))) {
-                    Ordering::Less => break,
-                    Ordering::Equal => {
-                        replaces = true;
-                        at -= 1;
-                        break;
-                    }
-                    Ordering::Greater => at -= 1,
-                }
-            }
-            if !replaces {
+        for i in (0..self.len()).filter(|&i| self.rest[i].commit_no() <= commit_no) {
+            let head = self.heads[i].load(Order::Relaxed);
+            let compare = |&other: &u8| {
+                let other = usize::from(other);
+                let by_head = self.heads[other].load(Order::Relaxed).cmp(&head);
+                by_head.then_with(|| self.load(other).key(segments).cmp(self.load(i).key(segments)))
+            };
+            let before = &sorted.slots[..sorted.len()];
+            // A leaf begins sorted, and where much is added it comes in ascending order.
+            let found = match before.last() {
+                Some(last) if compare(last) == Ordering::Less => Err(before.len()),
+                _ => before.binary_search_by(compare),
+            };
+            let at = found.unwrap_or_else(|at| {
                 let len = sorted.len();
                 sorted.slots.copy_within(at..len, at + 1);
                 sorted.len += 1;
-            }
+                at
+            });
             sorted.slots[at] = i as u8;
         }
         sorted
@@ -178,15 +191,20 @@ impl Leaf {
 
     /// Returns a version by its rank.
     pub(super) fn version(&self, sorted: &Sorted, at: usize) -> Version {
-        self.slots[usize::from(sorted.slots[at])].load()
+        self.load(usize::from(sorted.slots[at]))
     }
 
     /// Returns the versions that a commit shows, older ones of the same keys included.
     pub(super) fn versions(&self, commit_no: u64) -> impl Iterator<Item = Version> {
-        self.there().iter().map(Slot::load).filter(move |version| version.commit_no <= commit_no)
+        (0..self.len()).map(|at| self.load(at)).filter(move |version| version.commit_no <= commit_no)
     }
 
-    fn there(&self) -> &[Slot] {
-        &self.slots[..self.len.load(Order::Acquire) as usize]
+    fn load(&self, at: usize) -> Version {
+        self.rest[at].load(self.heads[at].load(Order::Relaxed))
+    }
+
+    fn len(&self) -> usize {
+        // Never more; told to the compiler.
+        (self.len.load(Order::Acquire) as usize).min(SLOTS_MAX)
     }
 }

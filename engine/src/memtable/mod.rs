@@ -32,7 +32,7 @@ use bytes::Bytes;
 
 use crate::btree::ValueRef;
 use crate::pager::PageRef;
-pub(crate) use batch::Batch;
+pub(crate) use batch::{Batch, IntoTable};
 pub(crate) use cursor::MemCursor;
 use filter::Filter;
 pub(crate) use leaf::head_of;
@@ -58,16 +58,16 @@ pub(crate) enum MemValue<'m> {
 }
 
 pub(crate) struct MemEntry<'m> {
-    segments: &'m Segments,
     version: Version,
+    value: &'m [u8],
+    segments: &'m Segments,
 }
 
 impl<'m> MemEntry<'m> {
     pub(crate) fn value(&self) -> MemValue<'m> {
-        let bytes = || self.version.value(self.segments);
         match self.version.kind {
-            Kind::Inline => MemValue::Put(bytes()),
-            Kind::Stored => MemValue::PutStored(decode_stored(bytes())),
+            Kind::Inline => MemValue::Put(self.value),
+            Kind::Stored => MemValue::PutStored(decode_stored(self.value)),
             Kind::Deleted => MemValue::Deleted,
         }
     }
@@ -141,25 +141,27 @@ impl Mem {
             return None;
         }
         let head = head_of(key);
-        let version = root.leaf_of(segments, head, key).find(segments, self.commit_no, head, key)?;
-        Some(MemEntry { segments, version })
+        let (version, value) = root.leaf_of(segments, head, key).find(segments, self.commit_no, head, key)?;
+        Some(MemEntry { version, value, segments })
     }
 
-    /// Applies the next commit.
-    pub(crate) fn apply(&mut self, commit_no: u64, batch: Batch) {
+    /// Applies the next commit, and leaves the batch empty for the one after.
+    pub(crate) fn apply(&mut self, commit_no: u64, batch: &mut Batch) {
         let shared = Arc::clone(&self.shared);
         let first = self.next_segment;
-        for segment in std::iter::once(Bytes::from(batch.bytes)).chain(batch.own) {
+        // Without the room that records of their own segments did not take.
+        let bytes = Bytes::from(std::mem::take(&mut batch.bytes).into_boxed_slice());
+        for segment in std::iter::once(bytes).chain(batch.own.drain(..)) {
             self.segment_bytes += segment.len() as u64 + Segments::EACH_BYTES;
             shared.segments.add(self.next_segment, segment);
             self.next_segment += 1;
         }
-        for batch::Item { tree, mut version } in batch.items {
+        for batch::Item { tree, mut version } in batch.items.drain(..) {
             version.place.segment += first;
             version.commit_no = commit_no;
             self.insert(&shared, tree, &version);
         }
-        self.stored_bytes = self.stored_bytes.saturating_add(batch.stored_bytes);
+        self.stored_bytes = self.stored_bytes.saturating_add(std::mem::take(&mut batch.stored_bytes));
         self.commit_no = commit_no;
     }
 
@@ -170,9 +172,7 @@ impl Mem {
         if index >= self.trees.len() {
             self.trees.resize(index + 1, None);
         }
-        if let Some(filter) = &shared.filter {
-            filter.add(filter::hash(tree, key));
-        }
+        let may_be_there = shared.filter.as_ref().is_none_or(|filter| filter.add(filter::hash(tree, key)));
         let Some(root) = &mut self.trees[index] else {
             self.trees[index] = Some(Node::Leaf(Arc::new(Leaf::new(&[*version]))));
             self.node_bytes += Leaf::BYTES;
@@ -180,10 +180,11 @@ impl Mem {
             return;
         };
         let leaf = root.leaf_of(segments, version.head, key);
-        match leaf.find(segments, u64::MAX, version.head, key) {
+        let old = if may_be_there { leaf.find(segments, u64::MAX, version.head, key) } else { None };
+        match old {
             None => self.entries += 1,
-            Some(old) if old.kind == Kind::Stored => {
-                Arc::make_mut(&mut self.superseded).push(decode_stored(old.value(segments)));
+            Some((old, value)) if old.kind == Kind::Stored => {
+                Arc::make_mut(&mut self.superseded).push(decode_stored(value));
             }
             Some(_) => {}
         }

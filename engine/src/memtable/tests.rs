@@ -38,7 +38,7 @@ fn seen(entry: &MemEntry<'_>) -> (Option<Vec<u8>>, u64) {
 fn put(mem: &mut Mem, tree: u32, key: &[u8], value: &[u8], commit_no: u64) {
     let mut batch = Batch::default();
     batch.put_copy(tree, key, value);
-    mem.apply(commit_no, batch);
+    mem.apply(commit_no, &mut batch);
 }
 
 fn check(mem: &Mem, model: &Entries) {
@@ -94,7 +94,7 @@ fn equals_a_map_and_old_snapshots_stay() {
                     Some(value)
                 }
             };
-            mem.apply(step, batch);
+            mem.apply(step, &mut batch);
             model.insert(k, (value, step));
             if step % 1000 == 0 {
                 kept.push((mem.clone(), model.clone()));
@@ -207,20 +207,20 @@ fn superseded_stored_values_are_remembered_and_large_values_shared() {
     let put_stored = |mem: &mut Mem, value, commit_no| {
         let mut batch = Batch::default();
         batch.put_stored(1, b"a", value);
-        mem.apply(commit_no, batch);
+        mem.apply(commit_no, &mut batch);
     };
     put_stored(&mut mem, stored(1), 1);
     put_stored(&mut mem, stored(2), 2);
     let before = mem.clone();
     let mut batch = Batch::default();
     batch.delete(1, b"a");
-    mem.apply(3, batch);
+    mem.apply(3, &mut batch);
     assert_eq!(mem.superseded_stored().collect::<Vec<_>>(), [stored(1), stored(2)]);
     assert_eq!(before.superseded_stored().collect::<Vec<_>>(), [stored(1)]);
     let large = Bytes::from([&b"b"[..], &[7; 2 << 20]].concat());
     let mut batch = Batch::default();
     batch.put(1, &large, 1);
-    mem.apply(4, batch);
+    mem.apply(4, &mut batch);
     let got = mem.get(1, b"b").expect("put just now").value_bytes();
     assert_eq!(got.as_ptr(), large[1..].as_ptr(), "not copied");
     assert!(mem.bytes() > 2 << 20);

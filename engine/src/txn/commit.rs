@@ -31,12 +31,13 @@ use crate::log::group::HEADER_BYTES;
 use crate::log::redo::CommitEncoder;
 use crate::log::writer::{AppendError, LogWriter};
 use crate::memtable::Batch;
-use crate::snapshot::{Layers, Walk};
+use crate::snapshot::Layers;
 use crate::store::Inner;
 use crate::sync::thread::{self, Thread};
 use crate::sync::{MutexGuard, OnceLock};
+use crate::txn::conflict::check_conflicts;
 use crate::txn::names::CatalogueEntry;
-use crate::txn::write::ReadRange;
+use crate::txn::pace::Pace;
 use crate::txn::write_set::{Effect, SetEdits, WriteSet};
 use crate::txn::{CATALOGUE, Serial, TreeId, WriteTransaction};
 
@@ -80,8 +81,10 @@ pub(crate) struct Head {
     /// The newest state, commits on their way to the disk included.
     pub(crate) layers: Layers,
     open: OpenGroup,
+    /// Empty but while a commit is applied.
+    batch: Batch,
     /// At home when nobody leads.
-    pub(crate) writer: Option<LogWriter>,
+    pub(crate) writer: Option<Box<LogWriter>>,
     pub(crate) state: Running,
     /// A table that a checkpoint is writing, or has tried to.
     pub(crate) frozen: Option<Frozen>,
@@ -101,8 +104,7 @@ pub(crate) struct Head {
     pub(crate) checkpointing: bool,
     /// A load has the serial section to itself.
     pub(crate) loading: bool,
-    /// Milliseconds that writers were slowed down.
-    pub(crate) paced_ms: u64,
+    pub(crate) pace: Pace,
 }
 
 pub(crate) enum Running {
@@ -121,8 +123,9 @@ pub(crate) enum Failure {
 }
 
 /// Commits that will be sealed together.
+#[derive(Default)]
 struct OpenGroup {
-    /// Room for the header, then the payload.
+    /// From the first commit on room for the header, then the payload.
     bytes: Vec<u8>,
     first: u64,
     count: u32,
@@ -144,25 +147,12 @@ impl Drop for Waiting {
     }
 }
 
-impl Default for OpenGroup {
-    fn default() -> Self {
-        Self {
-            bytes: vec![0; HEADER_BYTES],
-            first: 0,
-            count: 0,
-            sync: false,
-            told: Vec::new(),
-            outcome: Outcome::default(),
-            waiting: Waiting::default(),
-        }
-    }
-}
-
 impl Head {
-    pub(crate) fn new(layers: Layers, writer: Option<LogWriter>, checkpoint_from: u64) -> Self {
+    pub(crate) fn new(layers: Layers, writer: Option<Box<LogWriter>>, checkpoint_from: u64) -> Self {
         Self {
             layers,
             open: OpenGroup::default(),
+            batch: Batch::default(),
             state: if writer.is_some() { Running::Yes } else { Running::ReadOnly },
             writer,
             frozen: None,
@@ -176,7 +166,7 @@ impl Head {
             checkpoint_from,
             checkpointing: false,
             loading: false,
-            paced_ms: 0,
+            pace: Pace::default(),
         }
     }
 
@@ -209,7 +199,7 @@ impl Head {
 
     /// Returns the payload of the open group and the number of its first commit.
     pub(crate) fn open_payload(&self) -> (&[u8], u64, u32) {
-        (&self.open.bytes[HEADER_BYTES..], self.open.first, self.open.count)
+        (self.open.bytes.get(HEADER_BYTES..).unwrap_or_default(), self.open.first, self.open.count)
     }
 }
 
@@ -426,14 +416,15 @@ impl Inner {
                 MutexGuard::unlocked(head, || self.checkpoint_where(|head| self.is_over_budget(head)));
             }
         }
-        let fill = head.layers.active.bytes();
-        if head.checkpointing && self.background.is_running() && fill > full / 2 {
-            // From half full on, up to 4 ms per commit: slow writers gradually, never stop them.
-            let micros = (fill - full / 2).saturating_mul(4_000) / (full / 2 * 3).max(1);
-            let wait = Duration::from_micros(micros.min(4_000));
-            MutexGuard::unlocked(head, || thread::sleep(wait));
-            head.paced_ms += wait.as_millis() as u64;
-            self.wait_for_load(head)?;
+        let over = head.layers.active.bytes().saturating_sub(full / 2);
+        if head.checkpointing && self.background.is_running() && over > 0 {
+            // From half full on, as long as a checkpoint runs: slow writers gradually, never stop them.
+            if let Some(wait) =
+                head.pace.wait_after(tx.writes.bytes() as u64, over as f64 / (full * 3 / 2) as f64, full)
+            {
+                MutexGuard::unlocked(head, || thread::sleep(wait));
+                self.wait_for_load(head)?;
+            }
         }
         Ok(())
     }
@@ -449,7 +440,7 @@ impl Inner {
     }
 
     fn is_over_budget(&self, head: &Head) -> bool {
-        let log = head.writer.as_ref().map_or(0, LogWriter::log_bytes);
+        let log = head.writer.as_ref().map_or(0, |writer| writer.log_bytes());
         head.layers.active.bytes() >= 2 * self.config.table_bytes || log >= 2 * self.config.log_bytes
     }
 
@@ -486,7 +477,8 @@ impl Inner {
     /// Every tree that is written must have its name in the catalogue.
     fn add_catalogue_entries(&self, head: &mut Head, writes: &mut WriteSet) -> Result<(), CommitError> {
         let known = |head: &Head, tree: u32| head.catalogued.get(tree as usize).copied().unwrap_or(false);
-        let trees: Vec<u32> = writes.trees.keys().copied().filter(|&t| t != CATALOGUE && !known(head, t)).collect();
+        let numbers = writes.trees.iter().map(|(tree, _)| *tree);
+        let trees: Vec<u32> = numbers.filter(|&t| t != CATALOGUE && !known(head, t)).collect();
         for tree in trees {
             let name = self.names.name_of(tree).expect("a tree number was given out for a name");
             if head.layers.contains(CATALOGUE, name.as_bytes()).map_err(CommitError::from)? {
@@ -508,12 +500,14 @@ impl Inner {
         let open = &mut head.open;
         if open.count == 0 {
             open.first = commit_no;
+            open.bytes.resize(HEADER_BYTES, 0);
         }
         debug_assert_eq!(open.first + u64::from(open.count), commit_no, "commits of a group are consecutive");
         open.count += 1;
         open.sync |= durability == Durability::Durable;
         let mut encoder = CommitEncoder::new(&mut open.bytes, tx.label, tx.writes.effects(), tx.writes.has_pieces());
-        let mut batch = Batch::with_capacity(tx.writes.effects(), tx.writes.bytes());
+        let batch = &mut head.batch;
+        batch.reserve(tx.writes.effects(), tx.writes.bytes());
         for (tree, record, effect) in tx.writes.iter() {
             match effect {
                 Effect::Put { ends } => {
@@ -551,7 +545,7 @@ impl Inner {
     /// Writes the open group, and brings the writer home. Returns the group's members, who are woken when that is
     /// dropped.
     #[must_use]
-    fn lead(&self, head: &mut MutexGuard<'_, Head>, mut writer: LogWriter) -> Waiting {
+    fn lead(&self, head: &mut MutexGuard<'_, Head>, mut writer: Box<LogWriter>) -> Waiting {
         let mut group = mem::take(&mut head.open);
         if group.count == 0 {
             head.writer = Some(writer);
@@ -575,7 +569,6 @@ impl Inner {
                 if head.open.count == 0 {
                     // The buffer goes on to the next group.
                     group.bytes.clear();
-                    group.bytes.resize(HEADER_BYTES, 0);
                     head.open.bytes = mem::take(&mut group.bytes);
                 }
             }
@@ -653,91 +646,6 @@ impl Inner {
 /// Returns whoever waits first, if nobody leads.
 fn next_leader(head: &Head) -> Option<Thread> {
     head.writer.as_ref().and_then(|_| head.open.waiting.0.first()).cloned()
-}
-
-/// First committer wins, by key.
-fn check_conflicts(newest: &Layers, tx: &WriteTransaction) -> Result<(), CommitError> {
-    let snapshot = tx.view.commit_no();
-    if newest.commit_no() == snapshot {
-        return Ok(());
-    }
-    let reads = tx.reads.as_ref().map(|reads| reads.lock());
-    let written = tx.writes.iter().map(|(tree, record, _)| (tree, record.key()));
-    let read = tx.checked.iter().chain(reads.iter().flat_map(|r| &r.keys)).map(|(tree, key)| (*tree, &key[..]));
-    for (tree, key) in written.chain(read) {
-        if key_moved(newest, tx, tree, key)? {
-            return Err(CommitError::Conflict { tree: TreeId(tree), key: Bytes::copy_from_slice(key) });
-        }
-    }
-    for range in reads.iter().flat_map(|r| &r.ranges) {
-        if let Some(key) = range_moved(newest, tx, range)? {
-            return Err(CommitError::Conflict { tree: TreeId(range.tree), key });
-        }
-    }
-    Ok(())
-}
-
-/// Whether a key was written since the transaction's snapshot. Tables know the commit of each version. What a
-/// checkpoint has moved into pages since does not: there the values are compared, and one that was changed and
-/// changed back is what the transaction saw.
-fn key_moved(newest: &Layers, tx: &WriteTransaction, tree: u32, key: &[u8]) -> Result<bool, CommitError> {
-    if let Some(entry) = newest.in_tables(tree, key) {
-        return Ok(entry.commit_no() > tx.view.commit_no());
-    }
-    if newest.root.commit_no <= tx.view.commit_no() {
-        return Ok(false);
-    }
-    let moved = tx.view.held().with(|seen| {
-        let same = newest.with(tree, key, |now| seen.with(tree, key, |then| seen.same_value(then, newest, now)))?;
-        match same {
-            Some(then) => then?.transpose().map(|same| !same.unwrap_or(false)),
-            None => Ok(seen.contains(tree, key)?),
-        }
-    });
-    moved.map_err(CommitError::from)
-}
-
-/// Returns a key of the range that was written since the transaction's snapshot.
-fn range_moved(newest: &Layers, tx: &WriteTransaction, range: &ReadRange) -> Result<Option<Bytes>, CommitError> {
-    let snapshot = tx.view.commit_no();
-    let lower = range.lower.as_ref().map(Vec::as_slice);
-    let inside = |key: &[u8]| match &range.upper {
-        std::ops::Bound::Unbounded => true,
-        std::ops::Bound::Included(end) => key <= &end[..],
-        std::ops::Bound::Excluded(end) => key < &end[..],
-    };
-    for table in [Some(&newest.active), newest.frozen.as_ref()].into_iter().flatten() {
-        let mut cursor = table.cursor(range.tree);
-        cursor.seek(lower);
-        while let Some((key, entry)) = cursor.entry().filter(|(key, _)| inside(key)) {
-            if entry.commit_no() > snapshot {
-                return Ok(Some(Bytes::copy_from_slice(key)));
-            }
-            cursor.next();
-        }
-    }
-    if newest.root.commit_no <= snapshot {
-        return Ok(None);
-    }
-    // A checkpoint came in between: both states are walked side by side.
-    let moved = tx.view.held().with(|seen| {
-        let mut before = Walk::new(seen, range.tree, lower, false)?;
-        let mut now = Walk::new(newest, range.tree, lower, false)?;
-        loop {
-            let keys = (before.key().filter(|k| inside(k)), now.key().filter(|k| inside(k)));
-            let (Some(a), Some(b)) = keys else { return Ok(keys.0.or(keys.1).map(Bytes::copy_from_slice)) };
-            let same = match (before.value(), now.value()) {
-                (Some(then), Some(now)) if a == b => seen.same_value(then, newest, now)?,
-                _ => false,
-            };
-            if !same {
-                return Ok(Some(Bytes::copy_from_slice(a.min(b))));
-            }
-            before.advance(seen)?;
-            now.advance(newest)?;
-        }
-    });
-    moved.map_err(CommitError::from)
 }
 
 /// Keys are copied: a slice would keep the value alive as long as the feed keeps the news.

@@ -44,7 +44,8 @@ pub(crate) type TreeWrites = BTreeMap<Keyed, Effect>;
 
 #[derive(Default)]
 pub(crate) struct WriteSet {
-    pub(crate) trees: BTreeMap<u32, TreeWrites>,
+    /// By number: most transactions write to one or two.
+    pub(crate) trees: Vec<(u32, TreeWrites)>,
     /// What is left of the room for short records.
     room: BytesMut,
     bytes: usize,
@@ -122,12 +123,12 @@ impl WriteSet {
 
     /// Makes sure that a tree is in the catalogue after the commit, though nothing is written to it.
     pub(crate) fn touch(&mut self, tree: u32) {
-        self.trees.entry(tree).or_default();
+        self.tree_mut(tree);
     }
 
     /// Returns what this set says about a key, if anything.
     pub(crate) fn get(&self, tree: u32, key: &[u8]) -> Option<(&Record, &Effect)> {
-        self.trees.get(&tree)?.get_key_value(key).map(|(k, e)| (&k.record, e))
+        self.tree(tree)?.get_key_value(key).map(|(k, e)| (&k.record, e))
     }
 
     pub(crate) fn range(&self, tree: u32, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> WriteRange<'_> {
@@ -138,11 +139,11 @@ impl WriteSet {
             | (Bound::Excluded(l), Bound::Included(u)) => l >= u,
             _ => false,
         };
-        self.trees.get(&tree).filter(|_| !crossed).map(|writes| writes.range::<[u8], _>((lower, upper)))
+        self.tree(tree).filter(|_| !crossed).map(|writes| writes.range::<[u8], _>((lower, upper)))
     }
 
     pub(crate) fn effects(&self) -> usize {
-        self.trees.values().map(BTreeMap::len).sum()
+        self.trees.iter().map(|(_, writes)| writes.len()).sum()
     }
 
     /// Returns whether any value was ever given in pieces.
@@ -155,14 +156,14 @@ impl WriteSet {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Record, &Effect)> {
-        self.trees.iter().flat_map(|(&tree, writes)| writes.iter().map(move |(k, e)| (tree, &k.record, e)))
+        self.trees.iter().flat_map(|(tree, writes)| writes.iter().map(move |(k, e)| (*tree, &k.record, e)))
     }
 
     fn insert(&mut self, tree: u32, key: &[u8], value: &[&[u8]], effect: Effect) {
         let record = self.record(key, value);
         self.bytes += record.len();
         let journaled = self.journal.is_some().then(|| record.key_bytes());
-        let writes = self.trees.entry(tree).or_default();
+        let writes = self.tree_mut(tree);
         let old = match writes.entry(Keyed::new(record)) {
             Entry::Vacant(place) => {
                 place.insert(effect);
@@ -173,7 +174,7 @@ impl WriteSet {
                 let (Keyed { record: old, .. }, was) = place.remove_entry();
                 self.bytes -= old.len();
                 let record = self.record(key, value);
-                self.trees.entry(tree).or_default().insert(Keyed::new(record), effect);
+                self.tree_mut(tree).insert(Keyed::new(record), effect);
                 Some((old, was))
             }
         };
@@ -204,15 +205,27 @@ impl WriteSet {
     pub(crate) fn roll_back_to(&mut self, mark: usize) {
         let undone = self.journal.as_mut().map(|journal| journal.split_off(mark.min(journal.len())));
         for Replaced { tree, key, old } in undone.into_iter().flatten().rev() {
-            let writes = self.trees.entry(tree).or_default();
-            if let Some((new, _)) = writes.remove_entry(&key[..]) {
+            if let Some((new, _)) = self.tree_mut(tree).remove_entry(&key[..]) {
                 self.bytes -= new.record.len();
             }
             if let Some((record, effect)) = old {
                 self.bytes += record.len();
-                writes.insert(Keyed::new(record), effect);
+                self.tree_mut(tree).insert(Keyed::new(record), effect);
             }
         }
+    }
+
+    fn tree(&self, tree: u32) -> Option<&TreeWrites> {
+        let at = self.trees.binary_search_by_key(&tree, |(number, _)| *number).ok()?;
+        Some(&self.trees[at].1)
+    }
+
+    fn tree_mut(&mut self, tree: u32) -> &mut TreeWrites {
+        let at = self.trees.binary_search_by_key(&tree, |(number, _)| *number).unwrap_or_else(|at| {
+            self.trees.insert(at, (tree, TreeWrites::new()));
+            at
+        });
+        &mut self.trees[at].1
     }
 
     fn room_for(&self, more: usize) -> Result<(), WriteError> {
@@ -223,7 +236,7 @@ impl WriteSet {
 
 /// A write set as edits of pages.
 pub(crate) struct SetEdits<'s> {
-    trees: std::collections::btree_map::Iter<'s, u32, TreeWrites>,
+    trees: std::slice::Iter<'s, (u32, TreeWrites)>,
     writes: std::collections::btree_map::Iter<'s, Keyed, Effect>,
     at: Option<(&'s Keyed, &'s Effect)>,
 }
@@ -251,10 +264,10 @@ impl Edits for SetEdits<'_> {
 
 impl TreesOfEdits for SetEdits<'_> {
     fn next_tree(&mut self) -> Option<u32> {
-        let (&tree, writes) = self.trees.find(|(_, writes)| !writes.is_empty())?;
+        let (tree, writes) = self.trees.find(|(_, writes)| !writes.is_empty())?;
         self.writes = writes.iter();
         self.at = self.writes.next();
-        Some(tree)
+        Some(*tree)
     }
 }
 
