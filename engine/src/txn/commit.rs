@@ -8,11 +8,10 @@
 //!
 //! With one thread the caller is always the leader. Whoever waits for a group is parked and woken for it alone,
 //! without a lock: handing the serial section's lock from one woken thread to the next would cost a group of thirty
-//! thirty switches in a row. A leader that finds the next group formed leads that one, too, so that the disk does
-//! not wait for a thread to wake up; after a few it hands over.
-//! The newest layers (`head`) run ahead of the published ones: a
-//! hook and the conflict check see commits that are not durable yet, readers never do. If a group fails, what was
-//! built on it fails with it.
+//! thirty switches in a row. On a fast disk a leader that finds the next group formed leads that one, too, so that the
+//! disk does not wait for a thread to wake up; after a few it hands over.
+//! The newest layers (`head`) run ahead of the published ones: a hook and the conflict check see commits that are not
+//! durable yet, readers never do. If a group fails, what was built on it fails with it.
 //!
 //! A table that grows faster than checkpoints empty it slows its writers down, gently at first (`make_way`).
 
@@ -47,6 +46,9 @@ const GROUPS_IN_A_ROW: usize = 4;
 /// How often a leader gives way to others, with nobody new in its group, before it writes: a few microseconds where they
 /// have something else to do, and what it takes to wake them where they do not.
 const GATHER_YIELDS: u32 = 32;
+/// The slower the disk, the dearer a group without them: as many more yields for each millisecond that the last group
+/// took, up to so many.
+const GATHER_MS_MAX: u64 = 32;
 
 /// Room in the log that a commit without durability finds at least.
 const LOG_ROOM_BYTES: u64 = 64 << 10;
@@ -95,6 +97,8 @@ pub(crate) struct Head {
     pub(crate) commits: u64,
     /// How many commits were in the last group, or waited for it to end.
     company: u32,
+    /// How long the last group took to be written and synced.
+    group_ms: u64,
     pub(crate) checkpoints: u64,
     /// How often a checkpoint was tried and failed for want of room.
     pub(crate) checkpoints_failed: u64,
@@ -161,6 +165,7 @@ impl Head {
             syncs: 0,
             commits: 0,
             company: 0,
+            group_ms: 0,
             checkpoints: 0,
             checkpoints_failed: 0,
             checkpoint_from,
@@ -325,9 +330,11 @@ impl Inner {
     /// Leads the open group, and the next ones while they form, some of them. The members of a group are woken while
     /// the lock is open, and the writer still in hand: their next commits find the one free and join the next group.
     fn lead_several(&self, head: &mut MutexGuard<'_, Head>) {
-        for _ in 0..GROUPS_IN_A_ROW {
+        for led in 0..GROUPS_IN_A_ROW {
+            // Beside a slow sync waking a thread is nothing, and a leader that goes home is in the next group itself.
+            let is_slow = head.group_ms > 0;
             let Some(writer) = head.writer.take() else { return };
-            if head.open.count == 0 {
+            if head.open.count == 0 || (led > 0 && is_slow) {
                 head.writer = Some(writer);
                 return;
             }
@@ -345,8 +352,9 @@ impl Inner {
     /// two halves that take turns, and every sync carries one of them. Ends as soon as nobody comes any more; a caller
     /// that is alone does not wait at all.
     fn gather(&self, head: &mut MutexGuard<'_, Head>) {
+        let patience = GATHER_YIELDS * (1 + head.group_ms.min(GATHER_MS_MAX) as u32);
         let mut in_vain = 0;
-        while head.open.count < head.company && in_vain < GATHER_YIELDS {
+        while head.open.count < head.company && in_vain < patience {
             let before = head.open.count;
             MutexGuard::unlocked(head, thread::yield_now);
             in_vain = if head.open.count > before { 0 } else { in_vain + 1 };
@@ -552,6 +560,7 @@ impl Inner {
             return Waiting::default();
         }
         let layers = head.layers.clone();
+        let begun_ms = self.env.clock.monotonic_ms();
         let result = self.without_lock(head, &group.outcome, || {
             writer.append(&mut group.bytes, group.first, group.count)?;
             if group.sync { writer.sync() } else { Ok(()) }
@@ -562,6 +571,7 @@ impl Inner {
                 head.syncs += u64::from(group.sync);
                 head.commits += u64::from(group.count);
                 head.company = group.count + head.open.count;
+                head.group_ms = self.env.clock.monotonic_ms().saturating_sub(begun_ms);
                 let at = writer.at();
                 self.publish(layers, Some(at), &group.told);
                 group.outcome.set(Ok(())).unwrap_or_else(|_| unreachable!("a group is led once"));
