@@ -30,8 +30,13 @@ impl Filter {
     /// Returns whether it may have been there before.
     pub(super) fn add(&self, hash: u64) -> bool {
         let block = &self.blocks[self.block(hash)];
-        // Relaxed: whoever looks for a key got the table, by a lock, after its bits were set.
-        bits(hash).iter().fold(true, |may, &(word, bit)| block[word].fetch_or(bit, Ordering::Relaxed) & bit != 0 && may)
+        bits(hash).iter().fold(true, |may, &(word, bit)| {
+            // Relaxed: whoever looks for a key got the table, by a lock, after its bits were set. No read-modify-write:
+            // one thread adds.
+            let before = block[word].load(Ordering::Relaxed);
+            block[word].store(before | bit, Ordering::Relaxed);
+            may && before & bit != 0
+        })
     }
 
     pub(super) fn may_hold(&self, hash: u64) -> bool {
