@@ -5,6 +5,8 @@ use std::ops::Bound;
 
 use super::*;
 use crate::pager::PageRef;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Value (none for a deletion) and commit.
 type Entries = BTreeMap<Vec<u8>, (Option<Vec<u8>>, u64)>;
@@ -122,14 +124,14 @@ fn equals_a_map_and_old_snapshots_stay() {
 /// One thread puts, others look at versions that they were handed meanwhile: each shows what it did from the first.
 #[test]
 fn versions_stay_while_leaves_grow() {
-    let versions = std::sync::Mutex::new(vec![Mem::new(1 << 20)]);
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let versions = Mutex::new(vec![Mem::new(1 << 20)]);
+    let done = AtomicBool::new(false);
     let key = |n: u64| (n * 7919 % 997).to_be_bytes();
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                while !done.load(std::sync::atomic::Ordering::Acquire) {
-                    let mem = versions.lock().unwrap().last().unwrap().clone();
+                while !done.load(Ordering::Acquire) {
+                    let mem = versions.lock().last().expect("there is a first one").clone();
                     // The newest of the puts of each key up to this commit.
                     let newest = |n: u64| (1..=mem.commit_no).rev().find(|&commit| key(commit) == key(n));
                     for n in 1..=mem.commit_no.min(40) {
@@ -151,9 +153,9 @@ fn versions_stay_while_leaves_grow() {
         let mut mem = Mem::new(1 << 20);
         for commit_no in 1..=5_000 {
             put(&mut mem, 1, &key(commit_no), b"value", commit_no);
-            versions.lock().unwrap().push(mem.clone());
+            versions.lock().push(mem.clone());
         }
-        done.store(true, std::sync::atomic::Ordering::Release);
+        done.store(true, Ordering::Release);
     });
 }
 
