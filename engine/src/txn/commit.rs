@@ -97,8 +97,8 @@ pub(crate) struct Head {
     pub(crate) commits: u64,
     /// How many commits were in the last group, or waited for it to end.
     company: u32,
-    /// How long the last group took to be written and synced.
-    group_ms: u64,
+    /// How many milliseconds the last group took that was synced.
+    sync_ms: u64,
     pub(crate) checkpoints: u64,
     /// How often a checkpoint was tried and failed for want of room.
     pub(crate) checkpoints_failed: u64,
@@ -165,7 +165,7 @@ impl Head {
             syncs: 0,
             commits: 0,
             company: 0,
-            group_ms: 0,
+            sync_ms: 0,
             checkpoints: 0,
             checkpoints_failed: 0,
             checkpoint_from,
@@ -229,13 +229,13 @@ impl Inner {
         check_conflicts(&head.layers, &tx)?;
         hook(&mut Serial { inner: self, layers: &head.layers, writes: &mut tx.writes }).map_err(CommitError::Hook)?;
         self.add_catalogue_entries(&mut head, &mut tx.writes)?;
-        if tx.writes.effects() == 0 {
+        if tx.writes.is_empty() {
             return Ok(CommitInfo { commit_no: tx.view.commit_no(), changed: false });
         }
         // Those that the hook has left.
         let values = tx.writes.stored();
         let commit_no = self.apply(&mut head, &tx, durability);
-        if durability == Durability::None && self.show_unwritten(&mut head, &tx) {
+        if durability == Durability::None && self.show_unwritten(&mut head) {
             drop(head);
             values.iter().for_each(|value| value.keep());
             self.checkpoint_if_due();
@@ -274,7 +274,7 @@ impl Inner {
         self.add_catalogue_entries(&mut head, &mut tx.writes)?;
         let commit_no = head.layers.commit_no() + 1;
         drop(head);
-        if tx.writes.effects() == 0 {
+        if tx.writes.is_empty() {
             return Ok(CommitInfo { commit_no: tx.view.commit_no(), changed: false });
         }
         let told = self.has_feeds().then(|| Commit { commit_no, label: tx.label, changes: changes_of(&tx.writes) });
@@ -332,7 +332,7 @@ impl Inner {
     fn lead_several(&self, head: &mut MutexGuard<'_, Head>) {
         for led in 0..GROUPS_IN_A_ROW {
             // Beside a slow sync waking a thread is nothing, and a leader that goes home is in the next group itself.
-            let is_slow = head.group_ms > 0;
+            let is_slow = head.sync_ms > 0;
             let Some(writer) = head.writer.take() else { return };
             if head.open.count == 0 || (led > 0 && is_slow) {
                 head.writer = Some(writer);
@@ -352,7 +352,7 @@ impl Inner {
     /// two halves that take turns, and every sync carries one of them. Ends as soon as nobody comes any more; a caller
     /// that is alone does not wait at all.
     fn gather(&self, head: &mut MutexGuard<'_, Head>) {
-        let patience = GATHER_YIELDS * (1 + head.group_ms.min(GATHER_MS_MAX) as u32);
+        let patience = GATHER_YIELDS * (1 + head.sync_ms.min(GATHER_MS_MAX) as u32);
         let mut in_vain = 0;
         while head.open.count < head.company && in_vain < patience {
             let before = head.open.count;
@@ -370,12 +370,12 @@ impl Inner {
     /// Shows the commit that was applied last without writing it, if it is alone with its like: the writer is at
     /// home, so nothing is on its way to the disk, the open group holds only commits that are shown already, and
     /// there is room in the log for all of them.
-    fn show_unwritten(&self, head: &mut Head, tx: &WriteTransaction) -> bool {
+    fn show_unwritten(&self, head: &mut Head) -> bool {
         let open = &head.open;
         let room = open.bytes.len() as u64;
         let alone = !open.sync && open.first + u64::from(open.count) == self.published_no() + 2;
         let Some(writer) = head.writer.as_ref() else { return false };
-        if !alone || room > GROUP_BYTES_SOFT_MAX as u64 || !writer.has_room(room) || tx.writes.effects() == 0 {
+        if !alone || room > GROUP_BYTES_SOFT_MAX as u64 || !writer.has_room(room) {
             return false;
         }
         let at = writer.at();
@@ -513,9 +513,10 @@ impl Inner {
         debug_assert_eq!(open.first + u64::from(open.count), commit_no, "commits of a group are consecutive");
         open.count += 1;
         open.sync |= durability == Durability::Durable;
-        let mut encoder = CommitEncoder::new(&mut open.bytes, tx.label, tx.writes.effects(), tx.writes.has_pieces());
+        let effects = tx.writes.effects();
+        let mut encoder = CommitEncoder::new(&mut open.bytes, tx.label, effects, tx.writes.has_pieces());
         let batch = &mut head.batch;
-        batch.reserve(tx.writes.effects(), tx.writes.bytes());
+        batch.reserve(effects, tx.writes.bytes());
         for (tree, record, effect) in tx.writes.iter() {
             match effect {
                 Effect::Put { ends } => {
@@ -560,7 +561,7 @@ impl Inner {
             return Waiting::default();
         }
         let layers = head.layers.clone();
-        let begun_ms = self.env.clock.monotonic_ms();
+        let begun_ms = group.sync.then(|| self.env.clock.monotonic_ms());
         let result = self.without_lock(head, &group.outcome, || {
             writer.append(&mut group.bytes, group.first, group.count)?;
             if group.sync { writer.sync() } else { Ok(()) }
@@ -571,7 +572,9 @@ impl Inner {
                 head.syncs += u64::from(group.sync);
                 head.commits += u64::from(group.count);
                 head.company = group.count + head.open.count;
-                head.group_ms = self.env.clock.monotonic_ms().saturating_sub(begun_ms);
+                if let Some(begun_ms) = begun_ms {
+                    head.sync_ms = self.env.clock.monotonic_ms().saturating_sub(begun_ms);
+                }
                 let at = writer.at();
                 self.publish(layers, Some(at), &group.told);
                 group.outcome.set(Ok(())).unwrap_or_else(|_| unreachable!("a group is led once"));

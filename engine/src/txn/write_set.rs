@@ -142,6 +142,11 @@ impl WriteSet {
         self.tree(tree).filter(|_| !crossed).map(|writes| writes.range::<[u8], _>((lower, upper)))
     }
 
+    /// Returns whether it changes nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.trees.iter().all(|(_, writes)| writes.is_empty())
+    }
+
     pub(crate) fn effects(&self) -> usize {
         self.trees.iter().map(|(_, writes)| writes.len()).sum()
     }
