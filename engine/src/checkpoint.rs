@@ -20,15 +20,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::btree::{self, EditValue, Edits, TreeRoot, ValueRef, value_pages};
+use crate::btree::{self, EditValue, Edits, TreeRoot, value_pages};
 use crate::change::Commit;
 use crate::disk::Disk;
 use crate::error::{CommitError, MaintainError, Poison};
 use crate::limits::{STORED_BYTES_PER_CHECKPOINT, TREES_MAX};
-use crate::log::redo::{self, Effects};
+use crate::log::redo;
 use crate::log::writer::{AppendError, LogPosition, LogWriter};
-use crate::memtable::{Mem, MemCursor, MemValue};
+use crate::memtable::{IntoTable, Mem, MemCursor, MemValue};
 use crate::pager::{PageError, PageRef, PageWriter, Pages, Space};
 use crate::readers::LogAt;
 use crate::rekey::RekeyStep;
@@ -170,7 +171,7 @@ impl Inner {
     }
 
     fn is_due(&self, head: &Head) -> bool {
-        let log = head.writer.as_ref().map_or(0, LogWriter::log_bytes);
+        let log = head.writer.as_ref().map_or(0, |writer| writer.log_bytes());
         let fill = head.layers.active.bytes();
         !head.checkpointing
             && head.check_maintain().is_ok()
@@ -194,6 +195,7 @@ impl Inner {
     fn checkpoint_on(&self, disk: &mut Disk, rekey_pages: u64) -> Result<(), MaintainError> {
         self.head.lock().check_maintain()?;
         let _unwinding = PoisonOnPanic { inner: self, was_panicking: std::thread::panicking() };
+        let begun_ms = self.env.clock.monotonic_ms();
         let spilled = self.spill_old_views(disk);
         // Looked at before the freeze: what was sealed with the old key and committed is in the table that is frozen. A
         // table that was frozen by a try before this one may be older than the new key, and so may the log behind it.
@@ -201,16 +203,18 @@ impl Inner {
         let step = if may_step { disk.next_rekey_step(rekey_pages) } else { None };
         let was_sealed = step.as_ref().is_some_and(RekeyStep::is_sealed);
         let written = spilled.and_then(|()| self.freeze(step.is_some())).and_then(|frozen| match frozen {
-            Some(frozen) => self.write_checkpoint(disk, &frozen, step).map(Some),
+            Some(frozen) => Ok(Some((self.write_checkpoint(disk, &frozen, step)?, frozen.table.bytes()))),
             None => Ok(None),
         });
         let mut head = self.head.lock();
         head.checkpointing = false;
         let result = match written {
             Ok(None) => Ok(()),
-            Ok(Some(root)) => {
+            Ok(Some((root, bytes))) => {
                 self.settle(&mut head, root);
                 head.checkpoints += 1;
+                let took = Duration::from_millis(self.env.clock.monotonic_ms().saturating_sub(begun_ms));
+                head.pace.learn(took, bytes, self.config.table_bytes);
                 head.checkpoint_from = self.config.table_bytes;
                 drop(head);
                 self.reclaim(disk);
@@ -242,7 +246,7 @@ impl Inner {
     }
 
     /// Waits until the log's writer is at home, and takes it: nobody else leads until it is back.
-    pub(crate) fn take_writer(&self, head: &mut MutexGuard<'_, Head>) -> Result<LogWriter, MaintainError> {
+    pub(crate) fn take_writer(&self, head: &mut MutexGuard<'_, Head>) -> Result<Box<LogWriter>, MaintainError> {
         loop {
             head.check_maintain()?;
             if let Some(writer) = head.writer.take() {
@@ -302,7 +306,7 @@ impl Inner {
         let shown = Arc::new(fresh.clone());
         let (payload, first, count) = head.open_payload();
         if count > 0 {
-            redo::decode(payload, first, count, &mut IntoTable(&mut fresh))
+            redo::decode(payload, first, count, &mut IntoTable::new(&mut fresh))
                 .expect("the open group was encoded by this program, in this process");
         }
         let frozen = Frozen { table: Arc::clone(&published.active), then };
@@ -735,30 +739,6 @@ impl Moved {
         // and asked within one settling, in which each reader that is not moved yet holds its own.
         let new = self.0.entry(Arc::as_ptr(old) as usize).or_insert_with(|| Arc::new(new()));
         reader.exchange(Some(Arc::clone(new)));
-    }
-}
-
-/// Replayed effects go into a table.
-pub(crate) struct IntoTable<'t>(pub(crate) &'t mut Mem);
-
-impl Effects for IntoTable<'_> {
-    fn begin_commit(&mut self, commit_no: u64, _label: u32) {
-        self.0.commit_no = commit_no;
-    }
-
-    fn put(&mut self, tree: u32, key: &[u8], value: &[u8]) {
-        let commit_no = self.0.commit_no;
-        self.0.put(tree, key, value, commit_no);
-    }
-
-    fn put_stored(&mut self, tree: u32, key: &[u8], at: ValueRef) {
-        let commit_no = self.0.commit_no;
-        self.0.put_stored(tree, key, at, commit_no);
-    }
-
-    fn delete(&mut self, tree: u32, key: &[u8]) {
-        let commit_no = self.0.commit_no;
-        self.0.delete(tree, key, commit_no);
     }
 }
 

@@ -141,7 +141,7 @@ impl Store {
             oldest_reader: oldest.map(|r| r.commit_no),
             oldest_reader_ms: oldest.map_or(0, |r| now.saturating_sub(r.since_ms)),
             snapshots_ended: inner.snapshots_ended.load(Ordering::Relaxed),
-            paced_ms: head.paced_ms,
+            paced_ms: head.pace.waited.as_millis() as u64,
             rekey,
             poisoned,
         }
@@ -264,7 +264,7 @@ impl Inner {
     fn close_files(
         &self,
         head: &mut MutexGuard<'_, Head>,
-        mut writer: LogWriter,
+        mut writer: Box<LogWriter>,
         disk: &mut crate::disk::Disk,
     ) -> Result<(), MaintainError> {
         // Commits that slipped in after the last checkpoint stay in the log, which is as good.

@@ -219,7 +219,8 @@ pub enum PageAccess {
 pub struct Memory {
     /// Pages in the cache. Not used where pages are read from a mapping without encryption.
     pub cache_bytes: usize,
-    /// The table of commits that are in the log and not yet in pages. While a checkpoint runs there are two.
+    /// The table of commits that are in the log and not yet in pages, replaced values included. While a checkpoint runs
+    /// there are two.
     pub table_bytes: usize,
     /// Log that is written before a checkpoint is due on its account, per generation, of which there are up to
     /// three on disk. Not memory; here because it goes with the table: a small commit takes 4 KiB of log.

@@ -7,7 +7,7 @@ use crate::ahead::Ahead;
 use crate::background::Background;
 use crate::btree::{TreeRoot, value_pages};
 use crate::change::ChangeFeed;
-use crate::checkpoint::IntoTable;
+
 use crate::disk::{Disk, load_roots};
 use crate::env::{Env, LockOutcome, OpenMode, StorageFile};
 use crate::error::{Corruption, CorruptionKind, MaintainError, OpenError, ReadError, WriteError};
@@ -15,7 +15,7 @@ use crate::keys::{EpochKey, FileKeys, KeySlot, UnwrapError, WrapError};
 use crate::limits::PAGE_BYTES;
 use crate::log::replay::{LogEnd, replay};
 use crate::log::writer::{LogPosition, LogWriter};
-use crate::memtable::Mem;
+use crate::memtable::{IntoTable, Mem};
 use crate::options::{KeySource, Options, PageAccess};
 use crate::pager::{MissFrom, Pages, Space, SpaceCounts, first_page};
 use crate::readers::{LogAt, Visible};
@@ -118,9 +118,12 @@ impl Store {
             complete_keys(&mut disk, older.as_ref())
                 .map_err(|source| OpenError::Io { during: "writing the header", source })?;
             key_state.count(&disk, counts);
-            (Some(writer), Some(disk))
+            (Some(Box::new(writer)), Some(disk))
         };
-        let log = writer.as_ref().map_or(LogAt { durable_commit: end.durable, ..LogAt::default() }, LogWriter::at);
+        let log = match &writer {
+            Some(writer) => writer.at(),
+            None => LogAt { durable_commit: end.durable, ..LogAt::default() },
+        };
         let inner = Arc::new(Inner {
             path,
             config,
@@ -542,7 +545,7 @@ fn read_state(env: &Env, file: &Arc<dyn StorageFile>, options: &Options, path: &
 fn read_log(env: &Env, header: &Superblock, keys: &FileKeys, options: &Options) -> Result<(Mem, LogEnd), OpenError> {
     let mut table = Mem::new(options.memory.table_bytes);
     table.commit_no = header.commit_no;
-    let end = replay(env, header, keys, &mut IntoTable(&mut table))?;
+    let end = replay(env, header, keys, &mut IntoTable::new(&mut table))?;
     table.forget_superseded();
     Ok((table, end))
 }

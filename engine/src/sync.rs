@@ -5,8 +5,8 @@
 //! atomic access being a place where another thread may go on. `tests/schedules.rs` has the scenarios,
 //! `.ci/schedules` runs them.
 //!
-//! Not taken from here: `Arc`, which is not a place to wait; the filters of `memtable`, hints that one thread writes;
-//! `env`, whose locks are never held where another thread could go on.
+//! Not taken from here: `Arc`, which is not a place to wait; filters, slots and segments of `memtable`, which one thread
+//! writes; `env`, whose locks are never held where another thread could go on.
 
 #[cfg(not(shuttle))]
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};

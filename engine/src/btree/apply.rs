@@ -57,14 +57,13 @@ pub(crate) fn apply<W: PageWrite>(
         return Ok(*root);
     }
     let out = Out::new(pages, root.page.is_none());
-    let mut rewrite = Rewrite { edits, out, last_edit: None, added: 0, removed: 0 };
+    let mut rewrite = Rewrite { edits, out, added: 0, removed: 0 };
     rewrite.root(root)
 }
 
 struct Rewrite<'r, W> {
     edits: &'r mut dyn Edits,
     out: Out<'r, W>,
-    last_edit: Option<Vec<u8>>,
     added: u64,
     removed: u64,
 }
@@ -164,11 +163,12 @@ impl<W: PageWrite> Rewrite<'_, W> {
 
     /// Goes on to the next edit.
     fn advance(&mut self) -> Result<(), PageError> {
-        let last = self.last_edit.get_or_insert_default();
-        last.clear();
-        last.extend_from_slice(self.edits.peek().map_or(&[], |(key, _)| key));
+        if !cfg!(debug_assertions) {
+            return self.edits.advance();
+        }
+        let last = self.edits.peek().map(|(key, _)| key.to_vec());
         self.edits.advance()?;
-        let ascends = self.edits.peek().is_none_or(|(key, _)| *key > **last);
+        let ascends = self.edits.peek().is_none_or(|(next, _)| last.is_some_and(|last| *next > *last));
         assert!(ascends, "edits come in ascending order, one for each key");
         Ok(())
     }

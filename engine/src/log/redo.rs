@@ -114,6 +114,9 @@ pub(crate) trait Effects {
     fn put(&mut self, tree: u32, key: &[u8], value: &[u8]);
     fn put_stored(&mut self, tree: u32, key: &[u8], at: ValueRef);
     fn delete(&mut self, tree: u32, key: &[u8]);
+
+    /// Nothing more comes of this commit.
+    fn end_commit(&mut self) {}
 }
 
 /// Reads a payload of `count` commits; the error is the rule that the bytes break. The payload has passed its
@@ -169,6 +172,7 @@ fn decode_commit(
             _ => return Err("an effect is 0 to 3"),
         }
     }
+    out.end_commit();
     Ok(())
 }
 

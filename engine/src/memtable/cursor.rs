@@ -1,26 +1,30 @@
-//! A cursor over one tree of a table. It owns its path, so the tree it walks cannot go away; it keeps that version of
-//! the tree in memory, so whoever stands still for long should seek again instead.
+//! A cursor over one tree of a table. It owns its path, so the tree it walks cannot go away; it keeps the table in
+//! memory, so whoever stands still for long should seek again instead. A leaf it enters is sorted, as far as the version
+//! shows it; what is added to the leaf later, no version that the cursor may be of shows.
 
+use std::cmp::Ordering;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::leaf::{Leaf, head_of};
-use super::node::Node;
-use super::{MemEntry, MemValue};
+use super::leaf::{Leaf, Sorted, Version, head_of};
+use super::node::{Branch, Node};
+use super::segments::Segments;
+use super::{MemEntry, Shared};
 
 /// Stands on an entry, or at the end.
 pub(crate) struct MemCursor {
-    root: Option<Arc<Node>>,
-    branches: Vec<(Arc<Node>, usize)>,
-    leaf: Option<Arc<Node>>,
+    root: Option<Node>,
+    shared: Arc<Shared>,
+    commit_no: u64,
+    branches: Vec<(Arc<Branch>, usize)>,
+    leaf: Option<Arc<Leaf>>,
+    sorted: Sorted,
     at: usize,
 }
 
 impl MemCursor {
-    pub(super) fn new(root: Option<Arc<Node>>) -> Self {
-        Self { root, branches: Vec::new(), leaf: None, at: 0 }
+    pub(super) fn new(root: Option<Node>, shared: Arc<Shared>, commit_no: u64) -> Self {
+        Self { root, shared, commit_no, branches: Vec::new(), leaf: None, sorted: Sorted::default(), at: 0 }
     }
 
     /// Goes to the first entry at or after the bound.
@@ -42,7 +46,7 @@ impl MemCursor {
         let count = match upper {
             Bound::Unbounded => {
                 self.descend_to_edge(true);
-                self.here().map_or(0, Leaf::len)
+                self.sorted.len()
             }
             Bound::Included(key) => self.descend_to(key, true),
             Bound::Excluded(key) => self.descend_to(key, false),
@@ -63,104 +67,86 @@ impl MemCursor {
 
     /// Returns the entry it stands on.
     pub(crate) fn entry(&self) -> Option<(&[u8], MemEntry<'_>)> {
-        let leaf = self.here()?;
-        Some((leaf.key(self.at), leaf.entry(self.at)))
+        let version = self.leaf.as_ref()?.version(&self.sorted, self.at);
+        let segments = self.segments();
+        let (key, value) = version.record(segments);
+        Some((key, MemEntry { version, value, segments }))
     }
 
-    fn here(&self) -> Option<&Leaf> {
-        match self.leaf.as_deref()? {
-            Node::Leaf(leaf) => Some(leaf),
-            Node::Branch(_) => unreachable!("a path ends at a leaf"),
-        }
+    fn segments(&self) -> &Segments {
+        &self.shared.segments
     }
 
     /// Goes to the leaf of `key`; returns how many of its entries are below it, or at most at it.
     fn descend_to(&mut self, key: &[u8], with_equal: bool) -> usize {
         let head = head_of(key);
-        self.branches.clear();
-        let mut node = self.root.clone();
-        while let Some(branch) = node.take_if(|n| matches!(**n, Node::Branch(_))) {
-            let Node::Branch(inside) = &*branch else { unreachable!("looked at just now") };
-            let i = inside.child_of(head, key);
-            node = Some(Arc::clone(&inside.children[i]));
-            self.branches.push((branch, i));
-        }
-        self.leaf = node;
-        self.here().map_or(0, |leaf| leaf.count_to(head, key, with_equal))
+        self.descend_by(|segments, branch| branch.child_of(segments, head, key));
+        let Some(leaf) = &self.leaf else { return 0 };
+        let is_before = |version: Version| match version.compare(self.segments(), head, key) {
+            Ordering::Less => true,
+            Ordering::Equal => with_equal,
+            Ordering::Greater => false,
+        };
+        (0..self.sorted.len()).take_while(|&at| is_before(leaf.version(&self.sorted, at))).count()
     }
 
     fn descend_to_edge(&mut self, last: bool) {
+        self.descend_by(|_, branch| if last { branch.children.len() - 1 } else { 0 });
+    }
+
+    fn descend_by(&mut self, child_of: impl Fn(&Segments, &Branch) -> usize) {
         self.branches.clear();
         self.leaf = None;
         if let Some(root) = self.root.clone() {
-            self.descend(root, last);
+            self.descend(root, child_of);
         }
     }
 
-    fn descend(&mut self, mut node: Arc<Node>, last: bool) {
-        loop {
-            let next = match &*node {
-                Node::Leaf(_) => break,
-                Node::Branch(inside) => {
-                    let i = if last { inside.children.len() - 1 } else { 0 };
-                    (Arc::clone(&inside.children[i]), i)
+    /// Goes down to a leaf.
+    fn descend(&mut self, mut node: Node, child_of: impl Fn(&Segments, &Branch) -> usize) {
+        let leaf = loop {
+            match node {
+                Node::Leaf(leaf) => break leaf,
+                Node::Branch(branch) => {
+                    let i = child_of(self.segments(), &branch);
+                    node = branch.children[i].clone();
+                    self.branches.push((branch, i));
                 }
-            };
-            self.branches.push((node, next.1));
-            node = next.0;
-        }
-        self.leaf = Some(node);
+            }
+        };
+        self.sorted = leaf.sorted(self.segments(), self.commit_no);
+        self.leaf = Some(leaf);
     }
 
     /// Past the end of a leaf: on to the first entry of the next one.
     fn settle_forward(&mut self) {
-        if self.here().is_none_or(|leaf| self.at < leaf.len()) {
-            return;
-        }
-        self.leaf = None;
-        self.at = 0;
-        while let Some((branch, i)) = self.branches.pop() {
-            let Node::Branch(inside) = &*branch else { unreachable!("only branches are kept") };
-            if let Some(next) = inside.children.get(i + 1).map(Arc::clone) {
-                self.branches.push((branch, i + 1));
-                self.descend(next, false);
-                return;
+        while self.leaf.is_some() && self.at >= self.sorted.len() {
+            self.leaf = None;
+            self.at = 0;
+            while let Some((branch, i)) = self.branches.pop() {
+                if let Some(next) = branch.children.get(i + 1).cloned() {
+                    self.branches.push((branch, i + 1));
+                    self.descend(next, |_, _| 0);
+                    break;
+                }
             }
         }
     }
 
     /// Goes to the last of the first `count` entries of this leaf, or of the leaf before where there are none.
-    fn back_to(&mut self, count: usize) {
-        if self.leaf.is_none() {
-            return;
-        }
-        if count > 0 {
-            self.at = count - 1;
-            return;
-        }
-        self.leaf = None;
-        self.at = 0;
-        while let Some((branch, i)) = self.branches.pop() {
-            if i == 0 {
-                continue;
+    fn back_to(&mut self, mut count: usize) {
+        while self.leaf.is_some() && count == 0 {
+            self.leaf = None;
+            while let Some((branch, i)) = self.branches.pop() {
+                if i > 0 {
+                    let before = branch.children[i - 1].clone();
+                    self.branches.push((branch, i - 1));
+                    self.descend(before, |_, branch| branch.children.len() - 1);
+                    count = self.sorted.len();
+                    break;
+                }
             }
-            let Node::Branch(inside) = &*branch else { unreachable!("only branches are kept") };
-            let before = Arc::clone(&inside.children[i - 1]);
-            self.branches.push((branch, i - 1));
-            self.descend(before, true);
-            self.at = self.here().map_or(0, |leaf| leaf.len() - 1);
-            return;
         }
-    }
-}
-
-impl MemEntry<'_> {
-    /// Returns the value, shared with the table where it is a long one; empty where it is stored apart or deleted.
-    pub(crate) fn value_bytes(&self) -> Bytes {
-        match (self.shared, self.value) {
-            (Some(shared), _) => shared.clone(),
-            (None, MemValue::Put(bytes)) => Bytes::copy_from_slice(bytes),
-            (None, _) => Bytes::new(),
-        }
+        self.at = count.saturating_sub(1);
     }
 }

@@ -4,7 +4,6 @@
 //! filter, leaves a false "maybe" and never a false "no". Whoever chooses keys can make every answer "maybe"; then
 //! the table is searched, which is what would happen without a filter.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Words of one block: a cache line.
@@ -12,9 +11,8 @@ const BLOCK_WORDS: usize = 8;
 /// Bytes of table that one byte of filter stands for. An entry of about 100 bytes gets 12 bits.
 const TABLE_BYTES_PER_BYTE: usize = 64;
 
-#[derive(Clone)]
 pub(super) struct Filter {
-    blocks: Arc<[[AtomicU64; BLOCK_WORDS]]>,
+    blocks: Box<[[AtomicU64; BLOCK_WORDS]]>,
 }
 
 impl Filter {
@@ -29,12 +27,16 @@ impl Filter {
         self.blocks.len() * 8 * BLOCK_WORDS
     }
 
-    pub(super) fn add(&self, hash: u64) {
+    /// Returns whether it may have been there before.
+    pub(super) fn add(&self, hash: u64) -> bool {
         let block = &self.blocks[self.block(hash)];
-        for (word, bit) in bits(hash) {
-            // Relaxed: whoever looks for a key got the table, by a lock, after its bits were set.
-            block[word].fetch_or(bit, Ordering::Relaxed);
-        }
+        bits(hash).iter().fold(true, |may, &(word, bit)| {
+            // Relaxed: whoever looks for a key got the table, by a lock, after its bits were set. No read-modify-write:
+            // one thread adds.
+            let before = block[word].load(Ordering::Relaxed);
+            block[word].store(before | bit, Ordering::Relaxed);
+            may && before & bit != 0
+        })
     }
 
     pub(super) fn may_hold(&self, hash: u64) -> bool {
@@ -84,6 +86,8 @@ mod tests {
         for n in 0..10_000_u64 {
             filter.add(hash(1, &n.to_be_bytes()));
         }
+        assert!(filter.add(hash(1, &7_u64.to_be_bytes())));
+        assert!(!Filter::new(1000).add(hash(1, b"first")));
         assert!((0..10_000_u64).all(|n| filter.may_hold(hash(1, &n.to_be_bytes()))));
         let wrong = (10_000..110_000_u64).filter(|n| filter.may_hold(hash(1, &n.to_be_bytes()))).count();
         assert!(wrong < 6_000, "{wrong} of 100,000");

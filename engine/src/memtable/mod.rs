@@ -1,20 +1,29 @@
-//! The newest word on every key since the last checkpoint, deletions included: one persistent B+tree per tree.
+//! The newest word on every key since the last checkpoint, deletions included: one B+tree per tree, of many versions.
 //!
-//! Why persistent, and not a map of version chains behind a lock: a snapshot is one reference count, a reader never
-//! takes a lock while it reads, and versions nobody can see vanish with their last reference, without a collector.
-//! The price is that the first change of a leaf after a publication copies its path; so a leaf is two allocations of a
-//! few kilobytes, and copying it is copying memory (`leaf`).
+//! ```text
+//! Mem       all trees at one commit: a root per tree. Cloning it copies one pointer per tree.
+//! branches  shared by versions, copied before they change (`node`)
+//! leaves    shared by versions, added to where they are: each version sees what its commit shows (`leaf`)
+//! segments  keys and values, shared by all versions (`segments`)
+//! ```
 //!
-//! `Mem` is all trees at one commit. Cloning it copies one pointer per tree. Nodes are shared by `Arc` and changed in
-//! place only while nobody else holds them, which is what makes a large batch cheap.
+//! Why so, and not a map of version chains behind a lock: a snapshot is one reference count, a reader never takes a
+//! lock while it reads, and a commit copies nothing but its own bytes, unless a leaf is full. What later commits
+//! replaced stays in its segment until the table goes, which its bytes bound.
 //!
-//! Invariants: every key is in exactly one leaf; keys ascend; an entry knows the commit that wrote it; `bytes` is the
-//! sum of what this version's nodes hold, as if it shared none of them.
+//! Only the newest version grows. Where commits are taken back, `rolled_back_to` makes one that has never seen them:
+//! their numbers are given again.
+//!
+//! Invariants: every key is in exactly one leaf of a version, and the newest of its entries that the version's commit
+//! shows is the one that holds; `bytes` is the sum of what this version's nodes take, as if it shared none of them, and
+//! of all segments.
 
+mod batch;
 mod cursor;
 mod filter;
 mod leaf;
 mod node;
+mod segments;
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -22,10 +31,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::btree::ValueRef;
+use crate::pager::PageRef;
+pub(crate) use batch::{Batch, IntoTable};
 pub(crate) use cursor::MemCursor;
 use filter::Filter;
-use leaf::{BIG_VALUE_BYTES_MIN, Leaf, New, head_of};
+pub(crate) use leaf::head_of;
+use leaf::{Kind, Leaf, Version};
 use node::Node;
+use segments::Segments;
+
+/// Records from this length on are segments of their own: shared with the transaction that wrote them, and with whoever
+/// reads their values.
+pub(crate) const OWN_SEGMENT_BYTES_MIN: usize = 4096;
+/// Bytes of a stored value's reference.
+const STORED_BYTES: usize = 25;
 
 /// What a table says about a key.
 #[derive(Clone, Copy)]
@@ -39,46 +58,74 @@ pub(crate) enum MemValue<'m> {
 }
 
 pub(crate) struct MemEntry<'m> {
-    value: MemValue<'m>,
-    commit_no: u64,
-    /// The value where it is shared.
-    shared: Option<&'m Bytes>,
+    version: Version,
+    value: &'m [u8],
+    segments: &'m Segments,
 }
 
 impl<'m> MemEntry<'m> {
     pub(crate) fn value(&self) -> MemValue<'m> {
-        self.value
+        match self.version.kind {
+            Kind::Inline => MemValue::Put(self.value),
+            Kind::Stored => MemValue::PutStored(decode_stored(self.value)),
+            Kind::Deleted => MemValue::Deleted,
+        }
+    }
+
+    /// Returns the value, shared with the table where it is a long one; empty where it is stored apart or deleted.
+    pub(crate) fn value_bytes(&self) -> Bytes {
+        let MemValue::Put(value) = self.value() else { return Bytes::new() };
+        let segment = self.segments.segment(self.version.place.segment);
+        // A slice of a segment that others are in, too, would keep them all.
+        let is_alone = usize::from(self.version.key_len) + value.len() == segment.len();
+        if is_alone && segment.len() >= OWN_SEGMENT_BYTES_MIN {
+            segment.slice_ref(value)
+        } else {
+            Bytes::copy_from_slice(value)
+        }
     }
 
     /// Returns the commit that wrote it.
     pub(crate) fn commit_no(&self) -> u64 {
-        self.commit_no
+        self.version.commit_no
     }
 }
 
-/// All trees at one commit.
+/// All trees at one commit. Of all clones only the newest may grow.
 #[derive(Clone)]
 pub(crate) struct Mem {
     pub(crate) commit_no: u64,
-    trees: Vec<Option<Arc<Node>>>,
-    bytes: u64,
+    trees: Vec<Option<Node>>,
+    shared: Arc<Shared>,
+    /// The number of the next segment.
+    next_segment: u32,
+    node_bytes: u64,
+    segment_bytes: u64,
     entries: u64,
-    filter: Option<Filter>,
     /// Stored values that later commits of this table replaced: no page names them.
     superseded: Arc<Vec<ValueRef>>,
     /// Bytes of stored values that were put, superseded ones included.
     stored_bytes: u64,
 }
 
+/// What all versions of a table have in common.
+struct Shared {
+    filter: Option<Filter>,
+    segments: Segments,
+}
+
 impl Mem {
     /// An empty table that will hold about `budget_bytes`; 0 for one that stays empty.
     pub(crate) fn new(budget_bytes: usize) -> Self {
+        let filter = (budget_bytes > 0).then(|| Filter::new(budget_bytes));
         Self {
             commit_no: 0,
             trees: Vec::new(),
-            bytes: 0,
+            shared: Arc::new(Shared { filter, segments: Segments::default() }),
+            next_segment: 0,
+            node_bytes: 0,
+            segment_bytes: 0,
             entries: 0,
-            filter: (budget_bytes > 0).then(|| Filter::new(budget_bytes)),
             superseded: Arc::default(),
             stored_bytes: 0,
         }
@@ -86,82 +133,93 @@ impl Mem {
 
     /// Returns what the table says about a key; `None` where it says nothing.
     pub(crate) fn get(&self, tree: u32, key: &[u8]) -> Option<MemEntry<'_>> {
-        let mut node = self.root(tree)?;
-        if let Some(filter) = &self.filter
+        let root = self.root(tree)?;
+        let Shared { filter, segments } = &*self.shared;
+        if let Some(filter) = filter
             && !filter.may_hold(filter::hash(tree, key))
         {
             return None;
         }
         let head = head_of(key);
-        loop {
-            match &**node {
-                Node::Leaf(leaf) => return leaf.find(head, key).ok().map(|at| leaf.entry(at)),
-                Node::Branch(branch) => node = &branch.children[branch.child_of(head, key)],
-            }
+        let (version, value) = root.leaf_of(segments, head, key).find(segments, self.commit_no, head, key)?;
+        Some(MemEntry { version, value, segments })
+    }
+
+    /// Applies the next commit, and leaves the batch empty for the one after.
+    pub(crate) fn apply(&mut self, commit_no: u64, batch: &mut Batch) {
+        let shared = Arc::clone(&self.shared);
+        let first = self.next_segment;
+        // Without the room that records of their own segments did not take.
+        let bytes = Bytes::from(std::mem::take(&mut batch.bytes).into_boxed_slice());
+        for segment in std::iter::once(bytes).chain(batch.own.drain(..)) {
+            self.segment_bytes += segment.len() as u64 + Segments::EACH_BYTES;
+            shared.segments.add(self.next_segment, segment);
+            self.next_segment += 1;
         }
-    }
-
-    /// Puts a value.
-    pub(crate) fn put(&mut self, tree: u32, key: &[u8], value: &[u8], commit_no: u64) {
-        self.insert(tree, key, New::Inline(value), commit_no);
-    }
-
-    /// Puts a value, sharing it where it is long.
-    pub(crate) fn put_bytes(&mut self, tree: u32, key: &[u8], value: Bytes, commit_no: u64) {
-        if value.len() < BIG_VALUE_BYTES_MIN {
-            self.insert(tree, key, New::Inline(&value), commit_no);
-        } else {
-            self.insert(tree, key, New::Shared(value), commit_no);
+        for batch::Item { tree, mut version } in batch.items.drain(..) {
+            version.place.segment += first;
+            version.commit_no = commit_no;
+            self.insert(&shared, tree, &version);
         }
+        self.stored_bytes = self.stored_bytes.saturating_add(std::mem::take(&mut batch.stored_bytes));
+        self.commit_no = commit_no;
     }
 
-    /// Puts a value that lies in pages of its own.
-    pub(crate) fn put_stored(&mut self, tree: u32, key: &[u8], value: ValueRef, commit_no: u64) {
-        self.stored_bytes = self.stored_bytes.saturating_add(value.len);
-        self.insert(tree, key, New::Stored(value), commit_no);
-    }
-
-    /// Notes that a key has no value.
-    pub(crate) fn delete(&mut self, tree: u32, key: &[u8], commit_no: u64) {
-        self.insert(tree, key, New::Deleted, commit_no);
-    }
-
-    fn insert(&mut self, tree: u32, key: &[u8], new: New<'_>, commit_no: u64) {
+    fn insert(&mut self, shared: &Shared, tree: u32, version: &Version) {
+        let segments = &shared.segments;
+        let key = version.key(segments);
         let index = tree as usize;
         if index >= self.trees.len() {
             self.trees.resize(index + 1, None);
         }
-        if let Some(filter) = &self.filter {
-            filter.add(filter::hash(tree, key));
+        let may_be_there = shared.filter.as_ref().is_none_or(|filter| filter.add(filter::hash(tree, key)));
+        let Some(root) = &mut self.trees[index] else {
+            self.trees[index] = Some(Node::Leaf(Arc::new(Leaf::new(&[*version]))));
+            self.node_bytes += Leaf::BYTES;
+            self.entries += 1;
+            return;
+        };
+        let leaf = root.leaf_of(segments, version.head, key);
+        let old = if may_be_there { leaf.find(segments, u64::MAX, version.head, key) } else { None };
+        match old {
+            None => self.entries += 1,
+            Some((old, value)) if old.kind == Kind::Stored => {
+                Arc::make_mut(&mut self.superseded).push(decode_stored(value));
+            }
+            Some(_) => {}
         }
-        let mut grown = 0;
-        let root = self.trees[index].get_or_insert_with(|| {
-            let leaf = Node::Leaf(Leaf::default());
-            grown += leaf.bytes() as i64;
-            Arc::new(leaf)
-        });
-        let inserted = node::insert(root, head_of(key), key, new, commit_no);
-        grown += inserted.grown;
-        if let Some(split) = inserted.split {
-            grown += node::grow(root, split) as i64;
-        }
-        self.bytes = self.bytes.checked_add_signed(grown).expect("a node never shrinks by more than it counted");
-        self.entries += u64::from(inserted.put.is_new);
-        if let Some(stored) = inserted.put.stored {
-            Arc::make_mut(&mut self.superseded).push(stored);
+        if !leaf.add(version) {
+            let grown = root.insert(segments, key, version);
+            self.node_bytes += grown.bytes;
+            if let Some(split) = grown.split {
+                self.node_bytes += root.grow(split);
+            }
         }
     }
 
-    /// Returns the bytes of memory that this version's nodes and values take; what it shares with other versions
+    /// Returns an older version without what later commits have added since, to go on from: the commits that this one
+    /// has beyond it are taken back.
+    pub(crate) fn rolled_back_to(&self, older: &Self) -> Self {
+        let as_of = |root: &Option<Node>| root.as_ref().map(|root| root.as_of(older.commit_no));
+        Self {
+            trees: older.trees.iter().map(as_of).collect(),
+            // The segments of what is taken back stay.
+            next_segment: self.next_segment,
+            segment_bytes: self.segment_bytes,
+            ..older.clone()
+        }
+    }
+
+    /// Returns the bytes of memory that this version's nodes and all segments take; what it shares with other versions
     /// counts in each.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        self.node_bytes + self.segment_bytes
     }
 
     /// Returns the bytes of the filter, which all versions of a table share.
     #[cfg(test)]
     pub(crate) fn filter_bytes(&self) -> usize {
-        self.filter.as_ref().map_or(0, Filter::bytes)
+        self.shared.filter.as_ref().map_or(0, Filter::bytes)
     }
 
     /// Returns how many keys the table says something about.
@@ -226,12 +284,26 @@ impl Mem {
 
     /// Returns a cursor, which stands at the end until it is sent somewhere.
     pub(crate) fn cursor(&self, tree: u32) -> MemCursor {
-        MemCursor::new(self.root(tree).cloned())
+        MemCursor::new(self.root(tree).cloned(), Arc::clone(&self.shared), self.commit_no)
     }
 
-    fn root(&self, tree: u32) -> Option<&Arc<Node>> {
+    fn root(&self, tree: u32) -> Option<&Node> {
         self.trees.get(tree as usize)?.as_ref()
     }
+}
+
+fn encode_stored(stored: &ValueRef) -> [u8; STORED_BYTES] {
+    let mut bytes = [0; STORED_BYTES];
+    bytes[..8].copy_from_slice(&stored.len.to_le_bytes());
+    bytes[8] = stored.height;
+    bytes[9..17].copy_from_slice(&stored.page.no.to_le_bytes());
+    bytes[17..].copy_from_slice(&stored.page.proof.to_le_bytes());
+    bytes
+}
+
+fn decode_stored(bytes: &[u8]) -> ValueRef {
+    let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+    ValueRef { len: number(0), height: bytes[8], page: PageRef { no: number(9), proof: number(17) } }
 }
 
 #[cfg(test)]

@@ -1,163 +1,193 @@
-//! Nodes of the persistent tree: search and insert. Sharing is by `Arc`; a shared node is copied once, by
-//! `Arc::make_mut`, before it changes. Nothing is ever removed: a deletion is an entry, too.
+//! Nodes of the persistent tree: search and insert. Sharing is by `Arc`: leaves are added to where they are, a branch
+//! is copied once, by `Arc::make_mut`, before it changes. Nothing is ever removed: a deletion is an entry, too.
 
 use std::sync::Arc;
 
-use super::leaf::{Leaf, New, Put, SLOTS_MAX, head_of};
+use super::leaf::{Leaf, SLOTS_MAX, Version};
+use super::segments::{Place, Segments};
 
 /// Children of a branch at most. Copying a branch counts up a reference for each.
 const CHILDREN_MAX: usize = 32;
 
+/// Entries of one leaf at most when it is made: some room is left.
+const MADE_MAX: usize = SLOTS_MAX * 3 / 4;
+
 #[derive(Clone)]
 pub(super) enum Node {
-    Leaf(Leaf),
-    Branch(Branch),
+    Leaf(Arc<Leaf>),
+    Branch(Arc<Branch>),
 }
 
 /// Children and the least key that each may hold; the first one's says nothing.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Branch {
     lows: Vec<Low>,
-    keys: Vec<u8>,
-    pub(super) children: Vec<Arc<Node>>,
+    pub(super) children: Vec<Node>,
 }
 
+/// A key of the table.
 #[derive(Clone, Copy)]
 struct Low {
     head: u64,
-    at: u32,
+    place: Place,
     len: u16,
-}
-
-/// What an insert did to the tree.
-pub(super) struct Inserted {
-    pub(super) put: Put,
-    /// By how many bytes the nodes of this version grew.
-    pub(super) grown: i64,
-    pub(super) split: Option<Split>,
 }
 
 /// A new right neighbour and the least key it holds.
 pub(super) struct Split {
-    low: Box<[u8]>,
+    low: Low,
     node: Node,
 }
 
-impl Node {
-    pub(super) fn bytes(&self) -> u64 {
-        match self {
-            Self::Leaf(leaf) => leaf.bytes(),
-            Self::Branch(branch) => branch.bytes(),
-        }
+/// What an insert did to the nodes of this version.
+#[derive(Default)]
+pub(super) struct Grown {
+    pub(super) bytes: u64,
+    pub(super) split: Option<Split>,
+}
+
+impl Low {
+    fn of(version: &Version) -> Self {
+        Self { head: version.head, place: version.place, len: version.key_len }
     }
 }
 
 impl Branch {
-    fn bytes(&self) -> u64 {
-        let each = size_of::<Low>() + size_of::<Arc<Node>>();
-        (size_of::<Self>() + each * self.children.len() + self.keys.len()) as u64
-    }
+    const EACH_BYTES: u64 = (size_of::<Low>() + size_of::<Node>()) as u64;
+    const BYTES: u64 = size_of::<Self>() as u64 + 32;
 
     /// Returns which child holds `key` if any does.
-    pub(super) fn child_of(&self, head: u64, key: &[u8]) -> usize {
-        self.lows[1..].partition_point(|low| low.head < head || (low.head == head && self.key_of(low) <= key))
+    pub(super) fn child_of(&self, segments: &Segments, head: u64, key: &[u8]) -> usize {
+        self.lows[1..].partition_point(|low| {
+            low.head < head || (low.head == head && segments.bytes(low.place, usize::from(low.len)) <= key)
+        })
     }
 
-    fn key_of(&self, low: &Low) -> &[u8] {
-        &self.keys[low.at as usize..][..usize::from(low.len)]
-    }
-
-    fn insert(&mut self, at: usize, low: &[u8], node: Node) {
-        let place = Low { head: head_of(low), at: self.keys.len() as u32, len: low.len() as u16 };
-        self.keys.extend_from_slice(low);
-        self.lows.insert(at, place);
-        self.children.insert(at, Arc::new(node));
+    fn insert(&mut self, at: usize, split: Split) {
+        self.lows.insert(at, split.low);
+        self.children.insert(at, split.node);
     }
 
     /// Cuts off the right part; behind an insert at the very end only that one.
     fn split(&mut self, at_end: bool) -> Split {
         let middle = if at_end { self.children.len() - 1 } else { self.children.len() / 2 };
-        let children = self.children.split_off(middle);
-        let right = Self::rebuilt(&self.keys, &self.lows[middle..], children);
-        let low = self.key_of(&self.lows[middle]).into();
-        self.lows.truncate(middle);
-        *self = Self::rebuilt(&self.keys, &self.lows, std::mem::take(&mut self.children));
-        Split { low, node: Node::Branch(right) }
-    }
-
-    fn rebuilt(keys: &[u8], lows: &[Low], children: Vec<Arc<Node>>) -> Self {
-        let mut new = Self { lows: Vec::with_capacity(lows.len()), keys: Vec::new(), children };
-        for low in lows {
-            let at = new.keys.len() as u32;
-            new.keys.extend_from_slice(&keys[low.at as usize..][..usize::from(low.len)]);
-            new.lows.push(Low { at, ..*low });
-        }
-        new
+        let right = Self { lows: self.lows.split_off(middle), children: self.children.split_off(middle) };
+        Split { low: right.lows[0], node: Node::Branch(Arc::new(right)) }
     }
 }
 
-/// Puts an entry below `node`.
-pub(super) fn insert(node: &mut Arc<Node>, head: u64, key: &[u8], new: New<'_>, commit_no: u64) -> Inserted {
-    match Arc::make_mut(node) {
-        Node::Leaf(leaf) => {
-            let before = leaf.bytes();
-            let put = leaf.put(head, key, new, commit_no);
-            let mut split = None;
-            if leaf.is_too_large() {
-                // A leaf of few large entries is cut in the middle, wherever the insert was.
-                let at_end = put.is_new && leaf.len() > SLOTS_MAX && leaf.key(leaf.len() - 1) == key;
-                let right = leaf.split(at_end);
-                split = Some(Split { low: right.key(0).into(), node: Node::Leaf(right) });
+impl Node {
+    /// Returns the leaf that holds `key` if any does.
+    pub(super) fn leaf_of(&self, segments: &Segments, head: u64, key: &[u8]) -> &Leaf {
+        let mut node = self;
+        loop {
+            match node {
+                Self::Leaf(leaf) => return leaf,
+                Self::Branch(branch) => node = &branch.children[branch.child_of(segments, head, key)],
             }
-            let right = split.as_ref().map_or(0, |s| s.node.bytes());
-            let grown = (leaf.bytes() + right) as i64 - before as i64;
-            Inserted { put, grown, split }
         }
-        Node::Branch(branch) => {
-            let i = branch.child_of(head, key);
-            let mut inserted = insert(&mut branch.children[i], head, key, new, commit_no);
-            let Some(split) = inserted.split.take() else { return inserted };
-            let before = branch.bytes();
-            branch.insert(i + 1, &split.low, split.node);
-            if branch.children.len() > CHILDREN_MAX {
-                inserted.split = Some(branch.split(i + 2 == branch.children.len()));
+    }
+
+    /// Puts an entry below this node, whose leaf for it is full.
+    pub(super) fn insert(&mut self, segments: &Segments, key: &[u8], new: &Version) -> Grown {
+        match self {
+            Self::Leaf(leaf) => {
+                let (left, right) = make_room(leaf, segments, key, new);
+                *leaf = Arc::new(left);
+                let Some((low, right)) = right else { return Grown::default() };
+                let split = Split { low: Low::of(&low), node: Self::Leaf(Arc::new(right)) };
+                Grown { bytes: Leaf::BYTES, split: Some(split) }
             }
-            let right = inserted.split.as_ref().map_or(0, |s| s.node.bytes());
-            inserted.grown += (branch.bytes() + right) as i64 - before as i64;
-            inserted
+            Self::Branch(branch) => {
+                let branch = Arc::make_mut(branch);
+                let i = branch.child_of(segments, new.head, key);
+                let mut grown = branch.children[i].insert(segments, key, new);
+                let Some(split) = grown.split.take() else { return grown };
+                branch.insert(i + 1, split);
+                grown.bytes += Branch::EACH_BYTES;
+                if branch.children.len() > CHILDREN_MAX {
+                    grown.split = Some(branch.split(i + 2 == branch.children.len()));
+                    grown.bytes += Branch::BYTES;
+                }
+                grown
+            }
+        }
+    }
+
+    /// Puts a new root over the old one and its new neighbour; returns the bytes that it takes.
+    pub(super) fn grow(&mut self, split: Split) -> u64 {
+        // The first one's key is looked at by nobody.
+        let branch = Branch { lows: vec![split.low, split.low], children: vec![self.clone(), split.node] };
+        *self = Self::Branch(Arc::new(branch));
+        Branch::BYTES + 2 * Branch::EACH_BYTES
+    }
+
+    /// Returns a copy, leaves included, without what later commits have added.
+    pub(super) fn as_of(&self, commit_no: u64) -> Self {
+        match self {
+            Self::Leaf(leaf) => {
+                let versions: Vec<Version> = leaf.versions(commit_no).collect();
+                Self::Leaf(Arc::new(Leaf::new(&versions)))
+            }
+            Self::Branch(branch) => {
+                let children = branch.children.iter().map(|child| child.as_of(commit_no)).collect();
+                Self::Branch(Arc::new(Branch { lows: branch.lows.clone(), children }))
+            }
         }
     }
 }
 
-/// Puts a new root over the old one and its new neighbour; returns the bytes that it takes.
-pub(super) fn grow(root: &mut Arc<Node>, split: Split) -> u64 {
-    let mut branch = Branch::default();
-    branch.lows.push(Low { head: 0, at: 0, len: 0 });
-    branch.children.push(Arc::clone(root));
-    branch.insert(1, &split.low, split.node);
-    let bytes = branch.bytes();
-    *root = Arc::new(Node::Branch(branch));
-    bytes
+/// Makes one or two leaves out of a full one: the newest version of each key, and a new one among them. Behind an
+/// insert at the very end only that one goes to the right, so that ascending keys leave full leaves.
+fn make_room(full: &Leaf, segments: &Segments, key: &[u8], new: &Version) -> (Leaf, Option<(Version, Leaf)>) {
+    let sorted = full.sorted(segments, u64::MAX);
+    let mut versions: Vec<Version> = (0..sorted.len()).map(|i| full.version(&sorted, i)).collect();
+    let at_end = match versions.binary_search_by(|version| version.compare(segments, new.head, key)) {
+        Ok(at) => {
+            versions[at] = *new;
+            false
+        }
+        Err(at) => {
+            versions.insert(at, *new);
+            at == versions.len() - 1
+        }
+    };
+    let len = versions.len();
+    let middle = match at_end {
+        _ if len <= MADE_MAX => return (Leaf::new(&versions), None),
+        true => len - 1,
+        false => len / 2,
+    };
+    let (left, right) = versions.split_at(middle);
+    (Leaf::new(left), Some((right[0], Leaf::new(right))))
 }
 
-/// Walks everything, panics where an invariant does not hold, returns (entries, bytes).
+/// Walks what a commit shows, panics where an invariant does not hold, returns (entries, bytes).
 #[cfg(test)]
-pub(super) fn check(node: &Node, low: Option<&[u8]>, high: Option<&[u8]>) -> (u64, u64) {
+pub(super) fn check(
+    node: &Node,
+    segments: &Segments,
+    commit_no: u64,
+    low: Option<&[u8]>,
+    high: Option<&[u8]>,
+) -> (u64, u64) {
     match node {
         Node::Leaf(leaf) => {
-            assert!(leaf.len() > 0, "no leaf is empty");
-            let keys: Vec<&[u8]> = (0..leaf.len()).map(|i| leaf.key(i)).collect();
+            let sorted = leaf.sorted(segments, commit_no);
+            assert!(sorted.len() > 0, "no leaf is empty");
+            let keys: Vec<&[u8]> = (0..sorted.len()).map(|i| leaf.version(&sorted, i).key(segments)).collect();
             assert!(keys.windows(2).all(|w| w[0] < w[1]), "keys ascend");
             assert!(low.is_none_or(|low| low <= keys[0]) && high.is_none_or(|high| keys[keys.len() - 1] < high));
-            (leaf.len() as u64, leaf.bytes())
+            (sorted.len() as u64, Leaf::BYTES)
         }
         Node::Branch(branch) => {
             assert!(branch.children.len() == branch.lows.len() && branch.children.len() <= CHILDREN_MAX);
-            let (mut entries, mut bytes) = (0, branch.bytes());
+            let key_of = |low: &Low| segments.bytes(low.place, usize::from(low.len));
+            let (mut entries, mut bytes) = (0, Branch::BYTES + Branch::EACH_BYTES * branch.lows.len() as u64);
             for (i, child) in branch.children.iter().enumerate() {
-                let from = if i == 0 { low } else { Some(branch.key_of(&branch.lows[i])) };
-                let to = branch.lows.get(i + 1).map(|low| branch.key_of(low)).or(high);
-                let (e, b) = check(child, from, to);
+                let from = if i == 0 { low } else { Some(key_of(&branch.lows[i])) };
+                let to = branch.lows.get(i + 1).map(key_of).or(high);
+                let (e, b) = check(child, segments, commit_no, from, to);
                 entries += e;
                 bytes += b;
             }

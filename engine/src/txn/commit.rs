@@ -8,11 +8,10 @@
 //!
 //! With one thread the caller is always the leader. Whoever waits for a group is parked and woken for it alone,
 //! without a lock: handing the serial section's lock from one woken thread to the next would cost a group of thirty
-//! thirty switches in a row. A leader that finds the next group formed leads that one, too, so that the disk does
-//! not wait for a thread to wake up; after a few it hands over.
-//! The newest layers (`head`) run ahead of the published ones: a
-//! hook and the conflict check see commits that are not durable yet, readers never do. If a group fails, what was
-//! built on it fails with it.
+//! thirty switches in a row. On a fast disk a leader that finds the next group formed leads that one, too, so that the
+//! disk does not wait for a thread to wake up; after a few it hands over.
+//! The newest layers (`head`) run ahead of the published ones: a hook and the conflict check see commits that are not
+//! durable yet, readers never do. If a group fails, what was built on it fails with it.
 //!
 //! A table that grows faster than checkpoints empty it slows its writers down, gently at first (`make_way`).
 
@@ -30,17 +29,16 @@ use crate::limits::{GROUP_BYTES_SOFT_MAX, TREES_MAX};
 use crate::log::group::HEADER_BYTES;
 use crate::log::redo::CommitEncoder;
 use crate::log::writer::{AppendError, LogWriter};
-use crate::snapshot::{Layers, Walk};
+use crate::memtable::Batch;
+use crate::snapshot::Layers;
 use crate::store::Inner;
 use crate::sync::thread::{self, Thread};
 use crate::sync::{MutexGuard, OnceLock};
+use crate::txn::conflict::check_conflicts;
 use crate::txn::names::CatalogueEntry;
-use crate::txn::write::ReadRange;
+use crate::txn::pace::Pace;
 use crate::txn::write_set::{Effect, SetEdits, WriteSet};
 use crate::txn::{CATALOGUE, Serial, TreeId, WriteTransaction};
-
-/// Values from this length on are shared with the table, shorter ones copied into it.
-const SHARED_VALUE_BYTES_MIN: usize = 512;
 
 /// Groups that one caller leads before it goes home with its own commit.
 const GROUPS_IN_A_ROW: usize = 4;
@@ -48,6 +46,9 @@ const GROUPS_IN_A_ROW: usize = 4;
 /// How often a leader gives way to others, with nobody new in its group, before it writes: a few microseconds where they
 /// have something else to do, and what it takes to wake them where they do not.
 const GATHER_YIELDS: u32 = 32;
+/// The slower the disk, the dearer a group without them: as many more yields for each millisecond that the last group
+/// took, up to so many.
+const GATHER_MS_MAX: u64 = 32;
 
 /// Room in the log that a commit without durability finds at least.
 const LOG_ROOM_BYTES: u64 = 64 << 10;
@@ -82,8 +83,10 @@ pub(crate) struct Head {
     /// The newest state, commits on their way to the disk included.
     pub(crate) layers: Layers,
     open: OpenGroup,
+    /// Empty but while a commit is applied.
+    batch: Batch,
     /// At home when nobody leads.
-    pub(crate) writer: Option<LogWriter>,
+    pub(crate) writer: Option<Box<LogWriter>>,
     pub(crate) state: Running,
     /// A table that a checkpoint is writing, or has tried to.
     pub(crate) frozen: Option<Frozen>,
@@ -94,6 +97,8 @@ pub(crate) struct Head {
     pub(crate) commits: u64,
     /// How many commits were in the last group, or waited for it to end.
     company: u32,
+    /// How many milliseconds the last group took that was synced.
+    sync_ms: u64,
     pub(crate) checkpoints: u64,
     /// How often a checkpoint was tried and failed for want of room.
     pub(crate) checkpoints_failed: u64,
@@ -103,8 +108,7 @@ pub(crate) struct Head {
     pub(crate) checkpointing: bool,
     /// A load has the serial section to itself.
     pub(crate) loading: bool,
-    /// Milliseconds that writers were slowed down.
-    pub(crate) paced_ms: u64,
+    pub(crate) pace: Pace,
 }
 
 pub(crate) enum Running {
@@ -123,8 +127,9 @@ pub(crate) enum Failure {
 }
 
 /// Commits that will be sealed together.
+#[derive(Default)]
 struct OpenGroup {
-    /// Room for the header, then the payload.
+    /// From the first commit on room for the header, then the payload.
     bytes: Vec<u8>,
     first: u64,
     count: u32,
@@ -146,25 +151,12 @@ impl Drop for Waiting {
     }
 }
 
-impl Default for OpenGroup {
-    fn default() -> Self {
-        Self {
-            bytes: vec![0; HEADER_BYTES],
-            first: 0,
-            count: 0,
-            sync: false,
-            told: Vec::new(),
-            outcome: Outcome::default(),
-            waiting: Waiting::default(),
-        }
-    }
-}
-
 impl Head {
-    pub(crate) fn new(layers: Layers, writer: Option<LogWriter>, checkpoint_from: u64) -> Self {
+    pub(crate) fn new(layers: Layers, writer: Option<Box<LogWriter>>, checkpoint_from: u64) -> Self {
         Self {
             layers,
             open: OpenGroup::default(),
+            batch: Batch::default(),
             state: if writer.is_some() { Running::Yes } else { Running::ReadOnly },
             writer,
             frozen: None,
@@ -173,12 +165,13 @@ impl Head {
             syncs: 0,
             commits: 0,
             company: 0,
+            sync_ms: 0,
             checkpoints: 0,
             checkpoints_failed: 0,
             checkpoint_from,
             checkpointing: false,
             loading: false,
-            paced_ms: 0,
+            pace: Pace::default(),
         }
     }
 
@@ -211,7 +204,7 @@ impl Head {
 
     /// Returns the payload of the open group and the number of its first commit.
     pub(crate) fn open_payload(&self) -> (&[u8], u64, u32) {
-        (&self.open.bytes[HEADER_BYTES..], self.open.first, self.open.count)
+        (self.open.bytes.get(HEADER_BYTES..).unwrap_or_default(), self.open.first, self.open.count)
     }
 }
 
@@ -236,13 +229,13 @@ impl Inner {
         check_conflicts(&head.layers, &tx)?;
         hook(&mut Serial { inner: self, layers: &head.layers, writes: &mut tx.writes }).map_err(CommitError::Hook)?;
         self.add_catalogue_entries(&mut head, &mut tx.writes)?;
-        if tx.writes.effects() == 0 {
+        if tx.writes.is_empty() {
             return Ok(CommitInfo { commit_no: tx.view.commit_no(), changed: false });
         }
         // Those that the hook has left.
         let values = tx.writes.stored();
         let commit_no = self.apply(&mut head, &tx, durability);
-        if durability == Durability::None && self.show_unwritten(&mut head, &tx) {
+        if durability == Durability::None && self.show_unwritten(&mut head) {
             drop(head);
             values.iter().for_each(|value| value.keep());
             self.checkpoint_if_due();
@@ -281,7 +274,7 @@ impl Inner {
         self.add_catalogue_entries(&mut head, &mut tx.writes)?;
         let commit_no = head.layers.commit_no() + 1;
         drop(head);
-        if tx.writes.effects() == 0 {
+        if tx.writes.is_empty() {
             return Ok(CommitInfo { commit_no: tx.view.commit_no(), changed: false });
         }
         let told = self.has_feeds().then(|| Commit { commit_no, label: tx.label, changes: changes_of(&tx.writes) });
@@ -337,9 +330,11 @@ impl Inner {
     /// Leads the open group, and the next ones while they form, some of them. The members of a group are woken while
     /// the lock is open, and the writer still in hand: their next commits find the one free and join the next group.
     fn lead_several(&self, head: &mut MutexGuard<'_, Head>) {
-        for _ in 0..GROUPS_IN_A_ROW {
+        for led in 0..GROUPS_IN_A_ROW {
+            // Beside a slow sync waking a thread is nothing, and a leader that goes home is in the next group itself.
+            let is_slow = head.sync_ms > 0;
             let Some(writer) = head.writer.take() else { return };
-            if head.open.count == 0 {
+            if head.open.count == 0 || (led > 0 && is_slow) {
                 head.writer = Some(writer);
                 return;
             }
@@ -357,8 +352,9 @@ impl Inner {
     /// two halves that take turns, and every sync carries one of them. Ends as soon as nobody comes any more; a caller
     /// that is alone does not wait at all.
     fn gather(&self, head: &mut MutexGuard<'_, Head>) {
+        let patience = GATHER_YIELDS * (1 + head.sync_ms.min(GATHER_MS_MAX) as u32);
         let mut in_vain = 0;
-        while head.open.count < head.company && in_vain < GATHER_YIELDS {
+        while head.open.count < head.company && in_vain < patience {
             let before = head.open.count;
             MutexGuard::unlocked(head, thread::yield_now);
             in_vain = if head.open.count > before { 0 } else { in_vain + 1 };
@@ -374,12 +370,12 @@ impl Inner {
     /// Shows the commit that was applied last without writing it, if it is alone with its like: the writer is at
     /// home, so nothing is on its way to the disk, the open group holds only commits that are shown already, and
     /// there is room in the log for all of them.
-    fn show_unwritten(&self, head: &mut Head, tx: &WriteTransaction) -> bool {
+    fn show_unwritten(&self, head: &mut Head) -> bool {
         let open = &head.open;
         let room = open.bytes.len() as u64;
         let alone = !open.sync && open.first + u64::from(open.count) == self.published_no() + 2;
         let Some(writer) = head.writer.as_ref() else { return false };
-        if !alone || room > GROUP_BYTES_SOFT_MAX as u64 || !writer.has_room(room) || tx.writes.effects() == 0 {
+        if !alone || room > GROUP_BYTES_SOFT_MAX as u64 || !writer.has_room(room) {
             return false;
         }
         let at = writer.at();
@@ -428,14 +424,15 @@ impl Inner {
                 MutexGuard::unlocked(head, || self.checkpoint_where(|head| self.is_over_budget(head)));
             }
         }
-        let fill = head.layers.active.bytes();
-        if head.checkpointing && self.background.is_running() && fill > full / 2 {
-            // From half full on, up to 4 ms per commit: slow writers gradually, never stop them.
-            let micros = (fill - full / 2).saturating_mul(4_000) / (full / 2 * 3).max(1);
-            let wait = Duration::from_micros(micros.min(4_000));
-            MutexGuard::unlocked(head, || thread::sleep(wait));
-            head.paced_ms += wait.as_millis() as u64;
-            self.wait_for_load(head)?;
+        let over = head.layers.active.bytes().saturating_sub(full / 2);
+        if head.checkpointing && self.background.is_running() && over > 0 {
+            // From half full on, as long as a checkpoint runs: slow writers gradually, never stop them.
+            if let Some(wait) =
+                head.pace.wait_after(tx.writes.bytes() as u64, over as f64 / (full * 3 / 2) as f64, full)
+            {
+                MutexGuard::unlocked(head, || thread::sleep(wait));
+                self.wait_for_load(head)?;
+            }
         }
         Ok(())
     }
@@ -451,7 +448,7 @@ impl Inner {
     }
 
     fn is_over_budget(&self, head: &Head) -> bool {
-        let log = head.writer.as_ref().map_or(0, LogWriter::log_bytes);
+        let log = head.writer.as_ref().map_or(0, |writer| writer.log_bytes());
         head.layers.active.bytes() >= 2 * self.config.table_bytes || log >= 2 * self.config.log_bytes
     }
 
@@ -488,7 +485,8 @@ impl Inner {
     /// Every tree that is written must have its name in the catalogue.
     fn add_catalogue_entries(&self, head: &mut Head, writes: &mut WriteSet) -> Result<(), CommitError> {
         let known = |head: &Head, tree: u32| head.catalogued.get(tree as usize).copied().unwrap_or(false);
-        let trees: Vec<u32> = writes.trees.keys().copied().filter(|&t| t != CATALOGUE && !known(head, t)).collect();
+        let numbers = writes.trees.iter().map(|(tree, _)| *tree);
+        let trees: Vec<u32> = numbers.filter(|&t| t != CATALOGUE && !known(head, t)).collect();
         for tree in trees {
             let name = self.names.name_of(tree).expect("a tree number was given out for a name");
             if head.layers.contains(CATALOGUE, name.as_bytes()).map_err(CommitError::from)? {
@@ -510,33 +508,32 @@ impl Inner {
         let open = &mut head.open;
         if open.count == 0 {
             open.first = commit_no;
+            open.bytes.resize(HEADER_BYTES, 0);
         }
         debug_assert_eq!(open.first + u64::from(open.count), commit_no, "commits of a group are consecutive");
         open.count += 1;
         open.sync |= durability == Durability::Durable;
-        let mut encoder = CommitEncoder::new(&mut open.bytes, tx.label, tx.writes.effects(), tx.writes.has_pieces());
-        let table = Arc::make_mut(&mut head.layers.active);
+        let effects = tx.writes.effects();
+        let mut encoder = CommitEncoder::new(&mut open.bytes, tx.label, effects, tx.writes.has_pieces());
+        let batch = &mut head.batch;
+        batch.reserve(effects, tx.writes.bytes());
         for (tree, record, effect) in tx.writes.iter() {
             match effect {
                 Effect::Put { ends } => {
                     encoder.put(tree, record.key(), record.value(), ends);
-                    if record.value().len() < SHARED_VALUE_BYTES_MIN {
-                        table.put(tree, record.key(), record.value(), commit_no);
-                    } else {
-                        table.put_bytes(tree, record.key(), record.value_bytes(), commit_no);
-                    }
+                    batch.put(tree, record.bytes(), record.key().len());
                 }
                 Effect::PutStored(stored) => {
                     encoder.put_stored(tree, record.key(), &stored.at);
-                    table.put_stored(tree, record.key(), stored.at, commit_no);
+                    batch.put_stored(tree, record.key(), stored.at);
                 }
                 Effect::Delete => {
                     encoder.delete(tree, record.key());
-                    table.delete(tree, record.key(), commit_no);
+                    batch.delete(tree, record.key());
                 }
             }
         }
-        table.commit_no = commit_no;
+        Arc::make_mut(&mut head.layers.active).apply(commit_no, batch);
         if self.has_feeds() {
             open.told.push(Commit { commit_no, label: tx.label, changes: changes_of(&tx.writes) });
         }
@@ -557,13 +554,14 @@ impl Inner {
     /// Writes the open group, and brings the writer home. Returns the group's members, who are woken when that is
     /// dropped.
     #[must_use]
-    fn lead(&self, head: &mut MutexGuard<'_, Head>, mut writer: LogWriter) -> Waiting {
+    fn lead(&self, head: &mut MutexGuard<'_, Head>, mut writer: Box<LogWriter>) -> Waiting {
         let mut group = mem::take(&mut head.open);
         if group.count == 0 {
             head.writer = Some(writer);
             return Waiting::default();
         }
         let layers = head.layers.clone();
+        let begun_ms = group.sync.then(|| self.env.clock.monotonic_ms());
         let result = self.without_lock(head, &group.outcome, || {
             writer.append(&mut group.bytes, group.first, group.count)?;
             if group.sync { writer.sync() } else { Ok(()) }
@@ -574,6 +572,9 @@ impl Inner {
                 head.syncs += u64::from(group.sync);
                 head.commits += u64::from(group.count);
                 head.company = group.count + head.open.count;
+                if let Some(begun_ms) = begun_ms {
+                    head.sync_ms = self.env.clock.monotonic_ms().saturating_sub(begun_ms);
+                }
                 let at = writer.at();
                 self.publish(layers, Some(at), &group.told);
                 group.outcome.set(Ok(())).unwrap_or_else(|_| unreachable!("a group is led once"));
@@ -581,7 +582,6 @@ impl Inner {
                 if head.open.count == 0 {
                     // The buffer goes on to the next group.
                     group.bytes.clear();
-                    group.bytes.resize(HEADER_BYTES, 0);
                     head.open.bytes = mem::take(&mut group.bytes);
                 }
             }
@@ -629,7 +629,12 @@ impl Inner {
         for outcome in [group, &open.outcome] {
             let _ = outcome.set(Err(failure.clone()));
         }
-        head.layers = (*self.published()).clone();
+        let mut layers = (*self.published()).clone();
+        // The commits that failed are in leaves that the published table shares, and their numbers are given again.
+        if head.layers.commit_no() > layers.commit_no() {
+            layers.active = Arc::new(head.layers.active.rolled_back_to(&layers.active));
+        }
+        head.layers = layers;
         head.catalogued.clear();
     }
 
@@ -654,91 +659,6 @@ impl Inner {
 /// Returns whoever waits first, if nobody leads.
 fn next_leader(head: &Head) -> Option<Thread> {
     head.writer.as_ref().and_then(|_| head.open.waiting.0.first()).cloned()
-}
-
-/// First committer wins, by key.
-fn check_conflicts(newest: &Layers, tx: &WriteTransaction) -> Result<(), CommitError> {
-    let snapshot = tx.view.commit_no();
-    if newest.commit_no() == snapshot {
-        return Ok(());
-    }
-    let reads = tx.reads.as_ref().map(|reads| reads.lock());
-    let written = tx.writes.iter().map(|(tree, record, _)| (tree, record.key()));
-    let read = tx.checked.iter().chain(reads.iter().flat_map(|r| &r.keys)).map(|(tree, key)| (*tree, &key[..]));
-    for (tree, key) in written.chain(read) {
-        if key_moved(newest, tx, tree, key)? {
-            return Err(CommitError::Conflict { tree: TreeId(tree), key: Bytes::copy_from_slice(key) });
-        }
-    }
-    for range in reads.iter().flat_map(|r| &r.ranges) {
-        if let Some(key) = range_moved(newest, tx, range)? {
-            return Err(CommitError::Conflict { tree: TreeId(range.tree), key });
-        }
-    }
-    Ok(())
-}
-
-/// Whether a key was written since the transaction's snapshot. Tables know the commit of each version. What a
-/// checkpoint has moved into pages since does not: there the values are compared, and one that was changed and
-/// changed back is what the transaction saw.
-fn key_moved(newest: &Layers, tx: &WriteTransaction, tree: u32, key: &[u8]) -> Result<bool, CommitError> {
-    if let Some(entry) = newest.in_tables(tree, key) {
-        return Ok(entry.commit_no() > tx.view.commit_no());
-    }
-    if newest.root.commit_no <= tx.view.commit_no() {
-        return Ok(false);
-    }
-    let moved = tx.view.held().with(|seen| {
-        let same = newest.with(tree, key, |now| seen.with(tree, key, |then| seen.same_value(then, newest, now)))?;
-        match same {
-            Some(then) => then?.transpose().map(|same| !same.unwrap_or(false)),
-            None => Ok(seen.contains(tree, key)?),
-        }
-    });
-    moved.map_err(CommitError::from)
-}
-
-/// Returns a key of the range that was written since the transaction's snapshot.
-fn range_moved(newest: &Layers, tx: &WriteTransaction, range: &ReadRange) -> Result<Option<Bytes>, CommitError> {
-    let snapshot = tx.view.commit_no();
-    let lower = range.lower.as_ref().map(Vec::as_slice);
-    let inside = |key: &[u8]| match &range.upper {
-        std::ops::Bound::Unbounded => true,
-        std::ops::Bound::Included(end) => key <= &end[..],
-        std::ops::Bound::Excluded(end) => key < &end[..],
-    };
-    for table in [Some(&newest.active), newest.frozen.as_ref()].into_iter().flatten() {
-        let mut cursor = table.cursor(range.tree);
-        cursor.seek(lower);
-        while let Some((key, entry)) = cursor.entry().filter(|(key, _)| inside(key)) {
-            if entry.commit_no() > snapshot {
-                return Ok(Some(Bytes::copy_from_slice(key)));
-            }
-            cursor.next();
-        }
-    }
-    if newest.root.commit_no <= snapshot {
-        return Ok(None);
-    }
-    // A checkpoint came in between: both states are walked side by side.
-    let moved = tx.view.held().with(|seen| {
-        let mut before = Walk::new(seen, range.tree, lower, false)?;
-        let mut now = Walk::new(newest, range.tree, lower, false)?;
-        loop {
-            let keys = (before.key().filter(|k| inside(k)), now.key().filter(|k| inside(k)));
-            let (Some(a), Some(b)) = keys else { return Ok(keys.0.or(keys.1).map(Bytes::copy_from_slice)) };
-            let same = match (before.value(), now.value()) {
-                (Some(then), Some(now)) if a == b => seen.same_value(then, newest, now)?,
-                _ => false,
-            };
-            if !same {
-                return Ok(Some(Bytes::copy_from_slice(a.min(b))));
-            }
-            before.advance(seen)?;
-            now.advance(newest)?;
-        }
-    });
-    moved.map_err(CommitError::from)
 }
 
 /// Keys are copied: a slice would keep the value alive as long as the feed keeps the news.

@@ -6,8 +6,10 @@
 //! nanoseconds: the newest published table and the register of readers).
 
 pub(crate) mod commit;
+mod conflict;
 mod cursor;
 pub(crate) mod names;
+pub(crate) mod pace;
 pub(crate) mod record;
 pub(crate) mod value;
 pub(crate) mod view;

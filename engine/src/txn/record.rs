@@ -10,8 +10,9 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn new(key: &[u8], value: &[u8]) -> Self {
-        Self::from_parts(key, &[value])
+    /// A key of this many bytes and behind it a value.
+    pub(crate) fn new(bytes: Bytes, key_len: usize) -> Self {
+        Self { bytes, key_len: key_len as u32 }
     }
 
     pub(crate) fn from_parts(key: &[u8], parts: &[&[u8]]) -> Self {
@@ -21,7 +22,7 @@ impl Record {
         for part in parts {
             buffer.extend_from_slice(part);
         }
-        Self { bytes: Bytes::from(buffer), key_len: key.len() as u32 }
+        Self::new(Bytes::from(buffer), key.len())
     }
 
     pub(crate) fn key(&self) -> &[u8] {
@@ -30,6 +31,11 @@ impl Record {
 
     pub(crate) fn value(&self) -> &[u8] {
         &self.bytes[self.key_len as usize..]
+    }
+
+    /// Returns the key and behind it the value.
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 
     pub(crate) fn key_bytes(&self) -> Bytes {

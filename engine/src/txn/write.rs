@@ -370,7 +370,7 @@ impl<'a> TransactionCursor<'a> {
     fn own_next(&mut self, backward: bool) -> Option<(&'a Record, &'a Effect)> {
         let own = self.own.as_mut()?;
         let next = if backward { own.next_back() } else { own.next() };
-        next.map(|(k, e)| (&k.0, e))
+        next.map(|(k, e)| (&k.record, e))
     }
 
     /// Makes sure that both heads of one end are looked at. What the other end has looked at but not given is the

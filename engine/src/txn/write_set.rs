@@ -3,21 +3,32 @@
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::ahead::Stored;
 use crate::btree::{EditValue, Edits};
 use crate::checkpoint::TreesOfEdits;
 use crate::error::WriteError;
 use crate::limits::{KEY_BYTES_MAX, TRANSACTION_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::memtable::head_of;
 use crate::pager::PageError;
 use crate::txn::record::Record;
 
+/// Room that short records share.
+const ROOM_BYTES: usize = 4096;
+/// Records up to this length share room. A record keeps the room alive that it is in, so longer ones have their own.
+const SHARING_BYTES_MAX: usize = 512;
+
 /// A record ordered by its key alone.
-pub(crate) struct Keyed(pub(crate) Record);
+pub(crate) struct Keyed {
+    /// Most comparisons end here.
+    head: u64,
+    pub(crate) record: Record,
+}
 
 pub(crate) enum Effect {
     /// `ends` cut the value into the pieces it was given in; empty when it was given whole.
@@ -33,7 +44,10 @@ pub(crate) type TreeWrites = BTreeMap<Keyed, Effect>;
 
 #[derive(Default)]
 pub(crate) struct WriteSet {
-    pub(crate) trees: BTreeMap<u32, TreeWrites>,
+    /// By number: most transactions write to one or two.
+    pub(crate) trees: Vec<(u32, TreeWrites)>,
+    /// What is left of the room for short records.
+    room: BytesMut,
     bytes: usize,
     has_pieces: bool,
     /// A value was ever written ahead.
@@ -69,7 +83,7 @@ impl WriteSet {
         } else {
             Box::default()
         };
-        self.insert(tree, Record::from_parts(key, pieces), Effect::Put { ends });
+        self.insert(tree, key, pieces, Effect::Put { ends });
         Ok(())
     }
 
@@ -82,7 +96,7 @@ impl WriteSet {
     pub(crate) fn put_stored(&mut self, tree: u32, key: &[u8], stored: Arc<Stored>) -> Result<(), WriteError> {
         self.check_stored(key)?;
         self.has_stored = true;
-        self.insert(tree, Record::new(key, &[]), Effect::PutStored(stored));
+        self.insert(tree, key, &[], Effect::PutStored(stored));
         Ok(())
     }
 
@@ -103,18 +117,18 @@ impl WriteSet {
     pub(crate) fn delete(&mut self, tree: u32, key: &[u8]) -> Result<(), WriteError> {
         check_key(key)?;
         self.room_for(key.len())?;
-        self.insert(tree, Record::new(key, &[]), Effect::Delete);
+        self.insert(tree, key, &[], Effect::Delete);
         Ok(())
     }
 
     /// Makes sure that a tree is in the catalogue after the commit, though nothing is written to it.
     pub(crate) fn touch(&mut self, tree: u32) {
-        self.trees.entry(tree).or_default();
+        self.tree_mut(tree);
     }
 
     /// Returns what this set says about a key, if anything.
     pub(crate) fn get(&self, tree: u32, key: &[u8]) -> Option<(&Record, &Effect)> {
-        self.trees.get(&tree)?.get_key_value(key).map(|(k, e)| (&k.0, e))
+        self.tree(tree)?.get_key_value(key).map(|(k, e)| (&k.record, e))
     }
 
     pub(crate) fn range(&self, tree: u32, lower: Bound<&[u8]>, upper: Bound<&[u8]>) -> WriteRange<'_> {
@@ -125,11 +139,16 @@ impl WriteSet {
             | (Bound::Excluded(l), Bound::Included(u)) => l >= u,
             _ => false,
         };
-        self.trees.get(&tree).filter(|_| !crossed).map(|writes| writes.range::<[u8], _>((lower, upper)))
+        self.tree(tree).filter(|_| !crossed).map(|writes| writes.range::<[u8], _>((lower, upper)))
+    }
+
+    /// Returns whether it changes nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.trees.iter().all(|(_, writes)| writes.is_empty())
     }
 
     pub(crate) fn effects(&self) -> usize {
-        self.trees.values().map(BTreeMap::len).sum()
+        self.trees.iter().map(|(_, writes)| writes.len()).sum()
     }
 
     /// Returns whether any value was ever given in pieces.
@@ -142,21 +161,45 @@ impl WriteSet {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Record, &Effect)> {
-        self.trees.iter().flat_map(|(&tree, writes)| writes.iter().map(move |(k, e)| (tree, &k.0, e)))
+        self.trees.iter().flat_map(|(tree, writes)| writes.iter().map(move |(k, e)| (*tree, &k.record, e)))
     }
 
-    fn insert(&mut self, tree: u32, record: Record, effect: Effect) {
-        let writes = self.trees.entry(tree).or_default();
-        // Removed first: inserting over an equal key would keep the old record.
-        let old = writes.remove_entry(record.key()).map(|(old, effect)| (old.0, effect));
-        if let Some((old, _)) = &old {
-            self.bytes -= old.len();
-        }
-        if let Some(journal) = &mut self.journal {
-            journal.push(Replaced { tree, key: record.key_bytes(), old });
-        }
+    fn insert(&mut self, tree: u32, key: &[u8], value: &[&[u8]], effect: Effect) {
+        let record = self.record(key, value);
         self.bytes += record.len();
-        writes.insert(Keyed(record), effect);
+        let journaled = self.journal.is_some().then(|| record.key_bytes());
+        let writes = self.tree_mut(tree);
+        let old = match writes.entry(Keyed::new(record)) {
+            Entry::Vacant(place) => {
+                place.insert(effect);
+                None
+            }
+            Entry::Occupied(place) => {
+                // A map keeps the key that it has, and with it the old record.
+                let (Keyed { record: old, .. }, was) = place.remove_entry();
+                self.bytes -= old.len();
+                let record = self.record(key, value);
+                self.tree_mut(tree).insert(Keyed::new(record), effect);
+                Some((old, was))
+            }
+        };
+        if let (Some(journal), Some(key)) = (&mut self.journal, journaled) {
+            journal.push(Replaced { tree, key, old });
+        }
+    }
+
+    fn record(&mut self, key: &[u8], value: &[&[u8]]) -> Record {
+        let len = key.len() + value.iter().map(|part| part.len()).sum::<usize>();
+        // The first one is the only one, as a rule.
+        if len > SHARING_BYTES_MAX || self.bytes == 0 {
+            return Record::from_parts(key, value);
+        }
+        if self.room.capacity() < len {
+            self.room = BytesMut::with_capacity(ROOM_BYTES);
+        }
+        self.room.extend_from_slice(key);
+        value.iter().for_each(|part| self.room.extend_from_slice(part));
+        Record::new(self.room.split().freeze(), key.len())
     }
 
     /// Returns the length of the journal, which begins here if it did not before.
@@ -167,15 +210,27 @@ impl WriteSet {
     pub(crate) fn roll_back_to(&mut self, mark: usize) {
         let undone = self.journal.as_mut().map(|journal| journal.split_off(mark.min(journal.len())));
         for Replaced { tree, key, old } in undone.into_iter().flatten().rev() {
-            let writes = self.trees.entry(tree).or_default();
-            if let Some((new, _)) = writes.remove_entry(&key[..]) {
-                self.bytes -= new.0.len();
+            if let Some((new, _)) = self.tree_mut(tree).remove_entry(&key[..]) {
+                self.bytes -= new.record.len();
             }
             if let Some((record, effect)) = old {
                 self.bytes += record.len();
-                writes.insert(Keyed(record), effect);
+                self.tree_mut(tree).insert(Keyed::new(record), effect);
             }
         }
+    }
+
+    fn tree(&self, tree: u32) -> Option<&TreeWrites> {
+        let at = self.trees.binary_search_by_key(&tree, |(number, _)| *number).ok()?;
+        Some(&self.trees[at].1)
+    }
+
+    fn tree_mut(&mut self, tree: u32) -> &mut TreeWrites {
+        let at = self.trees.binary_search_by_key(&tree, |(number, _)| *number).unwrap_or_else(|at| {
+            self.trees.insert(at, (tree, TreeWrites::new()));
+            at
+        });
+        &mut self.trees[at].1
     }
 
     fn room_for(&self, more: usize) -> Result<(), WriteError> {
@@ -186,7 +241,7 @@ impl WriteSet {
 
 /// A write set as edits of pages.
 pub(crate) struct SetEdits<'s> {
-    trees: std::collections::btree_map::Iter<'s, u32, TreeWrites>,
+    trees: std::slice::Iter<'s, (u32, TreeWrites)>,
     writes: std::collections::btree_map::Iter<'s, Keyed, Effect>,
     at: Option<(&'s Keyed, &'s Effect)>,
 }
@@ -199,7 +254,7 @@ impl<'s> SetEdits<'s> {
 
 impl Edits for SetEdits<'_> {
     fn peek(&self) -> Option<(&[u8], EditValue<'_>)> {
-        self.at.map(|(Keyed(record), effect)| match effect {
+        self.at.map(|(Keyed { record, .. }, effect)| match effect {
             Effect::Put { .. } => (record.key(), EditValue::Put(record.value())),
             Effect::PutStored(stored) => (record.key(), EditValue::PutStored(stored.at)),
             Effect::Delete => (record.key(), EditValue::Delete),
@@ -214,10 +269,10 @@ impl Edits for SetEdits<'_> {
 
 impl TreesOfEdits for SetEdits<'_> {
     fn next_tree(&mut self) -> Option<u32> {
-        let (&tree, writes) = self.trees.find(|(_, writes)| !writes.is_empty())?;
+        let (tree, writes) = self.trees.find(|(_, writes)| !writes.is_empty())?;
         self.writes = writes.iter();
         self.at = self.writes.next();
-        Some(tree)
+        Some(*tree)
     }
 }
 
@@ -227,15 +282,21 @@ fn check_key(key: &[u8]) -> Result<(), WriteError> {
     if key.len() > KEY_BYTES_MAX { Err(WriteError::KeyTooLong { given: key.len() }) } else { Ok(()) }
 }
 
+impl Keyed {
+    fn new(record: Record) -> Self {
+        Self { head: head_of(record.key()), record }
+    }
+}
+
 impl Borrow<[u8]> for Keyed {
     fn borrow(&self) -> &[u8] {
-        self.0.key()
+        self.record.key()
     }
 }
 
 impl PartialEq for Keyed {
     fn eq(&self, other: &Self) -> bool {
-        self.0.key() == other.0.key()
+        self.cmp(other) == Ordering::Equal
     }
 }
 
@@ -249,6 +310,6 @@ impl PartialOrd for Keyed {
 
 impl Ord for Keyed {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.0.key().cmp(other.0.key())
+        self.head.cmp(&other.head).then_with(|| self.record.key().cmp(other.record.key()))
     }
 }

@@ -443,7 +443,7 @@ fn views_and_readers_across_a_rekey() {
         assert_eq!(model_of(&reader), model);
         assert!(matches!(reader.rekey_step(1), Err(MaintainError::ReadOnly)));
         readers.push(reader);
-        if store.rekey_step(20).expect("goes on").finished {
+        if store.rekey_step(10).expect("goes on").finished {
             break;
         }
     }
