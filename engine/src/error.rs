@@ -197,6 +197,9 @@ impl From<Corruption> for OpenError {
     }
 }
 
+const OVERTAKEN: &str =
+    "the file was opened read-only, and has been written to since; open it again to see its newest state";
+
 /// Why a read failed.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -210,6 +213,8 @@ pub enum ReadError {
         /// The commit that it showed.
         commit_no: u64,
     },
+    /// The store was opened read-only, and whoever writes the file has meanwhile used pages again that this reader needs.
+    Overtaken,
     /// The value is longer than `limits::WHOLE_VALUE_BYTES_MAX`: read it in pieces.
     ValueTooLong {
         /// Its length.
@@ -238,6 +243,7 @@ impl fmt::Display for ReadError {
                 "the view of commit {commit_no} was kept too long; take a new one, or open with a larger \
                  Options::snapshot_bytes_max"
             ),
+            Self::Overtaken => f.write_str(OVERTAKEN),
             Self::ValueTooLong { given } => {
                 write!(f, "a value of {given} bytes is not read at once; read it with ReadView::value_reader")
             }
@@ -252,7 +258,11 @@ impl Error for ReadError {
         match self {
             Self::Corruption(c) => Some(c),
             Self::Io { source, .. } => Some(&**source),
-            Self::UnknownTree(_) | Self::Closed | Self::SnapshotTooOld { .. } | Self::ValueTooLong { .. } => None,
+            Self::UnknownTree(_)
+            | Self::Closed
+            | Self::SnapshotTooOld { .. }
+            | Self::Overtaken
+            | Self::ValueTooLong { .. } => None,
         }
     }
 }
@@ -634,6 +644,8 @@ pub enum MaintainError {
     Closed,
     /// The store was opened read-only.
     ReadOnly,
+    /// The store was opened read-only, and whoever writes the file has meanwhile used pages again.
+    Overtaken,
     /// The file is not encrypted and has no key to change, or a key cannot be taken away.
     NotEncrypted,
     /// No key slot is the one that was meant: none opens with this passphrase or key, or there is none of this number.
@@ -665,6 +677,7 @@ impl fmt::Display for MaintainError {
                 "the store stopped writing after a disk error; reads go on, reopen the store to see what is durable",
             ),
             Self::Closed => f.write_str("the store is closed; open it again"),
+            Self::Overtaken => f.write_str(OVERTAKEN),
             Self::ReadOnly => f.write_str("the store is open read-only; open it for writing"),
             Self::NotEncrypted => {
                 f.write_str("encryption cannot be added or taken away in place; write the content into a new file")

@@ -160,7 +160,10 @@ impl Store {
             Some(layers) => Arc::clone(&layers.root),
             None => return Err(MaintainError::Closed),
         };
-        crate::disk::verify(&root, &root.roots, root.space, progress)
+        crate::disk::verify(&root, &root.roots, root.space, progress).map_err(|error| match error {
+            MaintainError::Corruption(_) if self.inner.is_overtaken() => MaintainError::Overtaken,
+            error => error,
+        })
     }
 }
 

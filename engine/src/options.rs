@@ -261,7 +261,8 @@ pub struct Options {
     /// Create the file when it does not exist. Default true.
     pub create: bool,
     /// Read only: takes no lock, never writes, works beside a writer; sees the commits that were in the file when
-    /// it was opened. Default false.
+    /// it was opened, until the writer uses pages again that those need: then reads fail with `ReadError::Overtaken`, and
+    /// opening again shows the newest state. Does not use the mapping. Default false.
     pub read_only: bool,
     /// How much memory the store may take. Default `Memory::CLIENT`.
     pub memory: Memory,

@@ -23,7 +23,7 @@ use crate::rekey::KeyState;
 use crate::seal::Cipher;
 use crate::snapshot::{Layers, Root};
 use crate::superblock::{
-    FIRST_EPOCH, NOTE_MAGIC, NOTE_OFFSET, PAGES_START, SLOT_BYTES, SLOT_OFFSETS, Superblock, Unchecked,
+    FIRST_EPOCH, NOTE_MAGIC, NOTE_OFFSET, PAGES_START, SLOT_BYTES, SLOT_OFFSETS, Superblock, Unchecked, has_magic,
 };
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
@@ -73,6 +73,8 @@ pub(crate) struct Inner {
     /// The header's keys, as far as anybody may know.
     pub(crate) key_state: Mutex<KeyState>,
     pub(crate) recovered: LogEnd,
+    /// Of a store that was opened read-only: its file, and the header that it was opened by.
+    read_only_of: Option<(Arc<dyn StorageFile>, u64)>,
 }
 
 /// What `Options` come to.
@@ -104,6 +106,7 @@ impl Store {
             NamesError::Rule(rule) => Corruption { offset: PAGES_START, what: CorruptionKind::Redo(rule) }.into(),
         })?;
         let mut key_state = KeyState::of(&header);
+        let sequence = header.sequence;
         let mut counts = SpaceCounts { end: header.page_count, ..SpaceCounts::default() };
         let (writer, disk) = if options.read_only {
             (None, None)
@@ -141,6 +144,7 @@ impl Store {
             space_counts: Mutex::new(counts),
             key_state: Mutex::new(key_state),
             recovered: end,
+            read_only_of: options.read_only.then_some((file, sequence)),
             env,
         });
         if inner.env.threads && !options.read_only {
@@ -228,6 +232,20 @@ impl std::fmt::Debug for Store {
 }
 
 impl Inner {
+    /// Whether this store was opened read-only and its file has been written to since.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        self.read_only_of.as_ref().is_some_and(|(file, sequence)| newest_sequence(&**file) != Some(*sequence))
+    }
+
+    /// Damage that a reader without the lock meets may be a page that was used again.
+    #[cold]
+    pub(crate) fn why_unreadable(&self, error: ReadError) -> ReadError {
+        match error {
+            ReadError::Corruption(_) if self.is_overtaken() => ReadError::Overtaken,
+            error => error,
+        }
+    }
+
     pub(crate) fn check_tree(&self, tree: TreeId) -> Result<(), ReadError> {
         if self.names.knows(tree.0) { Ok(()) } else { Err(ReadError::UnknownTree(tree)) }
     }
@@ -351,6 +369,17 @@ fn open_file(env: &Env, options: &Options, path: &str) -> Result<Arc<dyn Storage
     }
 }
 
+/// Whether a file is what a creation that was cut off may have left: of no more than a new store's length, and with a
+/// store's beginning or none.
+fn is_leftover(file: &dyn StorageFile) -> io::Result<bool> {
+    if file.len()? > PAGES_START {
+        return Ok(false);
+    }
+    let mut bytes = vec![0; PAGES_START as usize];
+    file.read_at(0, &mut bytes)?;
+    Ok(has_magic(&bytes) || bytes.iter().all(|&byte| byte == 0))
+}
+
 /// Makes a new, empty store under another name and gives it its name when it is whole. spec: E-5
 fn create_file(env: &Env, options: &Options, path: &str) -> Result<(), OpenError> {
     let io = |during| move |source| OpenError::Io { during, source };
@@ -358,6 +387,10 @@ fn create_file(env: &Env, options: &Options, path: &str) -> Result<(), OpenError
     let file = env.storage.open(&new_name, OpenMode::Create).map_err(io("creating the file"))?;
     if file.try_lock().map_err(io("locking the new file"))? == LockOutcome::Held {
         return Err(OpenError::Locked { path: path.to_owned(), pid: None, own_process: false });
+    }
+    if !is_leftover(&*file).map_err(io("looking at the new file's name"))? {
+        let why = format!("{new_name} is in the way, and no leftover of a store: move it away");
+        return Err(io("creating the file")(io::Error::new(io::ErrorKind::AlreadyExists, why)));
     }
     if env.storage.exists(&env.name).map_err(io("looking for the file"))? {
         // Another creator was faster; what we have locked is a leftover.
@@ -420,6 +453,17 @@ pub(crate) fn new_file_name(name: &str) -> String {
 /// Reads both slots, takes the newest that is not damaged, finds the key, authenticates. Writes nothing. A wrong key,
 /// or an authentication that fails, is no reason to go on with the older slot: it might open with an older passphrase.
 /// The older header is returned, too, if it holds: what it names is kept until it is written over. spec: E-4, C-6
+/// Returns the sequence of the newest header in a file, as far as one can be made out.
+fn newest_sequence(file: &dyn StorageFile) -> Option<u64> {
+    let slot = |offset| {
+        let mut block = Box::new([0; SLOT_BYTES]);
+        let got = file.read_at(offset, &mut block[..]).ok()?;
+        let slot = (got == SLOT_BYTES).then(|| Unchecked::decode(block, offset).ok().flatten())??;
+        Some(slot.superblock.sequence)
+    };
+    SLOT_OFFSETS.into_iter().filter_map(slot).max()
+}
+
 fn read_header(file: &Arc<dyn StorageFile>, options: &Options, path: &str) -> Result<Headers, OpenError> {
     let mut found = Vec::new();
     let mut magic_seen = false;

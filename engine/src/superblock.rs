@@ -142,6 +142,11 @@ impl Superblock {
     }
 }
 
+/// Whether a file begins as a store's does.
+pub(crate) fn has_magic(file: &[u8]) -> bool {
+    file.starts_with(&MAGIC)
+}
+
 impl Unchecked {
     /// Reads one slot; `None` where magic or checksum fail, so that the other slot is asked. spec: E-4
     pub(crate) fn decode(block: Box<[u8; SLOT_BYTES]>, offset: u64) -> Result<Option<Self>, OpenError> {

@@ -14,25 +14,47 @@ use super::FileMap;
 use super::{Clock, Entropy, FileIdentity, LockOutcome, OpenMode, Storage, StorageFile};
 
 /// A folder of the file system.
+///
+/// A file of it that is a symbolic link is refused: what belongs to a store lies beside its file, and is found by the
+/// file's name.
 #[derive(Debug)]
 pub struct FileStorage {
     folder: PathBuf,
+    /// Why nothing can be opened here.
+    refused: Option<&'static str>,
 }
 
 impl FileStorage {
     /// The folder itself; it must exist when a file is created in it.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into() }
+        Self { folder: folder.into(), refused: None }
     }
 
-    /// Splits a path into its folder and the file's name in it.
+    /// Splits a path into its folder and the file's name in it. Symbolic links are followed, and a relative path becomes
+    /// an absolute one, now: a store opens files for as long as it lives, and however it was found, its log must be.
     pub(crate) fn for_path(path: &Path) -> (Self, String) {
-        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let folder = match path.parent() {
-            Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
-            _ => PathBuf::from("."),
+        let refused = |why| (Self { folder: PathBuf::new(), refused: Some(why) }, String::new());
+        let real = match path.canonicalize() {
+            Ok(real) => real,
+            Err(_) if path.is_symlink() => return refused("it is a symbolic link that leads nowhere"),
+            Err(_) => {
+                let folder = match path.parent() {
+                    Some(p) if !p.as_os_str().is_empty() => p,
+                    _ => Path::new("."),
+                };
+                let Some(name) = path.file_name() else { return refused("the path names no file") };
+                // Where the folder does not exist either, opening says so.
+                let folder = folder.canonicalize().or_else(|_| std::path::absolute(folder));
+                folder.unwrap_or_else(|_| PathBuf::from(".")).join(name)
+            }
         };
-        (Self { folder }, name)
+        let (Some(folder), Some(name)) = (real.parent(), real.file_name()) else {
+            return refused("the path names no file");
+        };
+        match name.to_str() {
+            Some(name) => (Self::new(folder), name.to_owned()),
+            None => refused("the file's name is not UTF-8"),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -42,6 +64,13 @@ impl FileStorage {
 
 impl Storage for FileStorage {
     fn open(&self, name: &str, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
+        let refused = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        if let Some(why) = self.refused {
+            return refused(why);
+        }
+        if self.path(name).is_symlink() {
+            return refused("it is a symbolic link; give the path of the file that it leads to");
+        }
         let mut options = OpenOptions::new();
         options.read(true);
         match mode {

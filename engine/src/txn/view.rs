@@ -57,7 +57,7 @@ impl Held {
         // Recursive, because a reader's closure may read, too; a writer that waits must not come between.
         let held = self.layers.read_recursive();
         match &held.layers {
-            Some(layers) => read(layers, held.version),
+            Some(layers) => read(layers, held.version).map_err(|error| self.inner.why_unreadable(error)),
             None if self.inner.is_closed() => Err(ReadError::Closed),
             None => Err(ReadError::SnapshotTooOld { commit_no: self.commit_no }),
         }

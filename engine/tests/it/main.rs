@@ -7,6 +7,7 @@ mod faults;
 mod load;
 mod mapping;
 mod model;
+mod paths;
 mod rekey;
 mod secrets;
 mod support;
