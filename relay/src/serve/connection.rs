@@ -10,7 +10,7 @@ use std::time::Duration;
 use blazedb_wire::grpc::{self as wire, Code, MessageBuf, Status};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -237,6 +237,8 @@ async fn answer<G: Gate>(shared: &Arc<Shared<G>>, request: Request<Incoming>, ru
     }
     let done = if request.method() != Method::POST {
         Err(Status::new(Code::Unimplemented, "gRPC calls are POST requests"))
+    } else if path == health::CHECK_PATH {
+        return health_check(shared, request, grpc_type).await;
     } else if path != wire::SYNC_PATH {
         let path = path.get(..128).unwrap_or(path);
         Err(Status::new(Code::Unimplemented, format!("there is no method {path}")))
@@ -249,15 +251,45 @@ async fn answer<G: Gate>(shared: &Arc<Shared<G>>, request: Request<Incoming>, ru
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(grpc_type));
             response
         }
-        Err(status) => {
-            let mut response = Response::new(Reply::Empty);
-            *response.headers_mut() = grpc::trailers(&status);
+        Err(status) => trailers_only(&status, grpc_type),
+    }
+}
+
+/// Returns the answer to a call that ends before its first message.
+fn trailers_only<G: Gate>(status: &Status, grpc_type: &'static str) -> Response<Reply<G>> {
+    let mut response = Response::new(Reply::Empty);
+    *response.headers_mut() = grpc::trailers(status);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(grpc_type));
+    if status.code == Code::Unimplemented {
+        response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
+    }
+    response
+}
+
+async fn health_check<G: Gate>(
+    shared: &Shared<G>,
+    request: Request<Incoming>,
+    grpc_type: &'static str,
+) -> Response<Reply<G>> {
+    let limits = &shared.limits;
+    let called = async {
+        // A caller without a token must not keep a stream by sending its one message slowly.
+        let patience = grpc::call_timeout(request.headers())?.map_or(limits.check_max, |own| own.min(limits.check_max));
+        grpc::refuse_encoding(request.headers())?;
+        let serving = !*shared.stop.borrow();
+        let checked = health::check(request.into_body(), limits.check_bytes_max, serving);
+        tokio::time::timeout(patience, checked)
+            .await
+            .unwrap_or_else(|_| Err(Status::new(Code::DeadlineExceeded, "the request did not come in time")))
+    };
+    match called.await {
+        Ok(message) => {
+            let reply = Reply::Unary { message: Some(message), trailers: Some(grpc::trailers(&Status::ok())) };
+            let mut response = Response::new(reply);
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(grpc_type));
-            if status.code == Code::Unimplemented {
-                response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
-            }
             response
         }
+        Err(status) => trailers_only(&status, grpc_type),
     }
 }
 
@@ -285,6 +317,7 @@ fn plain<G: Gate>(status: StatusCode, text: impl Into<Bytes>) -> Response<Reply<
 pub(super) enum Reply<G: Gate> {
     Empty,
     Whole(Option<Bytes>),
+    Unary { message: Option<MessageBuf>, trailers: Option<HeaderMap> },
     Sync(grpc::SyncBody<G>),
 }
 
@@ -299,6 +332,10 @@ impl<G: Gate> Body for Reply<G> {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(MessageBuf::from(bytes))))),
+            Self::Unary { message, trailers } => {
+                let frame = message.take().map(Frame::data).or_else(|| trailers.take().map(Frame::trailers));
+                Poll::Ready(frame.map(Ok))
+            }
             Self::Sync(body) => body.poll_frame(cx).map(|frame| frame.map(Ok)),
         }
     }
@@ -307,6 +344,7 @@ impl<G: Gate> Body for Reply<G> {
         match self {
             Self::Empty => true,
             Self::Whole(bytes) => bytes.is_none(),
+            Self::Unary { trailers, .. } => trailers.is_none(),
             Self::Sync(_) => false,
         }
     }
@@ -315,7 +353,7 @@ impl<G: Gate> Body for Reply<G> {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Sync(_) => SizeHint::default(),
+            Self::Unary { .. } | Self::Sync(_) => SizeHint::default(),
         }
     }
 }

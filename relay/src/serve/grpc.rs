@@ -71,22 +71,11 @@ pub(super) async fn sync<G: Gate>(
     let headers = request.headers();
     let now_unix = unix_now();
     let grant = authorize(&shared.verifier, headers, now_unix)?;
-    if let Some(encoding) = headers.get("grpc-encoding")
-        && encoding != "identity"
-    {
-        return Err(Status::new(Code::Unimplemented, "messages are sent uncompressed; set no grpc-encoding"));
-    }
+    refuse_encoding(headers)?;
     let now = Instant::now();
     let token_left = Duration::from_secs(grant.expires_unix.saturating_add(LEEWAY_S).saturating_sub(now_unix));
     let expiry = now + token_left.min(STREAM_AGE_MAX);
-    let deadline = match headers.get("grpc-timeout") {
-        None => None,
-        Some(value) => {
-            let timeout = parse_timeout(value.as_bytes())
-                .ok_or_else(|| Status::new(Code::Internal, "grpc-timeout is misshapen"))?;
-            Some(now + timeout.min(STREAM_AGE_MAX))
-        }
-    };
+    let deadline = call_timeout(headers)?.map(|timeout| now + timeout.min(STREAM_AGE_MAX));
     let (seat, outbound) = take_seat(shared, grant).await?;
     let seat = Arc::new(seat);
     let (end_tx, end) = oneshot::channel();
@@ -116,6 +105,25 @@ pub(super) async fn sync<G: Gate>(
         pump: task.abort_handle(),
         _running: running,
     })
+}
+
+/// Refuses a request whose messages are compressed (spec: G-3).
+pub(super) fn refuse_encoding(headers: &HeaderMap) -> Result<(), Status> {
+    match headers.get("grpc-encoding") {
+        Some(encoding) if encoding != "identity" => {
+            Err(Status::new(Code::Unimplemented, "messages are sent uncompressed; set no grpc-encoding"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns the request's `grpc-timeout`, if it has one (spec: G-7).
+pub(super) fn call_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+    let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
+    match parse_timeout(value.as_bytes()) {
+        Some(timeout) => Ok(Some(timeout)),
+        None => Err(Status::new(Code::Internal, "grpc-timeout is misshapen")),
+    }
 }
 
 /// Asks the gate in a task of its own: if the client goes away meanwhile, the answer, and with it the seat, is

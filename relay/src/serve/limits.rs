@@ -39,6 +39,10 @@ pub struct Limits {
     pub headers_max: usize,
     /// One message: one frame, 4 MiB and its header.
     pub message_bytes_max: usize,
+    /// The message of a health check: the name of a service.
+    pub check_bytes_max: usize,
+    /// From the headers of a health check to the end of its message: its caller has shown no token.
+    pub check_max: Duration,
     /// Flow-control window of a stream: what a client may send that the hub has not taken yet.
     pub stream_window_bytes: u32,
     /// Flow-control window of a connection. h2 tolerates tiny DATA frames up to half of it, so a small window would
@@ -75,6 +79,8 @@ impl Default for Limits {
             header_list_bytes_max: 8 * 1024,
             headers_max: 64,
             message_bytes_max: MESSAGE_BYTES_MAX,
+            check_bytes_max: 1024,
+            check_max: Duration::from_secs(10),
             stream_window_bytes: 128 * 1024,
             connection_window_bytes: if cfg!(target_arch = "x86_64") { 1024 * 1024 } else { 256 * 1024 },
             http2_frame_bytes_max: 16 * 1024,

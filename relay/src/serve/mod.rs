@@ -4,11 +4,11 @@
 //! [`Bound::serve`] runs until told to stop. What it serves is a [`Gate`]: the hub, or in tests an echo.
 //!
 //! ```text
-//!   TCP -> address count -> TLS 1.3 (ALPN) -> HTTP/2 or HTTP/1.1 -> /healthz
+//!   TCP -> address count -> TLS 1.3 (ALPN) -> HTTP/2 or HTTP/1.1 -> /healthz, grpc.health.v1
 //!                                                 \-> Sync: token -> Gate::connect -> frames both ways
 //! ```
 //!
-//! Invariants: nothing of a request's body is read before its token is verified; every connection that a gate granted
+//! Invariants: nothing of a session's body is read before its token is verified; every connection that a gate granted
 //! is given back by exactly one `disconnect`; no error of a client ends the accept loop; every wait has an end
 //! ([`Limits`]). Start with [`Gate`]; rules: spec/grpc.md.
 

@@ -1,5 +1,7 @@
 //! The network shell against real sockets: our client and raw HTTP/2 on one side, an echo behind the shell.
 
+mod health;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -645,41 +647,6 @@ async fn a_client_that_takes_nothing_of_an_ended_stream_is_cut() {
     soon("the cut", task).await.unwrap();
     drop(response);
     soon("the end of the body", feeding).await.unwrap();
-    relay.stop().await;
-}
-
-// spec: G-13
-#[tokio::test]
-async fn health_over_both_protocols() {
-    let relay = Relay::start().await;
-    let check = |response: Response<Incoming>| async move {
-        assert_eq!(response.status(), StatusCode::OK);
-        assert_eq!(response.headers()["content-type"], "application/json");
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-        assert_eq!(json["status"], "serving");
-    };
-    let get = |path: &str| Request::get(format!("{}{path}", relay.url())).body(Empty::<Bytes>::new()).unwrap();
-
-    let io = TokioIo::new(relay.tls(b"http/1.1").await);
-    let (mut requests, connection) = http1::handshake(io).await.unwrap();
-    let task = tokio::spawn(connection);
-    let mut request = get("/healthz");
-    *request.uri_mut() = "/healthz".parse().unwrap();
-    request.headers_mut().insert("host", "localhost".parse().unwrap());
-    check(soon("answer", requests.send_request(request)).await.unwrap()).await;
-    soon("one request a connection", task).await.unwrap().unwrap();
-
-    let io = TokioIo::new(relay.tls(b"h2").await);
-    let (mut requests, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
-    tokio::spawn(connection);
-    check(soon("answer", requests.send_request(get("/healthz"))).await.unwrap()).await;
-    let missing = soon("answer", requests.send_request(get("/"))).await.unwrap();
-    assert_eq!(missing.status(), StatusCode::NOT_FOUND);
-    let mut post = get("/healthz");
-    *post.method_mut() = http::Method::POST;
-    let refused = soon("answer", requests.send_request(post)).await.unwrap();
-    assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED);
     relay.stop().await;
 }
 
