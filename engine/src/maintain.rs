@@ -136,7 +136,8 @@ impl Store {
             table_bytes_max: inner.config.table_bytes,
             cache_bytes: cache.used * page_bytes,
             cache_misses: cache.misses,
-            entries: layers.root.trees.iter().skip(1).map(|t| t.entries).sum(),
+            // Numbers from the disk, which only `verify` counts.
+            entries: layers.root.trees.iter().skip(1).fold(0, |sum, tree| sum.saturating_add(tree.entries)),
             readers: readers.len() as u64,
             oldest_reader: oldest.map(|r| r.commit_no),
             oldest_reader_ms: oldest.map_or(0, |r| now.saturating_sub(r.since_ms)),

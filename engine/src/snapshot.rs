@@ -180,7 +180,11 @@ impl Layers {
             more += u64::from(is_put && !was_there);
             fewer += u64::from(!is_put && was_there);
         }
-        Ok(root.entries + more - fewer)
+        let len = root.entries.checked_add(more).and_then(|entries| entries.checked_sub(fewer));
+        len.ok_or_else(|| {
+            let no = root.page.map_or(0, |page| page.no);
+            PageError::node(no, self.root.pages.page_bytes(), "the tree has another number of entries than it says")
+        })
     }
 
     /// Returns the numbers of trees that may have keys.

@@ -17,7 +17,7 @@ use crate::log::replay::{LogEnd, replay};
 use crate::log::writer::{LogPosition, LogWriter};
 use crate::memtable::{IntoTable, Mem};
 use crate::options::{KeySource, Options, PageAccess};
-use crate::pager::{MissFrom, Pages, Space, SpaceCounts, first_page};
+use crate::pager::{MissFrom, PageError, Pages, Space, SpaceCounts, first_page};
 use crate::readers::{LogAt, Visible};
 use crate::rekey::KeyState;
 use crate::seal::Cipher;
@@ -274,6 +274,11 @@ fn open_space(
         Some(at) => Space::load(&**root, at, header.sequence)?,
         None => Space::new(header.page_bytes as usize, header.sequence + 1),
     };
+    // Else the next pages could be written over them.
+    let roots = [&header.roots].into_iter().chain(&root.trees).filter_map(|tree| tree.page);
+    if let Some(at) = roots.into_iter().find(|at| !space.is_named(at.no)) {
+        return Err(PageError::node(at.no, header.page_bytes as usize, "a tree's root is not in use").into());
+    }
     // Should the newest header be damaged before the next one is written, the older one must still hold. Where it does
     // not hold now, there is nothing to keep.
     if let Some(older) = older

@@ -599,3 +599,28 @@ fn hostile_headers_of_groups_are_refused_without_panic() {
         }
     }
 }
+
+/// A header may say that its log goes on where its file does not reach: the file was deleted, or the header forged.
+#[test]
+fn a_log_whose_file_is_gone_goes_on_in_the_next_and_writes_no_zeros_up_to_its_place() {
+    let disk = SimDisk::new(1);
+    let mut forged = header(Cipher::ChaCha20Poly1305, 4096);
+    forged.log.offset = 1 << 50;
+    let mut log = Log::with(&disk, forged);
+    log.commit_many(3, 100);
+    let written: u64 =
+        log_file_names("a").iter().map(|name| disk.read_file(name).map_or(0, |bytes| bytes.len() as u64)).sum();
+    assert!(written <= 4 << 20, "{written} bytes");
+    let headers = log.headers.clone();
+    drop(log);
+    let (mut log, commits) = Log::open(disk.env("a"), headers.clone()).expect("it is whole");
+    assert_eq!(commits, [1, 2, 3]);
+    log.checkpoint();
+    log.commit_many(2, 100);
+    log.freeze().expect("a disk that works");
+    log.commit_many(2, 100);
+    for header in &log.headers {
+        let from = header.commit_no + 1;
+        assert_eq!(read(&disk.env("a"), header).expect("it is whole").0, (from..=7).collect::<Vec<_>>());
+    }
+}

@@ -107,6 +107,11 @@ impl LogWriter {
             make_durable(files[end.at.file()].as_ref(), end).map_err(io("making the log durable"))?;
             end.durable = end.last_commit;
         }
+        let mut at = LogPosition { offset: group::padded(end.at.offset, u64::from(header.log_block_bytes)), ..end.at };
+        if end.groups == 0 && at.offset > files[at.file()].as_ref().map_or(0, |file: &LogFile| file.len) {
+            // The file is gone, or the offset is a lie: no zeros are written up to there. spec: E-19
+            at = LogPosition { generation: at.generation + 1, offset: 0, ..at };
+        }
         Ok(Self {
             env: env.clone(),
             names,
@@ -114,7 +119,7 @@ impl LogWriter {
             uuid: header.uuid,
             block_bytes: u64::from(header.log_block_bytes),
             files,
-            at: LogPosition { offset: group::padded(end.at.offset, u64::from(header.log_block_bytes)), ..end.at },
+            at,
             // Of the other header we know that it needs at most one generation more; if that is damaged, none.
             needed: [header.log.generation.saturating_sub(1), header.log.generation],
             log_bytes: end.bytes,

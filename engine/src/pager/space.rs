@@ -441,7 +441,7 @@ impl Space {
             root: self.root,
             taken: Vec::new(),
         }));
-        let (numbers, index) = self.take_numbers();
+        let (numbers, index) = self.take_numbers()?;
         self.undo.as_mut().expect("set above").taken = numbers.values().chain(&index).copied().collect();
         let mut body = vec![0; self.body_bytes()];
         for (&chunk, &no) in &numbers {
@@ -463,14 +463,14 @@ impl Space {
 
     /// Takes a number for each chunk that changed, and for the index. Taking one may change another chunk, or
     /// lengthen the bitmap; there are finitely many, so this ends.
-    fn take_numbers(&mut self) -> (BTreeMap<usize, u64>, Vec<u64>) {
+    fn take_numbers(&mut self) -> Result<(BTreeMap<usize, u64>, Vec<u64>), PageError> {
         for chunk in self.chunks.split_off(self.chunks_needed()) {
             if let Some(at) = chunk.at {
-                self.retire(at.no);
+                self.retire(at.no)?;
             }
         }
         for no in std::mem::take(&mut self.index) {
-            self.retire(no);
+            self.retire(no)?;
         }
         let mut numbers = BTreeMap::new();
         let mut index = Vec::new();
@@ -479,7 +479,7 @@ impl Space {
             for chunk in 0..self.chunks.len() {
                 if self.chunks[chunk].dirty && !numbers.contains_key(&chunk) {
                     if let Some(at) = self.chunks[chunk].at {
-                        self.retire(at.no);
+                        self.retire(at.no)?;
                     }
                     numbers.insert(chunk, self.alloc_run(1).start);
                 }
@@ -488,15 +488,15 @@ impl Space {
                 index.push(self.alloc_run(1).start);
             }
             if numbers.len() + index.len() == before {
-                return (numbers, index);
+                return Ok((numbers, index));
             }
         }
     }
 
-    /// Releases a page of the bitmap itself, which is always in use.
-    fn retire(&mut self, no: u64) {
-        let named = self.release(no);
-        assert!(named, "the bitmap's own pages are in use, as `load` has checked");
+    /// Releases a page of the bitmap itself. That it is in use was so when the bitmap was loaded; in a forged file a tree
+    /// may have named it as well, and given it back.
+    fn retire(&mut self, no: u64) -> Result<(), PageError> {
+        if self.release(no) { Ok(()) } else { Err(PageError::node(no, self.page_bytes, "two have used it")) }
     }
 
     fn encode_chunk(&self, chunk: usize, body: &mut [u8]) {
