@@ -374,16 +374,26 @@ fn open_file(env: &Env, options: &Options, path: &str) -> Result<Arc<dyn Storage
     }
 }
 
-/// Whether a file is what a creation that was cut off may have left: of no more than a new store's length, and with a
-/// store's beginning or none.
+/// Whether a file is what a creation that was cut off may have left: of no more than a new store's length, and of its two
+/// slots any sectors, of the rest nothing.
 fn is_leftover(file: &dyn StorageFile) -> io::Result<bool> {
     if file.len()? > PAGES_START {
         return Ok(false);
     }
     let mut bytes = vec![0; PAGES_START as usize];
     file.read_at(0, &mut bytes)?;
-    Ok(has_magic(&bytes) || bytes.iter().all(|&byte| byte == 0))
+    let is_zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
+    let mut is_ours = true;
+    for at in SLOT_OFFSETS {
+        let slot = &mut bytes[at as usize..][..SLOT_BYTES];
+        is_ours &= has_magic(slot) || is_zero(&slot[..SECTOR_BYTES]);
+        slot.fill(0);
+    }
+    Ok(is_ours && is_zero(&bytes))
 }
+
+/// What a disk writes whole or not at all.
+const SECTOR_BYTES: usize = 512;
 
 /// Makes a new, empty store under another name and gives it its name when it is whole. spec: E-5
 fn create_file(env: &Env, options: &Options, path: &str) -> Result<(), OpenError> {

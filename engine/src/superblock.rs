@@ -142,9 +142,9 @@ impl Superblock {
     }
 }
 
-/// Whether a file begins as a store's does.
-pub(crate) fn has_magic(file: &[u8]) -> bool {
-    file.starts_with(&MAGIC)
+/// Whether a slot begins as a header does.
+pub(crate) fn has_magic(slot: &[u8]) -> bool {
+    slot.starts_with(&MAGIC)
 }
 
 impl Unchecked {

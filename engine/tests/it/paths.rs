@@ -83,7 +83,14 @@ fn a_foreign_file_under_the_name_of_a_new_store_is_left_alone() {
     assert_eq!(fs::read(folder.path().join("letter")).expect("it is there"), b"");
     // What a creation that was cut off has left is made anew, whatever there is of it.
     fs::remove_file(&new).expect("it is there");
-    for leftover in [vec![], vec![0; 5000], [b"BLAZEDB\0".to_vec(), vec![7; 4000]].concat()] {
+    let second = [vec![0; 64 << 10], b"BLAZEDB\0".to_vec()].concat();
+    for leftover in [
+        second,
+        vec![],
+        vec![0; 5000],
+        [b"BLAZEDB\0".to_vec(), vec![7; 4000]].concat(),
+        [vec![0; 512], vec![7; 3000]].concat(),
+    ] {
         fs::write(&new, leftover).expect("a file");
         Store::open(Env::file(&path), options()).expect("opens").close().expect("closes");
         fs::remove_file(&path).expect("it is there");
