@@ -8,7 +8,7 @@
 use std::hint::black_box;
 
 use blazedb_benches::{Ticket, Tickets};
-use blazedb_wire::serde::{from_row, to_document};
+use blazedb_wire::serde::{RowEncoder, from_row, to_document};
 use blazedb_wire::{Document, Row, Shape};
 use bytes::Bytes;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
@@ -70,8 +70,11 @@ fn encode(c: &mut Criterion) {
     let mut out = Vec::with_capacity(4096);
 
     let mut group = c.benchmark_group("encode a struct");
+    let mut encoder = RowEncoder::default();
     case(&mut group, "blazedb", &input.tickets, |ticket| {
-        black_box(Row::encode(&to_document(ticket).expect("it did before")).expect("it did before"));
+        out.clear();
+        black_box(encoder.encode(ticket, &mut out).expect("it did before"));
+        black_box(&out);
     });
     case(&mut group, "serde_json", &input.tickets, |ticket| {
         out.clear();
