@@ -348,6 +348,12 @@ pub enum WriteError {
         /// What it would hold.
         given: usize,
     },
+    /// The transaction would take more memory than `limits::TRANSACTION_MEMORY_MAX`: it has many small keys, or savepoints that
+    /// keep much of what it replaced.
+    TransactionHoldsTooMuch {
+        /// The memory it would take, in bytes.
+        given: usize,
+    },
     /// The tree's name is empty or longer than `limits::TREE_NAME_BYTES_MAX`.
     TreeName {
         /// Its length.
@@ -374,6 +380,12 @@ impl fmt::Display for WriteError {
                 f,
                 "a value of {given} bytes; values that are put have at most {} bytes, so stream it with put_stream",
                 limits::VALUE_BYTES_MAX
+            ),
+            Self::TransactionHoldsTooMuch { given } => write!(
+                f,
+                "a transaction takes at most {} bytes of memory, and this one, with what its savepoints keep, would take \
+                 {given}; commit in several steps, or use a Loader",
+                limits::TRANSACTION_MEMORY_MAX
             ),
             Self::TransactionTooLarge { given } => write!(
                 f,

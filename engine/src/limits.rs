@@ -10,6 +10,13 @@ pub const VALUE_BYTES_MAX: usize = 2 << 20;
 /// Most bytes one write transaction may hold, keys and values together. A load (`Loader`) has no such limit.
 pub const TRANSACTION_BYTES_MAX: usize = 32 << 20;
 
+/// Most memory that one write transaction may take: its keys and values, what its savepoints keep of those that were
+/// replaced, and `TRANSACTION_ENTRY_BYTES` for each.
+pub const TRANSACTION_MEMORY_MAX: usize = 128 << 20;
+
+/// What a key counts in a transaction's memory beside its own bytes and its value's.
+pub const TRANSACTION_ENTRY_BYTES: usize = 128;
+
 /// Most bytes of keys and values that a reader accepts in one commit: a transaction of the largest size, and the name of
 /// every tree there can be. Spans make a commit's encoding much shorter than what it says, so the payload's own length
 /// bounds nothing.
@@ -64,7 +71,7 @@ pub const STORED_BYTES_PER_CHECKPOINT: u64 = 64 << 20;
 pub const PAGE_BYTES: [usize; 3] = [4096, 8192, 16384];
 
 const _: () = assert!(GROUP_BYTES_MAX >= GROUP_BYTES_SOFT_MAX + TRANSACTION_BYTES_MAX + (16 << 20));
-const _: () = assert!(TRANSACTION_BYTES_MAX >= 2 * VALUE_BYTES_MAX);
+const _: () = assert!(TRANSACTION_BYTES_MAX >= 2 * VALUE_BYTES_MAX && TRANSACTION_MEMORY_MAX >= TRANSACTION_BYTES_MAX);
 const _: () = assert!(STREAM_INLINE_BYTES_MAX <= VALUE_BYTES_MAX);
 const _: () = assert!(VALUE_BYTES_MAX as u64 <= WHOLE_VALUE_BYTES_MAX);
 const _: () = assert!(RESERVE_BYTES_MIN.is_multiple_of(4096) && RESERVE_BYTES_MAX.is_multiple_of(4096));

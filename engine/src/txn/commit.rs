@@ -496,7 +496,7 @@ impl Inner {
                 }
                 head.catalogued[index] = true;
             } else {
-                writes.put(CATALOGUE, name.as_bytes(), &[&tree.to_le_bytes()])?;
+                writes.put_name(&name, tree);
             }
         }
         Ok(())

@@ -13,9 +13,12 @@ use crate::ahead::Stored;
 use crate::btree::{EditValue, Edits};
 use crate::checkpoint::TreesOfEdits;
 use crate::error::WriteError;
-use crate::limits::{KEY_BYTES_MAX, TRANSACTION_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::limits::{
+    KEY_BYTES_MAX, TRANSACTION_BYTES_MAX, TRANSACTION_ENTRY_BYTES, TRANSACTION_MEMORY_MAX, VALUE_BYTES_MAX,
+};
 use crate::memtable::head_of;
 use crate::pager::PageError;
+use crate::txn::CATALOGUE;
 use crate::txn::record::Record;
 
 /// Room that short records share.
@@ -49,11 +52,15 @@ pub(crate) struct WriteSet {
     /// What is left of the room for short records.
     room: BytesMut,
     bytes: usize,
+    /// How many keys there are.
+    keys: usize,
     has_pieces: bool,
     /// A value was ever written ahead.
     has_stored: bool,
     /// What writes replaced, oldest first; kept from the first savepoint on.
     journal: Option<Vec<Replaced>>,
+    /// Bytes of keys and values that the journal keeps.
+    journal_bytes: usize,
 }
 
 struct Replaced {
@@ -85,6 +92,11 @@ impl WriteSet {
         };
         self.insert(tree, key, pieces, Effect::Put { ends });
         Ok(())
+    }
+
+    /// Puts a tree's name, for which there is always room: `limits::COMMIT_BYTES_MAX` counts them.
+    pub(crate) fn put_name(&mut self, name: &str, tree: u32) {
+        self.insert(CATALOGUE, name.as_bytes(), &[&tree.to_le_bytes()], Effect::Put { ends: Box::default() });
     }
 
     /// Makes sure that a key can be put whose value is written ahead.
@@ -172,6 +184,7 @@ impl WriteSet {
         let old = match writes.entry(Keyed::new(record)) {
             Entry::Vacant(place) => {
                 place.insert(effect);
+                self.keys += 1;
                 None
             }
             Entry::Occupied(place) => {
@@ -184,6 +197,7 @@ impl WriteSet {
             }
         };
         if let (Some(journal), Some(key)) = (&mut self.journal, journaled) {
+            self.journal_bytes += key.len() + old.as_ref().map_or(0, |(record, _)| record.len());
             journal.push(Replaced { tree, key, old });
         }
     }
@@ -210,11 +224,14 @@ impl WriteSet {
     pub(crate) fn roll_back_to(&mut self, mark: usize) {
         let undone = self.journal.as_mut().map(|journal| journal.split_off(mark.min(journal.len())));
         for Replaced { tree, key, old } in undone.into_iter().flatten().rev() {
+            self.journal_bytes -= key.len() + old.as_ref().map_or(0, |(record, _)| record.len());
             if let Some((new, _)) = self.tree_mut(tree).remove_entry(&key[..]) {
                 self.bytes -= new.record.len();
+                self.keys -= 1;
             }
             if let Some((record, effect)) = old {
                 self.bytes += record.len();
+                self.keys += 1;
                 self.tree_mut(tree).insert(Keyed::new(record), effect);
             }
         }
@@ -235,7 +252,12 @@ impl WriteSet {
 
     fn room_for(&self, more: usize) -> Result<(), WriteError> {
         let given = self.bytes + more;
-        if given > TRANSACTION_BYTES_MAX { Err(WriteError::TransactionTooLarge { given }) } else { Ok(()) }
+        if given > TRANSACTION_BYTES_MAX {
+            return Err(WriteError::TransactionTooLarge { given });
+        }
+        let entries = self.keys + self.journal.as_ref().map_or(0, Vec::len) + 1;
+        let given = given + self.journal_bytes + entries * TRANSACTION_ENTRY_BYTES;
+        if given > TRANSACTION_MEMORY_MAX { Err(WriteError::TransactionHoldsTooMuch { given }) } else { Ok(()) }
     }
 }
 

@@ -329,3 +329,37 @@ fn one_sync_per_durable_group_and_blocks_are_overwritten_in_place() {
     let main = disk.read_file(NAME).expect("is there").len();
     assert!(main < (128 << 10) + 12 * 4096 && main.is_multiple_of(4096), "{main}");
 }
+
+/// What a transaction takes for each key, and for what its savepoints keep, is bounded as well.
+#[test]
+fn a_transaction_takes_bounded_memory_and_what_it_accepts_it_commits() {
+    let store = Store::open(Env::memory(1), Options::unencrypted()).expect("opens");
+    let mut tx = store.write();
+    let tree = tx.tree("t").expect("a good name");
+    tx.savepoint();
+    let value = vec![7; 2 << 20];
+    let refused = (0..400).find_map(|n| tx.put(tree, b"k", &value).err().map(|error| (n, error)));
+    let (puts, error) = refused.expect("a journal of 800 MiB");
+    assert!(puts > 30 && matches!(error, WriteError::TransactionHoldsTooMuch { .. }), "{puts} {error}");
+    tx.commit().expect("what was accepted");
+    let mut tx = store.write();
+    let refused = (0_u32..).find_map(|n| tx.put(tree, &n.to_be_bytes(), b"").err().map(|error| (n, error)));
+    let (keys, error) = refused.expect("an end");
+    assert!((900_000..1_100_000).contains(&keys), "{keys}");
+    assert!(matches!(error, WriteError::TransactionHoldsTooMuch { .. }), "{error}");
+    drop(tx);
+    // To the last byte, into a tree that is new.
+    let mut tx = store.write();
+    let tree = tx.tree("a tree that is new").expect("a good name");
+    let mut left = limits::TRANSACTION_BYTES_MAX;
+    for key in 0_u8.. {
+        let len = left.min(limits::VALUE_BYTES_MAX).saturating_sub(1);
+        tx.put(tree, &[key], &value[..len]).expect("there is room");
+        left -= len + 1;
+        if left == 0 {
+            break;
+        }
+    }
+    assert!(matches!(tx.put(tree, b"more", b""), Err(WriteError::TransactionTooLarge { .. })));
+    tx.commit().expect("what was accepted");
+}
