@@ -50,19 +50,36 @@ pub(crate) struct Frozen {
 }
 
 /// Edits out of a table.
-pub(crate) struct TableEdits(MemCursor);
+pub(crate) struct TableEdits {
+    cursor: MemCursor,
+    /// Commits up to this one are in the pages already.
+    after: u64,
+}
 
 impl TableEdits {
     pub(crate) fn new(table: &Mem, tree: u32) -> Self {
-        let mut cursor = table.cursor(tree);
+        Self::after(table, tree, 0)
+    }
+
+    /// What commits after this one have changed.
+    fn after(table: &Mem, tree: u32, after: u64) -> Self {
+        let mut cursor = table.cursor_since(tree, after);
         cursor.seek(std::ops::Bound::Unbounded);
-        Self(cursor)
+        let mut edits = Self { cursor, after };
+        edits.settle();
+        edits
+    }
+
+    fn settle(&mut self) {
+        while self.cursor.entry().is_some_and(|(_, entry)| entry.commit_no() <= self.after) {
+            self.cursor.next();
+        }
     }
 }
 
 impl Edits for TableEdits {
     fn peek(&self) -> Option<(&[u8], EditValue<'_>)> {
-        self.0.entry().map(|(key, entry)| {
+        self.cursor.entry().map(|(key, entry)| {
             let value = match entry.value() {
                 MemValue::Put(bytes) => EditValue::Put(bytes),
                 MemValue::PutStored(at) => EditValue::PutStored(at),
@@ -73,7 +90,8 @@ impl Edits for TableEdits {
     }
 
     fn advance(&mut self) -> Result<(), PageError> {
-        self.0.next();
+        self.cursor.next();
+        self.settle();
         Ok(())
     }
 }
@@ -196,6 +214,8 @@ impl Inner {
         self.head.lock().check_maintain()?;
         let _unwinding = PoisonOnPanic { inner: self, was_panicking: std::thread::panicking() };
         let begun_ms = self.env.clock.monotonic_ms();
+        // While views are given pages, too, writers are slowed down rather than stopped.
+        self.head.lock().checkpointing = true;
         let spilled = self.spill_old_views(disk);
         // Looked at before the freeze: what was sealed with the old key and committed is in the table that is frozen. A
         // table that was frozen by a try before this one may be older than the new key, and so may the log behind it.
@@ -528,86 +548,140 @@ impl Inner {
 
     /// Step 7, and the end of views that hold too much of the file.
     pub(crate) fn reclaim(&self, disk: &mut Disk) {
+        self.hold_within_budget(disk, u64::MAX, 0);
+    }
+
+    /// Frees what nobody can reach. Where views hold more than they may, or would with `more_pages`, those of the oldest
+    /// root end, all of them, as none of them frees anything alone; then those of the next one, below the root
+    /// `spare_from`. Returns how many pages of room there are then.
+    fn hold_within_budget(&self, disk: &mut Disk, spare_from: u64, more_pages: u64) -> u64 {
+        let pages_max = self.config.snapshot_bytes_max / disk.pages.page_bytes() as u64;
         loop {
-            let mut readers = self.visible.lock().readers();
-            readers.retain(|reader| reader.layers().is_some());
             let newest = self.published().root.checkpoint;
-            let root_of = |r: &Arc<Held>| r.layers().map_or(newest, |l| l.root.checkpoint);
-            let oldest = readers.iter().map(root_of).min().unwrap_or(newest).min(newest);
+            let readers = self.visible.lock().readers();
+            // Collected anew each time: a view may have been cloned since.
+            let mut oldest = (newest, Vec::new());
+            for reader in &readers {
+                match reader.root_checkpoint() {
+                    Some(checkpoint) if checkpoint < oldest.0 => oldest = (checkpoint, vec![reader]),
+                    Some(checkpoint) if checkpoint == oldest.0 => oldest.1.push(reader),
+                    _ => {}
+                }
+            }
+            let (oldest, views) = oldest;
             disk.forget_keys(oldest);
             let durable = disk.header.sequence;
-            let page_bytes = disk.pages.page_bytes() as u64;
             let mut space = disk.space.lock();
             space.reclaim(durable, oldest);
-            let held = space.held_back(durable) * page_bytes;
+            let held = space.held_back(durable) + more_pages;
             *self.space_counts.lock() = space.counts();
             drop(space);
-            let culprit = readers.iter().min_by_key(|r| root_of(r)).filter(|r| root_of(r) < newest);
-            match culprit {
-                Some(view) if held > self.config.snapshot_bytes_max => {
-                    if !view.exchange(None) {
-                        return;
-                    }
-                    self.snapshots_ended.fetch_add(1, Ordering::Relaxed);
-                }
-                _ => return,
+            if held <= pages_max {
+                return pages_max - held;
+            }
+            if oldest >= newest.min(spare_from) || !views.into_iter().all(|view| self.end_view(view)) {
+                return 0;
             }
         }
+    }
+
+    /// False: somebody is in the middle of a long look.
+    fn end_view(&self, view: &Held) -> bool {
+        let ended = view.exchange(None);
+        self.snapshots_ended.fetch_add(u64::from(ended), Ordering::Relaxed);
+        ended
     }
 
     /// Step 1. A view that was taken before the last checkpoint's end, and that no root says exactly, holds a table
     /// of its own. It gets pages instead: the same ones that a checkpoint at its commit would have written. No
     /// header names them; they are free again when the view goes, or after a crash.
+    ///
+    /// Views of one root are written in the order of their commits, each onto the pages of the one before, so that what
+    /// they have in common is written once. What does not fit into `snapshot_bytes_max` is not written: first older
+    /// views end for it, then those that have no pages yet.
     fn spill_old_views(&self, disk: &mut Disk) -> Result<(), CheckpointError> {
         let newest = self.published();
-        let mut spilled: HashMap<u64, Arc<Root>> = HashMap::new();
         let readers = self.visible.lock().readers();
+        let mut old: Vec<(Arc<Held>, Arc<Layers>)> = Vec::new();
         for reader in readers {
             let Some(layers) = reader.layers() else { continue };
             let has_tables = !layers.active.is_empty() || layers.frozen.is_some();
-            if !has_tables || Arc::ptr_eq(&layers.root, &newest.root) {
+            if has_tables && !Arc::ptr_eq(&layers.root, &newest.root) {
+                old.push((reader, layers));
+            }
+        }
+        old.sort_by_key(|(_, layers)| (layers.root.checkpoint, layers.commit_no()));
+        let mut last: Option<Spilled> = None;
+        let (mut room, mut pages) = (0, 0);
+        for (reader, layers) in old {
+            let base = &layers.root;
+            let before = last.take().filter(|last| Arc::ptr_eq(&last.base, base));
+            let is_there = before.as_ref().is_some_and(|last| last.root.commit_no == layers.commit_no());
+            if before.is_none() {
+                room = 0;
+            }
+            if room == 0 && !is_there && before.as_ref().is_none_or(|last| !last.is_full) {
+                room = self.hold_within_budget(disk, base.checkpoint, pages);
+            }
+            let mut last_root = before.map_or_else(|| Arc::clone(base), |last| last.root);
+            let is_full = room == 0 && !is_there;
+            if is_full {
+                // One that cannot be ended now keeps its table, and is looked at again by the next checkpoint.
+                self.end_view(&reader);
+                last = Some(Spilled { base: Arc::clone(base), root: last_root, is_full });
                 continue;
             }
-            let commit_no = layers.commit_no();
-            let root = match spilled.get(&commit_no) {
-                Some(root) => Arc::clone(root),
-                None => {
-                    let root = self.spill(disk, &layers)?;
-                    spilled.insert(commit_no, Arc::clone(&root));
-                    root
-                }
-            };
+            if !is_there {
+                let (root, written) = self.spill(disk, &layers, &last_root)?;
+                last_root = root;
+                pages += written;
+                room = room.saturating_sub(written);
+            }
+            let root = last_root;
             let mut nothing = Mem::new(0);
-            nothing.commit_no = commit_no;
-            reader.exchange(Some(Arc::new(Layers { root, frozen: None, active: Arc::new(nothing) })));
+            nothing.commit_no = root.commit_no;
+            let active = Arc::new(nothing);
+            reader.exchange(Some(Arc::new(Layers { root: Arc::clone(&root), frozen: None, active })));
+            last = Some(Spilled { base: Arc::clone(base), root, is_full });
         }
         Ok(())
     }
 
-    fn spill(&self, disk: &mut Disk, layers: &Layers) -> Result<Arc<Root>, CheckpointError> {
-        let old = &layers.root;
-        let mut trees = old.trees.clone();
-        let mut writer = disk.spill_writer(old.map.as_deref());
+    /// Writes what a view's tables say beyond `from`, which is its root, or what was spilled of an older view of that
+    /// root. Returns how many pages that took, too.
+    fn spill(&self, disk: &mut Disk, layers: &Layers, from: &Arc<Root>) -> Result<(Arc<Root>, u64), CheckpointError> {
+        let mut trees = from.trees.clone();
+        let mut writer = disk.spill_writer(from.checkpoint + 1, from.map.as_deref());
         for table in layers.frozen.iter().chain([&layers.active]) {
             for tree in table.trees() {
                 let root = tree_mut(&mut trees, tree);
-                *root = btree::apply(&mut writer, root, &mut TableEdits::new(table, tree))?;
+                *root = btree::apply(&mut writer, root, &mut TableEdits::after(table, tree, from.commit_no))?;
             }
         }
-        writer.finish()?;
+        let written = writer.finish()?;
         let end = disk.pages_in_file(|space| space.end());
         let end = end.map_err(|source| PageError::Io { during: "reading the file's length", source })?;
-        let map = disk.pages.map_to(end, old.map.as_ref())?;
-        Ok(Arc::new(Root {
-            checkpoint: old.checkpoint,
+        let map = disk.pages.map_to(end, from.map.as_ref())?;
+        let root = Root {
+            checkpoint: from.checkpoint,
             commit_no: layers.commit_no(),
             trees,
             roots: TreeRoot::default(),
             space: None,
             pages: Arc::clone(&disk.pages),
             map,
-        }))
+        };
+        Ok((Arc::new(root), written))
     }
+}
+
+/// The pages that a view was given last.
+struct Spilled {
+    /// The root that it grew from.
+    base: Arc<Root>,
+    root: Arc<Root>,
+    /// There is no room for another one.
+    is_full: bool,
 }
 
 type Written = (Vec<TreeRoot>, TreeRoot, PageRef);

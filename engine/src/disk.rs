@@ -41,8 +41,6 @@ pub(crate) struct Disk {
     /// Master keys that no header needs any more, and the first header whose pages are all free of them: the keys go
     /// when no view is older.
     retiring: Vec<(u16, u64)>,
-    /// Pages that views got since the last header: pending, and to stay so when a checkpoint is given up.
-    spilled: Vec<u64>,
 }
 
 impl Disk {
@@ -76,7 +74,6 @@ impl Disk {
             own_slot,
             rekey,
             retiring: Vec::new(),
-            spilled: Vec::new(),
         }
     }
 
@@ -159,12 +156,12 @@ impl Disk {
         (writer, &self.space)
     }
 
-    /// Returns a writer for a view's own pages.
-    pub(crate) fn spill_writer<'w>(&'w mut self, map: Option<&'w FileMap>) -> SpillWriter<'w> {
+    /// Returns a writer for a view's own pages, which are released under that header when they are written.
+    pub(crate) fn spill_writer<'w>(&'w mut self, under: u64, map: Option<&'w FileMap>) -> SpillWriter<'w> {
         SpillWriter {
             inner: PageWriter::new(&self.pages, map, &self.space, &mut self.sealer),
             space: &self.space,
-            spilled: &mut self.spilled,
+            under,
             own: HashSet::new(),
         }
     }
@@ -190,10 +187,6 @@ impl Disk {
     pub(crate) fn give_up(&mut self) {
         let mut space = self.space.lock();
         space.abort();
-        for &no in &self.spilled {
-            let released = space.release(no);
-            debug_assert!(released, "a view's pages were in use until they were released for it");
-        }
     }
 
     /// Writes a changed header into the slot that does not hold the newest one, and syncs. After an error the older
@@ -206,7 +199,6 @@ impl Disk {
         self.file.write_at(SLOT_OFFSETS[(header.sequence % 2) as usize], &bytes[..])?;
         self.ahead.sync_file()?;
         self.space.lock().checkpoint_done(header.sequence);
-        self.spilled.clear();
         self.header = header;
         Ok(())
     }
@@ -230,23 +222,23 @@ impl Disk {
 pub(crate) struct SpillWriter<'w> {
     inner: PageWriter<'w>,
     space: &'w Mutex<Space>,
-    spilled: &'w mut Vec<u64>,
+    under: u64,
     own: HashSet<u64>,
 }
 
 impl SpillWriter<'_> {
-    /// Hands all pages to the file. They count as released already, under the header in the making, so that they are
-    /// free when the view's root goes.
-    pub(crate) fn finish(self) -> Result<(), PageError> {
-        let Self { inner, space, spilled, own } = self;
+    /// Hands all pages to the file, and returns how many there are. They count as released already, under the header
+    /// behind the view's root, so that they are free when that root's views are gone.
+    pub(crate) fn finish(self) -> Result<u64, PageError> {
+        let Self { inner, space, under, own } = self;
         inner.finish()?;
         let mut space = space.lock();
+        let written = own.len() as u64;
         for no in own {
-            let released = space.release(no);
+            let released = space.release_under(under, no);
             debug_assert!(released, "it was written just now");
-            spilled.push(no);
         }
-        Ok(())
+        Ok(written)
     }
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct MemCursor {
     root: Option<Node>,
     shared: Arc<Shared>,
     commit_no: u64,
+    /// Leaves without anything that commits after this one have added are passed over.
+    after: u64,
     branches: Vec<(Arc<Branch>, usize)>,
     leaf: Option<Arc<Leaf>>,
     sorted: Sorted,
@@ -23,8 +25,8 @@ pub(crate) struct MemCursor {
 }
 
 impl MemCursor {
-    pub(super) fn new(root: Option<Node>, shared: Arc<Shared>, commit_no: u64) -> Self {
-        Self { root, shared, commit_no, branches: Vec::new(), leaf: None, sorted: Sorted::default(), at: 0 }
+    pub(super) fn new(root: Option<Node>, shared: Arc<Shared>, commit_no: u64, after: u64) -> Self {
+        Self { root, shared, commit_no, after, branches: Vec::new(), leaf: None, sorted: Sorted::default(), at: 0 }
     }
 
     /// Goes to the first entry at or after the bound.
@@ -114,7 +116,11 @@ impl MemCursor {
                 }
             }
         };
-        self.sorted = leaf.sorted(self.segments(), self.commit_no);
+        self.sorted = if self.after == 0 || leaf.has_since(self.after, self.commit_no) {
+            leaf.sorted(self.segments(), self.commit_no)
+        } else {
+            Sorted::default()
+        };
         self.leaf = Some(leaf);
     }
 

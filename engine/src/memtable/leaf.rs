@@ -163,6 +163,11 @@ impl Leaf {
         None
     }
 
+    /// Returns whether a commit shows anything here that one after `after` has written.
+    pub(super) fn has_since(&self, after: u64, commit_no: u64) -> bool {
+        self.rest[..self.len()].iter().any(|rest| (after + 1..=commit_no).contains(&rest.commit_no()))
+    }
+
     pub(super) fn sorted(&self, segments: &Segments, commit_no: u64) -> Sorted {
         let mut sorted = Sorted::default();
         for i in (0..self.len()).filter(|&i| self.rest[i].commit_no() <= commit_no) {

@@ -284,7 +284,12 @@ impl Mem {
 
     /// Returns a cursor, which stands at the end until it is sent somewhere.
     pub(crate) fn cursor(&self, tree: u32) -> MemCursor {
-        MemCursor::new(self.root(tree).cloned(), Arc::clone(&self.shared), self.commit_no)
+        self.cursor_since(tree, 0)
+    }
+
+    /// Returns a cursor that shows at least all that commits after `after` have written, and little else.
+    pub(crate) fn cursor_since(&self, tree: u32, after: u64) -> MemCursor {
+        MemCursor::new(self.root(tree).cloned(), Arc::clone(&self.shared), self.commit_no, after)
     }
 
     fn root(&self, tree: u32) -> Option<&Node> {

@@ -154,6 +154,20 @@ impl Space {
         true
     }
 
+    /// Releases a number that no header ever named as if that had been under an older header: it is free when no reader
+    /// has a root older than that one. `false`: it is not in use.
+    #[must_use]
+    pub(crate) fn release_under(&mut self, header: u64, no: u64) -> bool {
+        debug_assert!(header < self.current, "what the header in the making released may come back");
+        if no < first_page(self.page_bytes) || !self.is_named(no) {
+            return false;
+        }
+        clear(&mut self.named, no);
+        self.touch(no);
+        self.pending.entry(header).or_default().push(no);
+        true
+    }
+
     /// Releases a number that no header ever named: it is free at once. `false`: it is not in use.
     pub(crate) fn release_now(&mut self, no: u64) -> bool {
         if no < first_page(self.page_bytes) || !self.is_named(no) {

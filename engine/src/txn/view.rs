@@ -71,6 +71,11 @@ impl Held {
         self.layers.read_recursive().layers.clone()
     }
 
+    /// The checkpoint of its root, if it has not ended.
+    pub(crate) fn root_checkpoint(&self) -> Option<u64> {
+        self.layers.read_recursive().layers.as_ref().map(|layers| layers.root.checkpoint)
+    }
+
     /// Puts layers of the same content in the place of others, `None` to take them away. Gives up where a reader
     /// is in the middle of a long look.
     pub(crate) fn exchange(&self, layers: Option<Arc<Layers>>) -> bool {
@@ -93,7 +98,9 @@ impl Drop for Held {
 impl Clone for ReadView {
     fn clone(&self) -> Self {
         let held = &self.held;
-        Self { held: held.inner.register_reader_of(held.layers(), held.commit_no) }
+        // Under the lock: one that is ended meanwhile must not leave behind a view that nobody knows yet.
+        let shown = held.layers.read_recursive();
+        Self { held: held.inner.register_reader_of(shown.layers.clone(), held.commit_no) }
     }
 }
 

@@ -95,6 +95,48 @@ fn a_view_that_holds_too_much_ends_with_its_own_error() {
     store.verify(&mut |_| {}).expect("pages and space agree");
 }
 
+/// Every commit has a view, and all are kept: what they are given in pages counts as held by them, is written once where
+/// they have it in common, and the file stays within its bound.
+#[test]
+fn many_views_hold_no_more_than_they_may() {
+    let disk = SimDisk::new(31);
+    let memory = Memory { table_bytes: 256 << 10, ..crate::support::SMALL };
+    let held_max: u64 = 4 << 20;
+    let store = Store::open(disk.env(NAME), options().memory(memory).snapshot_bytes_max(held_max)).expect("opens");
+    let tree = store.tree("t").expect("a good name");
+    let mut views = Vec::new();
+    let mut shown = 0;
+    for i in 0..3_000_u32 {
+        let mut tx = store.write();
+        tx.put(tree, &(i % 700).to_be_bytes(), &[i as u8; 100]).expect("room");
+        tx.commit_with(Durability::Buffered, |_| Ok(())).expect("nobody else writes");
+        views.push((i, store.read()));
+        // What the newest state takes, log and a checkpoint on top of what is held.
+        let file = store.stats().page_file_bytes;
+        assert!(file < held_max + (2 << 20), "the file has {file} bytes after {i} commits");
+    }
+    store.checkpoint().expect("checkpoints");
+    for (i, view) in &views {
+        match view.get(tree, &(i % 700).to_be_bytes()) {
+            Ok(value) => {
+                assert_eq!(value.as_deref(), Some(&[*i as u8; 100][..]));
+                let next = view.get(tree, &((i + 1) % 700).to_be_bytes()).expect("the same view");
+                assert_eq!(next.map(|value| value[0]), i.checked_sub(699).map(|before| before as u8));
+                shown += 1;
+            }
+            Err(ReadError::SnapshotTooOld { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(shown > 100, "views of one root share pages: {shown} have room");
+    store.verify(&mut |_| {}).expect("pages and space agree");
+    drop(views);
+    store.checkpoint().expect("checkpoints");
+    store.close().expect("closes");
+    let store = Store::open(disk.env(NAME), options()).expect("opens");
+    store.verify(&mut |_| {}).expect("no page of a view was lost");
+}
+
 #[test]
 fn a_closed_store_ends_its_views_and_lets_the_next_one_in() {
     let disk = SimDisk::new(4);
