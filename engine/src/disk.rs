@@ -63,18 +63,7 @@ impl Disk {
             Arc::clone(&env.entropy),
             Arc::clone(&space),
         );
-        Self {
-            file,
-            pages,
-            header,
-            keys,
-            space,
-            ahead: Arc::new(ahead),
-            sealer,
-            own_slot,
-            rekey,
-            retiring: Vec::new(),
-        }
+        Self { file, pages, header, keys, space, ahead: Arc::new(ahead), sealer, own_slot, rekey, retiring: Vec::new() }
     }
 
     /// Returns the next step of the change of the master key, if one is under way and can go on: whoever seals pages
