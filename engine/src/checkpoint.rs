@@ -321,8 +321,7 @@ impl Inner {
     /// What is published is frozen. Commits that wait in the open group are in the newest table, too: they are
     /// taken over into a new one, out of the group's own bytes.
     fn freeze_table(&self, head: &mut Head, published: &Layers, then: LogPosition) -> Frozen {
-        let mut fresh = Mem::new(self.config.table_bytes as usize);
-        fresh.commit_no = published.commit_no();
+        let mut fresh = Mem::empty_at(published.commit_no(), self.config.table_bytes as usize);
         let shown = Arc::new(fresh.clone());
         let (payload, first, count) = head.open_payload();
         if count > 0 {
@@ -421,9 +420,7 @@ impl Inner {
             let same = if layers.frozen.as_ref().is_some_and(|f| Arc::ptr_eq(f, &table)) {
                 Some(Arc::clone(&layers.active))
             } else if layers.commit_no() == root.commit_no && layers.root.checkpoint < root.checkpoint {
-                let mut nothing = Mem::new(0);
-                nothing.commit_no = root.commit_no;
-                Some(Arc::new(nothing))
+                Some(Arc::new(Mem::empty_at(root.commit_no, 0)))
             } else {
                 None
             };
@@ -516,9 +513,8 @@ impl Inner {
         if let Some(writer) = &mut head.writer {
             writer.skip_to(commit_no);
         }
-        let mut active = Mem::new(self.config.table_bytes as usize);
-        active.commit_no = commit_no;
-        head.layers = Layers { root, frozen: None, active: Arc::new(active) };
+        let active = Arc::new(Mem::empty_at(commit_no, self.config.table_bytes as usize));
+        head.layers = Layers { root, frozen: None, active };
         head.commits += 1;
         head.checkpoints += 1;
         head.checkpoint_from = self.config.table_bytes;
@@ -638,9 +634,7 @@ impl Inner {
                 room = room.saturating_sub(written);
             }
             let root = last_root;
-            let mut nothing = Mem::new(0);
-            nothing.commit_no = root.commit_no;
-            let active = Arc::new(nothing);
+            let active = Arc::new(Mem::empty_at(root.commit_no, 0));
             reader.exchange(Some(Arc::new(Layers { root: Arc::clone(&root), frozen: None, active })));
             last = Some(Spilled { base: Arc::clone(base), root, is_full });
         }

@@ -602,8 +602,7 @@ fn read_state(env: &Env, file: &Arc<dyn StorageFile>, options: &Options, path: &
 
 /// Reads the commits after the header's into a table.
 fn read_log(env: &Env, header: &Superblock, keys: &FileKeys, options: &Options) -> Result<(Mem, LogEnd), OpenError> {
-    let mut table = Mem::new(options.memory.table_bytes);
-    table.commit_no = header.commit_no;
+    let mut table = Mem::empty_at(header.commit_no, options.memory.table_bytes);
     let end = replay(env, header, keys, &mut IntoTable::new(&mut table))?;
     table.forget_superseded();
     Ok((table, end))

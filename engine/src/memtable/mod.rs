@@ -131,6 +131,11 @@ impl Mem {
         }
     }
 
+    /// The same, as of a commit.
+    pub(crate) fn empty_at(commit_no: u64, budget_bytes: usize) -> Self {
+        Self { commit_no, ..Self::new(budget_bytes) }
+    }
+
     /// Returns what the table says about a key; `None` where it says nothing.
     pub(crate) fn get(&self, tree: u32, key: &[u8]) -> Option<MemEntry<'_>> {
         let root = self.root(tree)?;
@@ -198,7 +203,8 @@ impl Mem {
     }
 
     /// Returns an older version without what later commits have added since, to go on from: the commits that this one
-    /// has beyond it are taken back.
+    /// has beyond it are taken back. Their segments stay and count; so where the older version is empty a new table
+    /// takes its place instead, as no checkpoint would ever free it of them.
     pub(crate) fn rolled_back_to(&self, older: &Self) -> Self {
         let as_of = |root: &Option<Node>| root.as_ref().map(|root| root.as_of(older.commit_no));
         Self {

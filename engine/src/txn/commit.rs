@@ -29,7 +29,7 @@ use crate::limits::{GROUP_BYTES_SOFT_MAX, TREES_MAX};
 use crate::log::group::HEADER_BYTES;
 use crate::log::redo::CommitEncoder;
 use crate::log::writer::{AppendError, LogWriter};
-use crate::memtable::Batch;
+use crate::memtable::{Batch, Mem};
 use crate::snapshot::Layers;
 use crate::store::Inner;
 use crate::sync::thread::{self, Thread};
@@ -400,7 +400,9 @@ impl Inner {
                 self.lead_or_wait(head);
                 continue;
             }
-            if durability == Durability::None {
+            // A commit that is shown before it is written, or that is written together with such ones, cannot be taken
+            // back for want of room.
+            if durability == Durability::None || head.has_shown_unwritten(self.published_no()) {
                 // Twice what it needs now: its hook may add to it.
                 let wanted = (head.open.bytes.len() + 2 * tx.writes.bytes()) as u64 + LOG_ROOM_BYTES;
                 if head.writer.as_ref().is_some_and(|writer| !writer.has_room(wanted)) {
@@ -632,7 +634,11 @@ impl Inner {
         let mut layers = (*self.published()).clone();
         // The commits that failed are in leaves that the published table shares, and their numbers are given again.
         if head.layers.commit_no() > layers.commit_no() {
-            layers.active = Arc::new(head.layers.active.rolled_back_to(&layers.active));
+            layers.active = Arc::new(if layers.active.is_empty() {
+                Mem::empty_at(layers.commit_no(), self.config.table_bytes as usize)
+            } else {
+                head.layers.active.rolled_back_to(&layers.active)
+            });
         }
         head.layers = layers;
         head.catalogued.clear();

@@ -3,7 +3,7 @@
 use std::io;
 
 use blazedb_engine::env::{CallKind, Fault, SimDisk, Survivors};
-use blazedb_engine::{CommitError, MaintainError, Store};
+use blazedb_engine::{CommitError, Durability, Env, MaintainError, Memory, Options, Store};
 
 use crate::support::{Model, NAME, get, model_of, open, options, put, roomy, workload};
 
@@ -175,4 +175,76 @@ fn buffered_commits_keep_their_order_and_a_durable_one_covers_them() {
     put(&store, "t", b"last", b"").expect("commits");
     let after = open(&disk.after_crash(Survivors::None, 1));
     assert_eq!(after.read().len(t).expect("the tree reads"), 7, "the durable one covers them all");
+}
+
+/// Whoever tries again on a full disk gets an answer each time, and his commit when there is room: what failed takes no
+/// part of the table's budget.
+#[test]
+fn retries_on_a_full_disk_end_and_go_on_when_there_is_room() {
+    for threads in [false, true] {
+        let disk = SimDisk::new(1);
+        let env = Env { threads, ..disk.env(NAME) };
+        let store = Store::open(env, Options::unencrypted().memory(Memory::TINY)).expect("opens");
+        let tree = store.tree("t").expect("a good name");
+        let (answers, answered) = std::sync::mpsc::channel();
+        // Too little for a load, too much for the room that the log has; far beyond where writers stop.
+        let (size, tries) = (900 << 10, 10);
+        assert!(size < Memory::TINY.table_bytes && size * tries > 4 * Memory::TINY.table_bytes);
+        for is_empty in [true, false] {
+            if is_empty {
+                put(&store, "t", b"first", b"1").expect("there is room");
+                store.checkpoint().expect("there is room");
+            } else {
+                put(&store, "t", b"more", b"1").expect("there is room");
+            }
+            disk.set_capacity(Some(used(&disk)));
+            for n in 0..=tries {
+                if n == tries {
+                    disk.set_capacity(None);
+                }
+                let (store, answers) = (store.clone(), answers.clone());
+                std::thread::spawn(move || {
+                    let mut tx = store.write();
+                    tx.put(tree, b"k", &vec![7; size]).expect("a good value");
+                    let _ = answers.send(tx.commit());
+                });
+                // Not joined: a commit that never returns is what is looked for.
+                let answer = answered.recv_timeout(std::time::Duration::from_secs(30)).expect("a commit answers");
+                match answer {
+                    Ok(_) => assert_eq!(n, tries, "no room for it"),
+                    Err(CommitError::DiskFull { .. }) => assert!(n < tries, "there is room"),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            assert_eq!(get(&store, "t", b"k").map(|value| value.len()), Some(size));
+        }
+        store.verify(&mut |_| {}).expect("pages and space agree");
+    }
+}
+
+/// A commit that finds no room takes none along that were shown before they were written.
+#[test]
+fn a_full_disk_beside_commits_that_were_shown_unwritten_fails_one_transaction() {
+    for durability in [Durability::Durable, Durability::Buffered, Durability::None] {
+        let disk = SimDisk::new(1);
+        let store = Store::open(disk.env(NAME), Options::unencrypted()).expect("opens");
+        put(&store, "t", b"first", b"1").expect("there is room");
+        disk.set_capacity(Some(used(&disk) + 300_000));
+        let commit = |key: &[u8], len: usize, durability| {
+            let mut tx = store.write();
+            let tree = tx.tree("t").expect("a good name");
+            tx.put(tree, key, &vec![3; len]).expect("a good row");
+            tx.commit_with(durability, |_| Ok(()))
+        };
+        commit(b"shown", 10, Durability::None).expect("there is room");
+        let error = commit(b"large", 900 << 10, durability).expect_err("there is none");
+        assert!(matches!(error, CommitError::DiskFull { .. }), "{durability:?}: {error}");
+        assert_eq!(get(&store, "t", b"shown"), Some(vec![3; 10]));
+        disk.set_capacity(None);
+        commit(b"large", 900 << 10, durability).expect("there is room again");
+        store.close().expect("closes");
+        let store = Store::open(disk.env(NAME), Options::unencrypted()).expect("opens again");
+        assert_eq!(get(&store, "t", b"shown"), Some(vec![3; 10]));
+        assert_eq!(get(&store, "t", b"large").map(|value| value.len()), Some(900 << 10));
+    }
 }
