@@ -150,6 +150,43 @@ macro_rules! only {
     )*};
 }
 
+/// The methods whose kinds a value does not tell apart: each asks for what it is made of.
+macro_rules! as_content {
+    () => {
+        fn deserialize_unit_struct<V: Visitor<'de>>(
+            self,
+            _name: &'static str,
+            visitor: V,
+        ) -> Result<V::Value, SerdeError> {
+            self.deserialize_unit(visitor)
+        }
+
+        fn deserialize_tuple<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, SerdeError> {
+            self.deserialize_seq(visitor)
+        }
+
+        fn deserialize_tuple_struct<V: Visitor<'de>>(
+            self,
+            _name: &'static str,
+            _len: usize,
+            visitor: V,
+        ) -> Result<V::Value, SerdeError> {
+            self.deserialize_seq(visitor)
+        }
+
+        #[inline]
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _name: &'static str,
+            _fields: &'static [&'static str],
+            visitor: V,
+        ) -> Result<V::Value, SerdeError> {
+            self.deserialize_map(visitor)
+        }
+    };
+}
+pub(super) use as_content;
+
 impl<'de, S: Source<'de>> Deserializer<'de> for ValueDeserializer<'de, S> {
     type Error = SerdeError;
 
@@ -208,9 +245,7 @@ impl<'de, S: Source<'de>> Deserializer<'de> for ValueDeserializer<'de, S> {
         }
     }
 
-    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, SerdeError> {
-        self.deserialize_unit(visitor)
-    }
+    as_content!();
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
@@ -228,28 +263,6 @@ impl<'de, S: Source<'de>> Deserializer<'de> for ValueDeserializer<'de, S> {
             (native::VALUE, node) => visit(node, depth, visitor),
             (_, node) => visitor.visit_newtype_struct(Self { held: Held::Open(node), depth }),
         }
-    }
-
-    fn deserialize_tuple<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, SerdeError> {
-        self.deserialize_seq(visitor)
-    }
-
-    fn deserialize_tuple_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        _len: usize,
-        visitor: V,
-    ) -> Result<V::Value, SerdeError> {
-        self.deserialize_seq(visitor)
-    }
-
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        _fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, SerdeError> {
-        self.deserialize_map(visitor)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(

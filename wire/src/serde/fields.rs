@@ -8,19 +8,37 @@ use std::rc::Rc;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-use super::deserializer::{KeyDeserializer, ValueDeserializer};
+use super::deserializer::{KeyDeserializer, ValueDeserializer, as_content};
 use super::error::SerdeError;
 use super::native;
 use super::source::Encoded;
 use crate::limits::DEPTH_MAX;
 use crate::value::scalar::{
-    TAG_ARRAY, TAG_FALSE, TAG_NULL, TAG_TEXT, TAG_TIMESTAMP, TAG_TRUE, TAG_UUID, trusted_float, trusted_integer,
-    trusted_timestamp,
+    TAG_ARRAY, TAG_FALSE, TAG_NULL, TAG_TEXT, TAG_TIMESTAMP, TAG_TRUE, TAG_UUID, signed, trusted_float, trusted_integer,
 };
 use crate::value::sequence::{Items, Sequence};
 use crate::value::table::TableIndex;
-use crate::varint::read_uvarint;
 use crate::{RawField, RowRef, Shape};
+
+/// The methods for values of other types, and for enums: the long way.
+macro_rules! general {
+    ($($method:ident),*) => {
+        $(
+            fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+                self.general().$method(visitor)
+            }
+        )*
+
+        fn deserialize_enum<V: Visitor<'de>>(
+            self,
+            name: &'static str,
+            variants: &'static [&'static str],
+            visitor: V,
+        ) -> Result<V::Value, SerdeError> {
+            self.general().deserialize_enum(name, variants, visitor)
+        }
+    };
+}
 
 /// A whole row.
 pub(super) struct RowDeserializer<'de> {
@@ -31,33 +49,48 @@ impl<'de> RowDeserializer<'de> {
     pub(super) fn new(row: RowRef<'de>) -> Self {
         Self { row }
     }
+
+    fn general(self) -> ValueDeserializer<'de, RowRef<'de>> {
+        ValueDeserializer::new(self.row, 0)
+    }
 }
 
 impl<'de> Deserializer<'de> for RowDeserializer<'de> {
     type Error = SerdeError;
 
+    general!(
+        deserialize_bool,
+        deserialize_i8,
+        deserialize_i16,
+        deserialize_i32,
+        deserialize_i64,
+        deserialize_i128,
+        deserialize_u8,
+        deserialize_u16,
+        deserialize_u32,
+        deserialize_u64,
+        deserialize_u128,
+        deserialize_f32,
+        deserialize_f64,
+        deserialize_char,
+        deserialize_str,
+        deserialize_string,
+        deserialize_identifier,
+        deserialize_bytes,
+        deserialize_byte_buf,
+        deserialize_unit,
+        deserialize_seq
+    );
+    as_content!();
+
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
-        ValueDeserializer::new(self.row, 0).deserialize_any(visitor)
+        self.deserialize_map(visitor)
     }
 
     #[inline]
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
-        visitor.visit_map(FieldsAccess {
-            shape: self.row.shape(),
-            at: 0,
-            items: self.row.sequence().items(),
-            value: None,
-        })
-    }
-
-    #[inline]
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        _fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, SerdeError> {
-        self.deserialize_map(visitor)
+        let (shape, items) = (self.row.shape(), self.row.sequence().items());
+        visitor.visit_map(FieldsAccess { shape, at: 0, items, value: None })
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
@@ -70,70 +103,14 @@ impl<'de> Deserializer<'de> for RowDeserializer<'de> {
         visitor: V,
     ) -> Result<V::Value, SerdeError> {
         if native::is_native(name) || name == native::VALUE {
-            return ValueDeserializer::new(self.row, 0).deserialize_newtype_struct(name, visitor);
+            return self.general().deserialize_newtype_struct(name, visitor);
         }
         visitor.visit_newtype_struct(self)
-    }
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        name: &'static str,
-        variants: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, SerdeError> {
-        ValueDeserializer::new(self.row, 0).deserialize_enum(name, variants, visitor)
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
         visitor.visit_unit()
     }
-
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
-        ValueDeserializer::new(self.row, 0).deserialize_bool(visitor)
-    }
-
-    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
-        ValueDeserializer::new(self.row, 0).deserialize_i64(visitor)
-    }
-
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
-        ValueDeserializer::new(self.row, 0).deserialize_seq(visitor)
-    }
-
-    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
-        ValueDeserializer::new(self.row, 0).deserialize_str(visitor)
-    }
-
-    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
-        ValueDeserializer::new(self.row, 0).deserialize_bytes(visitor)
-    }
-
-    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
-        ValueDeserializer::new(self.row, 0).deserialize_unit(visitor)
-    }
-
-    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
-        ValueDeserializer::new(self.row, 0).deserialize_f64(visitor)
-    }
-
-    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, SerdeError> {
-        self.deserialize_unit(visitor)
-    }
-
-    fn deserialize_tuple<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, SerdeError> {
-        self.deserialize_seq(visitor)
-    }
-
-    fn deserialize_tuple_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        _len: usize,
-        visitor: V,
-    ) -> Result<V::Value, SerdeError> {
-        self.deserialize_seq(visitor)
-    }
-
-    serde::forward_to_deserialize_any! { f32 i8 i16 i32 i128 u8 u16 u32 u64 u128 char string byte_buf identifier }
 }
 
 /// The fields of a row, handed out one by one.
@@ -212,8 +189,7 @@ impl<'de> FieldDeserializer<'de> {
             _ if self.table => return None,
             node => node,
         };
-        let (count, len) = read_uvarint(node).ok()?;
-        Some(Sequence::split(usize::try_from(count).ok()?, node.get(len..)?, 0).ok()?.items())
+        Sequence::of_array(node).map(Sequence::items)
     }
 }
 
@@ -237,14 +213,6 @@ macro_rules! texts {
                 Some(text) => visitor.visit_borrowed_str(text),
                 None => self.general().$method(visitor),
             }
-        }
-    )*};
-}
-
-macro_rules! general {
-    ($($method:ident),*) => {$(
-        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
-            self.general().$method(visitor)
         }
     )*};
 }
@@ -273,6 +241,7 @@ impl<'de> Deserializer<'de> for FieldDeserializer<'de> {
         deserialize_unit,
         deserialize_map
     );
+    as_content!();
 
     #[inline]
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
@@ -308,54 +277,19 @@ impl<'de> Deserializer<'de> for FieldDeserializer<'de> {
         Ok(value)
     }
 
-    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, SerdeError> {
-        self.deserialize_unit(visitor)
-    }
-
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, SerdeError> {
         match name {
-            native::TIMESTAMP if self.tag & 0xf0 == TAG_TIMESTAMP => visitor.visit_i64(trusted_timestamp(self.payload)),
+            native::TIMESTAMP if self.tag & 0xf0 == TAG_TIMESTAMP => visitor.visit_i64(signed(self.payload)),
             native::UUID if self.tag == TAG_UUID && self.payload.len() == 16 => visitor.visit_bytes(self.payload),
             native::TIMESTAMP | native::UUID | native::VALUE => {
                 self.general().deserialize_newtype_struct(name, visitor)
             }
             _ => visitor.visit_newtype_struct(self),
         }
-    }
-
-    fn deserialize_tuple<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, SerdeError> {
-        self.deserialize_seq(visitor)
-    }
-
-    fn deserialize_tuple_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        _len: usize,
-        visitor: V,
-    ) -> Result<V::Value, SerdeError> {
-        self.deserialize_seq(visitor)
-    }
-
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        _fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, SerdeError> {
-        self.general().deserialize_map(visitor)
-    }
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        name: &'static str,
-        variants: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, SerdeError> {
-        self.general().deserialize_enum(name, variants, visitor)
     }
 
     #[inline]

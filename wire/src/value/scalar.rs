@@ -54,7 +54,7 @@ const fn signed_width(value: i64) -> usize {
 
 /// Reads a two's complement of at most eight bytes.
 #[inline]
-fn signed(payload: &[u8]) -> i64 {
+pub(crate) fn signed(payload: &[u8]) -> i64 {
     if let Ok(bytes) = payload.try_into() {
         return i64::from_le_bytes(bytes);
     }
@@ -206,12 +206,6 @@ pub(crate) fn trusted_float(tag: u8, payload: &[u8]) -> Option<f64> {
         TAG_FLOAT_64 => payload.try_into().ok().map(f64::from_le_bytes),
         _ => None,
     }
-}
-
-/// Returns a valid moment.
-#[inline]
-pub(crate) fn trusted_timestamp(payload: &[u8]) -> i64 {
-    signed(payload)
 }
 
 /// Reads a valid value that is not a container; none for a container. Over other bytes, what makes no sense is null.

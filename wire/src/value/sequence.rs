@@ -4,6 +4,7 @@
 //! the last end is the end of the heap, so that reading item `i` takes two ends and no walk.
 
 use crate::error::{DecodeError, DecodeErrorKind};
+use crate::varint::read_uvarint;
 
 /// Returns the width of ends for a heap of this length (spec: V-14).
 pub(crate) const fn width_for(heap_len: usize) -> usize {
@@ -55,6 +56,13 @@ impl<'a> Sequence<'a> {
             return Err(DecodeError::new(at, DecodeErrorKind::NotCanonical("V-14")));
         }
         Ok(Self { tags, ends, heap, width, heap_at: at + 1 + count + ends_len })
+    }
+
+    /// Splits the node of an array, which says how many items it has; none where it does not make sense.
+    #[inline]
+    pub(crate) fn of_array(node: &'a [u8]) -> Option<Self> {
+        let (count, len) = read_uvarint(node).ok()?;
+        Self::split(usize::try_from(count).ok()?, node.get(len..)?, 0).ok()
     }
 
     /// Returns the number of items.

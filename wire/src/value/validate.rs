@@ -9,7 +9,6 @@ use super::table::TableIndex;
 use crate::error::{DecodeError, DecodeErrorKind};
 use crate::limits::{DEPTH_MAX, FIELD_BYTES_MAX, ROW_BYTES_MAX};
 use crate::reader::Reader;
-use crate::varint::read_uvarint;
 
 /// Checks a row body of `count` fields from outside: structure, canonical form, limits, UTF-8 (spec: V-23).
 ///
@@ -48,17 +47,17 @@ fn validate_value_at(tag: u8, payload: &[u8], at: usize) -> Result<(), DecodeErr
     }
 }
 
-/// A list of scalars, which needs no stack: without keys and shapes. `None`: it is something else, or wrong, which the
-/// long way finds out.
-fn validate_plain_list(tag: u8, payload: &[u8]) -> Option<()> {
-    let (TAG_ARRAY, [0, 0, node @ ..]) = (tag, payload) else { return None };
-    let (count, len) = read_uvarint(node).ok()?;
-    let items = Sequence::split(usize::try_from(count).ok()?, node.get(len..)?, 0).ok()?;
-    let scalar = |tag, payload: &[u8], at| match check_scalar(tag, payload) {
-        Ok(true) => Ok(()),
-        _ => Err(DecodeError::new(at, DecodeErrorKind::TooDeep)),
-    };
-    items.check_each(scalar).ok()
+/// Whether this is a valid list of scalars, without keys and shapes: that needs no stack. Where it is not, the walk says
+/// what it is instead, or what is wrong.
+fn is_plain_list(tag: u8, payload: &[u8]) -> bool {
+    let (TAG_ARRAY, [0, 0, node @ ..]) = (tag, payload) else { return false };
+    let Some(items) = Sequence::of_array(node) else { return false };
+    let mut are_scalars = true;
+    let valid = items.check_each(|tag, payload, _| {
+        are_scalars &= check_scalar(tag, payload)?;
+        Ok(())
+    });
+    valid.is_ok() && are_scalars
 }
 
 /// A container that is being walked.
@@ -73,7 +72,7 @@ struct Level<'a> {
 
 #[inline(never)]
 fn validate_container(tag: u8, payload: &[u8], at: usize) -> Result<(), DecodeError> {
-    if validate_plain_list(tag, payload).is_some() {
+    if is_plain_list(tag, payload) {
         return Ok(());
     }
     validate_tree(tag, payload, at)
