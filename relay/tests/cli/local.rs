@@ -185,42 +185,35 @@ fn help_has_examples_and_exit_codes() {
     assert_eq!(folder.run(["nonsense"]).code, 2);
 }
 
-/// An export in BlazeBinary, read by the reader that was written from the specification alone.
+/// An export in BlazeBinary, read by the reader that was written from the specification alone, says what the JSON one says.
 // spec: F-24
 #[test]
 fn the_reader_in_python_reads_an_export() {
     let folder = Folder::new();
-    let records = records(3_000);
-    let file = folder.write("all.ndjson", ndjson(&records));
+    let file = folder.write("all.ndjson", ndjson(&records(3_000)));
     folder.import(&file, "a.blaze", "things", &["--id-field", "id"]);
     let export = ["export", "--db", "a.blaze", "--collection", "things"];
     folder.run(export.iter().chain(&["--format", "blaze", "--output", "things.bb"])).ok();
-    let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("../spec/reference/blaze_reader.py");
-    let python = Command::new("python3").arg("-B").arg(reader).arg(folder.path().join("things.bb")).output();
-    let Ok(output) = python else {
+    let read = |name: &str| {
+        let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("../spec/reference/blaze_reader.py");
+        Command::new("python3").arg("-B").arg(reader).arg(folder.path().join(name)).output()
+    };
+    let Ok(output) = read("things.bb") else {
         eprintln!("skipped: there is no python3");
         return;
     };
-    let said = String::from_utf8(output.stdout).expect("the reader writes UTF-8");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let lines: Vec<&str> = said.lines().collect();
+    let said = String::from_utf8(output.stdout).expect("the reader writes UTF-8");
     let expected = parse_ndjson(&folder.run(export.iter().chain(&["--with-id"])).ok().stdout);
-    assert_eq!(lines.len(), expected.len());
-    for (line, expected) in lines.iter().zip(&expected) {
-        let id = expected["id"].as_str().expect("an id is text").replace('-', "");
-        assert!(line.replace('-', "").starts_with(&id), "{line} is not {expected}");
-        let record = expected["record"].as_object().expect("a record is a map");
-        for (name, value) in record {
-            assert!(line.contains(name.as_str()), "{line} lacks {name}");
-            if let Some(number) = value.as_i64() {
-                assert!(line.contains(&number.to_string()), "{line} lacks {number}");
-            }
-        }
-    }
+    let found = said.lines().map(|line| {
+        let (id, record) = line.split_once(' ').expect("an id and a record");
+        let record: Value = serde_json::from_str(record).expect("these records have a notation that is JSON");
+        json!({"id": id, "record": record})
+    });
+    assert!(found.eq(expected), "the two exports differ");
     // A file that was cut is refused.
     let whole = fs::read(folder.path().join("things.bb")).expect("it was written");
-    let cut = folder.write("cut.bb", &whole[..whole.len() - 1]);
-    let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("../spec/reference/blaze_reader.py");
-    let output = Command::new("python3").arg("-B").arg(reader).arg(cut).output().expect("it ran before");
+    folder.write("cut.bb", &whole[..whole.len() - 1]);
+    let output = read("cut.bb").expect("it ran before");
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("refused"));
 }
