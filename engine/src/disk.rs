@@ -18,10 +18,10 @@ use crate::limits::TREES_MAX;
 use crate::maintain::{VerifyProgress, VerifyReport};
 use crate::pager::batch::RUN_BYTES_MAX;
 use crate::pager::{
-    Page, PageError, PageKind, PageRead, PageRef, PageSealer, PageWrite, PageWriter, Pages, Space, first_page,
+    PAGE_HEADER_BYTES, Page, PageError, PageKind, PageRead, PageRef, PageSealer, PageWrite, PageWriter, Pages, Space,
+    first_page,
 };
 use crate::rekey::{RekeyStep, RekeyWalk};
-use crate::snapshot::Root;
 use crate::superblock::{SLOT_OFFSETS, Superblock};
 use crate::sync::Mutex;
 
@@ -256,14 +256,14 @@ impl PageWrite for SpillWriter<'_> {
 }
 
 /// Reads the tree of roots: tree number -> root. spec: E-38
-pub(crate) fn load_roots(pages: &Root, roots: &TreeRoot) -> Result<Vec<TreeRoot>, PageError> {
+pub(crate) fn load_roots<P: PageRead>(pages: &P, roots: &TreeRoot) -> Result<Vec<TreeRoot>, PageError> {
     let mut trees = vec![TreeRoot::default()];
     let mut cursor = TreeCursor::new(*roots);
     cursor.seek(pages, Bound::Unbounded)?;
     while let Some((key, value)) = cursor.entry() {
         let broken = |rule| {
             let no = roots.page.map_or(0, |page| page.no);
-            PageError::node(no, pages.pages.page_bytes(), rule)
+            PageError::node(no, pages.body_bytes() + PAGE_HEADER_BYTES, rule)
         };
         let tree = key.try_into().map(u32::from_be_bytes).map_err(|_| broken("a tree number is 4 bytes"))?;
         let CellValue::Inline(value) = value else { return Err(broken("a tree's root is 25 bytes")) };
@@ -289,19 +289,28 @@ fn decode_root(bytes: &[u8]) -> Option<TreeRoot> {
     ((height == 0) == empty && height <= btree::HEIGHT_MAX).then_some(root)
 }
 
-/// Walks everything that a root and its header's space name. Every page that the space says is used must be reached
-/// once, and no other.
-pub(crate) fn verify(
-    root: &Root,
-    roots: &TreeRoot,
-    space: Option<PageRef>,
+/// What a header names, and which header that is.
+pub(crate) struct Named<'n> {
+    /// By tree number.
+    pub(crate) trees: &'n [TreeRoot],
+    /// The tree that holds them.
+    pub(crate) roots: &'n TreeRoot,
+    pub(crate) space: Option<PageRef>,
+    pub(crate) checkpoint: u64,
+    pub(crate) commit_no: u64,
+}
+
+/// Walks everything that a header names. Every page that its space says is used must be reached once, and no other.
+pub(crate) fn verify<P: PageRead>(
+    file: &P,
+    named: &Named<'_>,
     progress: &mut dyn FnMut(VerifyProgress),
 ) -> Result<VerifyReport, MaintainError> {
-    let page_bytes = root.pages.page_bytes() as u64;
-    let first = first_page(root.pages.page_bytes());
-    let space = space.map(|at| Space::load(root, at, root.checkpoint)).transpose()?;
+    let page_bytes = (file.body_bytes() + PAGE_HEADER_BYTES) as u64;
+    let first = first_page(page_bytes as usize);
+    let space = named.space.map(|at| Space::load(file, at, named.checkpoint)).transpose()?;
     let mut total = space.as_ref().map_or(0, |s| s.counts().used.saturating_sub(first));
-    let mut report = VerifyReport { commit_no: root.commit_no, trees: 0, pages: 0, bytes: 0, entries: 0 };
+    let mut report = VerifyReport { commit_no: named.commit_no, trees: 0, pages: 0, bytes: 0, entries: 0 };
     let mut reached = vec![0_u64; space.as_ref().map_or(0, |s| s.end().div_ceil(64) as usize)];
     let mut twice = None;
     let mut pages = 0;
@@ -318,12 +327,12 @@ pub(crate) fn verify(
             progress(VerifyProgress { done_bytes: pages * page_bytes, total_bytes: total * page_bytes });
         }
     };
-    for (tree, at) in root.trees.iter().enumerate().filter(|(_, at)| at.page.is_some()) {
-        let found = btree::check(root, at, &mut reach)?;
+    for (tree, at) in named.trees.iter().enumerate().filter(|(_, at)| at.page.is_some()) {
+        let found = btree::check(file, at, &mut reach)?;
         report.trees += u64::from(tree > 0);
         report.entries += if tree > 0 { found.entries } else { 0 };
     }
-    btree::check(root, roots, &mut reach)?;
+    btree::check(file, named.roots, &mut reach)?;
     if let Some(space) = &space {
         space.own_pages().for_each(&mut reach);
     }

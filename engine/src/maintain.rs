@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::disk::{Named, verify};
 use crate::error::MaintainError;
 use crate::log::writer::{AppendError, LogWriter};
 use crate::options::RekeyProgress;
@@ -161,7 +162,14 @@ impl Store {
             Some(layers) => Arc::clone(&layers.root),
             None => return Err(MaintainError::Closed),
         };
-        crate::disk::verify(&root, &root.roots, root.space, progress).map_err(|error| match error {
+        let named = Named {
+            trees: &root.trees,
+            roots: &root.roots,
+            space: root.space,
+            checkpoint: root.checkpoint,
+            commit_no: root.commit_no,
+        };
+        verify(&*root, &named, progress).map_err(|error| match error {
             MaintainError::Corruption(_) if self.inner.is_overtaken() => MaintainError::Overtaken,
             error => error,
         })

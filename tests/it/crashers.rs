@@ -31,7 +31,7 @@ const CHECKS: [(&str, Check); 14] = [
     ("page", engine::fuzz_page),
     ("header", engine::fuzz_header),
     ("log", engine::fuzz_log_opened),
-    ("store", engine::fuzz_store),
+    ("store", engine::fuzz_store_opened),
     ("operations", engine::fuzz_operations),
 ];
 

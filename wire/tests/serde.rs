@@ -624,6 +624,12 @@ fn the_direct_way_agrees_with_the_one_through_a_document() {
         rest: BTreeMap<String, u64>,
     }
     #[derive(Serialize)]
+    struct Texts {
+        b: String,
+        c: String,
+        a: String,
+    }
+    #[derive(Serialize)]
     struct Nothing {}
     fn agree<T: Serialize>(encoder: &mut RowEncoder, it: &T) {
         let through = to_document(it).and_then(|document| {
@@ -645,6 +651,13 @@ fn the_direct_way_agrees_with_the_one_through_a_document() {
         agree(&mut encoder, &skips);
         agree(&mut encoder, &Skips { m: Some("there"), ..skips.clone() });
         agree(&mut encoder, &Some(Skips { a: vec![], ..skips }));
+        // Payloads of every length around that of a block, with others behind them and without.
+        for len in 0..40 {
+            let (text, other) = ("x".repeat(len), "y".repeat(len / 3));
+            agree(&mut encoder, &Skips { z: 1, m: None, a: vec![vec![0.5; len]] });
+            agree(&mut encoder, &BTreeMap::from([("a", &text), ("b", &other)]));
+            agree(&mut encoder, &Texts { b: text.clone(), c: other, a: text });
+        }
         agree(&mut encoder, &Twice { one: 1, two: 2 });
         agree(&mut encoder, &Flat { before: 1, rest: [("a".to_owned(), u64::MAX), ("z".to_owned(), 0)].into() });
         agree(&mut encoder, &Nothing {});

@@ -57,15 +57,13 @@ pub(crate) fn apply<W: PageWrite>(
         return Ok(*root);
     }
     let out = Out::new(pages, root.page.is_none());
-    let mut rewrite = Rewrite { edits, out, last_edit: Vec::new(), added: 0, removed: 0 };
+    let mut rewrite = Rewrite { edits, out, added: 0, removed: 0 };
     rewrite.root(root)
 }
 
 struct Rewrite<'r, W> {
     edits: &'r mut dyn Edits,
     out: Out<'r, W>,
-    /// The key of the edit before.
-    last_edit: Vec<u8>,
     added: u64,
     removed: u64,
 }
@@ -163,12 +161,14 @@ impl<W: PageWrite> Rewrite<'_, W> {
         Ok(())
     }
 
-    /// Goes on to the next edit.
+    /// Goes on to the next edit. In release, the builder is who finds keys that do not ascend.
     fn advance(&mut self) -> Result<(), PageError> {
-        self.last_edit.clear();
-        self.last_edit.extend_from_slice(self.edits.peek().map_or(&[], |(key, _)| key));
+        if !cfg!(debug_assertions) {
+            return self.edits.advance();
+        }
+        let last = self.edits.peek().map(|(key, _)| key.to_vec());
         self.edits.advance()?;
-        let ascends = self.edits.peek().is_none_or(|(key, _)| *key > *self.last_edit);
+        let ascends = self.edits.peek().is_none_or(|(next, _)| last.is_some_and(|last| *next > *last));
         assert!(ascends, "edits come in ascending order, one for each key");
         Ok(())
     }

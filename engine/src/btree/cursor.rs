@@ -1,7 +1,9 @@
 //! A walk over one tree. The cursor owns a copy of the leaf it is in (a page's bytes are copied once per leaf), so it
 //! pins no frame and borrows nothing, and values are handed out as slices of that copy. The pages come with every call.
 //!
-//! Invariant: keys ascend from leaf to leaf, or the walk ends with an error. So it ends, whatever branches claim.
+//! Invariant: keys ascend from leaf to leaf, and a leaf's first key is not above its last one, or the walk ends with an
+//! error. So the first keys of the leaves that it meets ascend, it meets no leaf twice, and it ends, whatever branches
+//! claim. Between a leaf's ends it trusts the order (spec: E-33).
 
 use std::ops::{Bound, Range};
 
@@ -196,7 +198,10 @@ impl TreeCursor {
     #[cold]
     fn move_to_neighbour<P: PageRead>(&mut self, pages: &P, backward: bool) -> Result<(), PageError> {
         let edge = if backward { 0 } else { self.shape.len - 1 };
-        let edge = Leaf::parse(&self.leaf).and_then(|leaf| leaf.key(edge));
+        let edge = Leaf::parse(&self.leaf).and_then(|leaf| {
+            leaf.check_ends()?;
+            leaf.key(edge)
+        });
         let edge = edge.map_err(|rule| self.end_broken(pages, self.leaf_at, rule))?;
         self.shape.len = 0;
         while let Some(Step { branch: at, child }) = self.path.pop() {

@@ -104,7 +104,7 @@ fn branch_again(body: &[u8], level: u8) -> Result<Vec<u8>, Rule> {
 }
 
 /// Reads the beginning and the end of a stored value.
-fn fuzz_value<P: PageRead>(pages: &P, at: &ValueRef) {
+pub(crate) fn fuzz_value<P: PageRead>(pages: &P, at: &ValueRef) {
     assert!((1..=STORED_VALUE_BYTES_MAX).contains(&at.len), "a value's length is checked where it is read");
     let mut out = vec![0; VALUE_BYTES_READ_MAX.min(at.len as usize)];
     let _ = read_value(pages, at, 0, &mut out);

@@ -33,7 +33,7 @@ pub(crate) use self::apply::{EditValue, Edits, apply};
 pub(crate) use self::check::check;
 pub(crate) use self::cursor::TreeCursor;
 #[cfg(any(test, feature = "testing"))]
-pub(crate) use self::fuzz::{fuzz_inline_values, fuzz_node, fuzz_references};
+pub(crate) use self::fuzz::{fuzz_inline_values, fuzz_node, fuzz_references, fuzz_value};
 pub(crate) use self::node::CellValue;
 pub(crate) use self::rewrite::{Place, rewrite};
 pub(crate) use self::search::{Found, get};

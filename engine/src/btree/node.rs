@@ -279,6 +279,12 @@ impl<'b> Leaf<'b> {
         Ok([self.keys.prefix, self.suffix(&self.cell(i)?)].concat())
     }
 
+    /// Looks at the order of the first and the last key, without which a walk need not end.
+    pub(super) fn check_ends(&self) -> Result<(), Rule> {
+        let (first, last) = (self.cell(0)?, self.cell(self.len() - 1)?);
+        if self.suffix(&first) <= self.suffix(&last) { Ok(()) } else { Err("keys ascend strictly") }
+    }
+
     /// Looks at what no reader depends on: that there is one way only to write these entries.
     pub(super) fn check_form(&self, whole: &[u8]) -> Result<(), Rule> {
         let start = NODE_HEADER_BYTES + self.len() * 6 + self.prefix().len();

@@ -143,6 +143,12 @@ pub(super) fn mend_slot(slot: &mut [u8; SLOT_BYTES]) {
     let covered = SLOT_BYTES - 36;
     let authentication = keys(Cipher::None).header_mac(FIRST_EPOCH, &slot[..covered]);
     slot[covered..][..32].copy_from_slice(&authentication);
+    mend_slot_checksum(slot);
+}
+
+/// Makes magic and checksum right: what decoding looks at.
+pub(super) fn mend_slot_checksum(slot: &mut [u8; SLOT_BYTES]) {
+    slot[..8].copy_from_slice(b"BLAZEDB\0");
     let crc = crc32fast::hash(&slot[..SLOT_BYTES - 4]);
     slot[SLOT_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
 }

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use super::super::node::encode_child;
 use super::super::{CellValue, TreeCursor, TreeRoot, apply, check, get, read_value, value_pages};
 use super::store::VecPages;
 use super::{Change, Rng, Stream, apply_checked};
-use crate::pager::{PageKind, PageRead};
+use crate::pager::{PageKind, PageRead, PageWrite};
 
 fn row(i: u64) -> Vec<u8> {
     format!("collection/row/{i:09}").into_bytes()
@@ -174,4 +175,48 @@ fn a_leaf_that_is_named_twice_ends_a_walk() {
         assert!(cursor.entry().is_some(), "it ends with an error");
     }
     assert!(cursor.entry().is_none());
+}
+
+/// spec: E-33
+#[test]
+fn a_leaf_out_of_order_that_is_named_over_and_over_ends_a_walk() {
+    // One leaf `b, a`, named three times by each of fifteen branches, one above the other: its first key is above its
+    // last one, so that each time it seems to go on where the last time ended.
+    let leaf_of = |keys: [u8; 2]| {
+        let mut body = vec![0, 0, 2, 0, 0, 0, 26, 0];
+        keys.iter().for_each(|&key| body.extend_from_slice(&[key, 0, 0, 0]));
+        body.extend_from_slice(&[20, 0, 23, 0]);
+        keys.iter().for_each(|&key| body.extend_from_slice(&[1, 0, key]));
+        body
+    };
+    for keys in [*b"ba", *b"ab"] {
+        let mut pages = VecPages::new(4096);
+        let mut below = pages.write(PageKind::Leaf, &leaf_of(keys)).expect("memory does not fail");
+        for level in 1..16_u8 {
+            let mut body = vec![level, 0, 3, 0, 0, 0, 0, 0];
+            let end = 8 + 2 * 6 + 3 * 14;
+            [b'k', b'p'].iter().for_each(|&key| body.extend_from_slice(&[key, 0, 0, 0]));
+            body.extend_from_slice(&[end, 0, end + 2, 0]);
+            (0..3).for_each(|_| body.extend_from_slice(&encode_child(below)));
+            body.extend_from_slice(&[1, b'k', 1, b'p']);
+            body[6] = body.len() as u8;
+            below = pages.write(PageKind::Branch, &body).expect("memory does not fail");
+        }
+        let root = TreeRoot { page: Some(below), height: 16, entries: 2 };
+        for backward in [false, true] {
+            let mut cursor = TreeCursor::new(root);
+            let mut moved = match backward {
+                true => cursor.seek_back(&pages, Bound::Unbounded),
+                false => cursor.seek(&pages, Bound::Unbounded),
+            };
+            let mut steps = 0;
+            while moved.is_ok() && cursor.entry().is_some() && steps < 100 {
+                steps += 1;
+                moved = if backward { cursor.prev(&pages) } else { cursor.next(&pages) };
+            }
+            assert!(moved.is_err(), "{keys:?}, backward: {backward}, after {steps} steps");
+            assert_eq!(steps, 2, "{keys:?}, backward: {backward}");
+            assert!(cursor.entry().is_none(), "after an error it is at the end");
+        }
+    }
 }
