@@ -395,3 +395,6 @@ pub fn seed_store(seed: u64) -> Vec<u8> {
     }
     input
 }
+
+#[cfg(test)]
+mod tests;

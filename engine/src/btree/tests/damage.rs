@@ -220,3 +220,13 @@ fn a_leaf_out_of_order_that_is_named_over_and_over_ends_a_walk() {
         }
     }
 }
+
+/// Whoever hands edits over out of order is told before a page is wrong.
+#[test]
+#[cfg_attr(debug_assertions, should_panic(expected = "edits come in ascending order"))]
+fn edits_that_do_not_ascend_are_refused() {
+    let change = Change::Put(b"1".to_vec());
+    let mut pages = VecPages::new(4096);
+    let mut edits = Stream { changes: vec![(b"b", &change), (b"a", &change)], at: 0 };
+    assert!(apply(&mut pages, &TreeRoot::default(), &mut edits).is_err());
+}
