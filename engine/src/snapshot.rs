@@ -303,6 +303,20 @@ impl Walk {
         Ok(())
     }
 
+    /// Goes on to the next key where that takes nothing but the copy of a leaf which the walk has: forward, in pages alone,
+    /// within a leaf. Else it stays, and `advance` goes there.
+    #[inline]
+    pub(crate) fn advance_in_leaf(&mut self) -> bool {
+        // `at` stays what it is: on a key of the pages alone.
+        !self.in_tables && !self.backward && self.at != At::End && self.pages.next_in_leaf()
+    }
+
+    /// Returns where the value is that `advance_in_leaf` went to, if that is in pages of its own.
+    #[inline]
+    pub(crate) fn stored_in_leaf(&self) -> Option<ValueRef> {
+        self.pages.stored()
+    }
+
     #[inline]
     pub(crate) fn key(&self) -> Option<&[u8]> {
         match self.at {

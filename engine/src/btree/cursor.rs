@@ -92,6 +92,22 @@ impl TreeCursor {
         self.stand_or_move(pages, self.at + 1, false)
     }
 
+    /// Goes on to the next entry if the leaf it is in has it and it can be read; else it stays, and `next` goes there, or
+    /// says why not.
+    #[inline]
+    pub(crate) fn next_in_leaf(&mut self) -> bool {
+        let at = self.at;
+        if at + 1 >= self.shape.len {
+            return false;
+        }
+        self.at = at + 1;
+        let stood = self.stand().is_ok();
+        if !stood {
+            self.at = at;
+        }
+        stood
+    }
+
     /// Goes back to the entry before.
     #[inline]
     pub(crate) fn prev<P: PageRead>(&mut self, pages: &P) -> Result<(), PageError> {
@@ -109,6 +125,15 @@ impl TreeCursor {
             Here::Stored(value) => CellValue::Stored(*value),
         };
         Some((&self.key, value))
+    }
+
+    /// Returns where the value of the entry it stands on is, if that is in pages of its own. For a cursor that stands on one.
+    #[inline]
+    pub(crate) fn stored(&self) -> Option<ValueRef> {
+        match self.value {
+            Here::Inline(_) => None,
+            Here::Stored(at) => Some(at),
+        }
     }
 
     /// Returns the inline value it stands on as a slice of its copy of the leaf; empty where there is none.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::btree::ValueRef;
 use crate::error::ReadError;
 use crate::pager::PageError;
 use crate::snapshot::{Layers, Value, Walk};
@@ -67,13 +68,28 @@ impl Cursor {
     /// how long it is, and `value_reader` reads it. For walks over keys, or past values of any length.
     pub fn advance_key(&mut self) -> Result<bool, ReadError> {
         self.loaded = None;
-        Ok(self.step(false, |_, _| Ok(()))?.is_some())
+        match self.advance_in_leaf() {
+            Some(inside) => Ok(inside),
+            None => Ok(self.step(false, |_, _| Ok(()))?.is_some()),
+        }
     }
 
     /// Goes on to the next key from the front; `false` at the end. `key` and `value` are there after `true`. A value of
     /// more than `limits::WHOLE_VALUE_BYTES_MAX` is an error; `advance_key` passes it.
     pub fn advance(&mut self) -> Result<bool, ReadError> {
         self.loaded = None;
+        match self.advance_in_leaf() {
+            Some(true) => {
+                if let Some(at) = self.front.as_ref().and_then(Walk::stored_in_leaf) {
+                    let loaded = self.load(&at);
+                    self.done = loaded.is_err();
+                    self.loaded = loaded?;
+                }
+                return Ok(true);
+            }
+            Some(false) => return Ok(false),
+            None => {}
+        }
         let moved = self.step(false, |walk, layers| match walk.value() {
             Some(Value::Stored(at)) => layers.load(&at).map(Some),
             _ => Ok(None),
@@ -122,6 +138,37 @@ impl Cursor {
 
     fn current(&self) -> Option<&Walk> {
         self.front.as_ref().filter(|_| !self.done)
+    }
+
+    /// Goes on to the next key without a look at the layers, where that is all it takes: most rows of a long walk. `None`:
+    /// nothing was done; `false`: it has come to the end.
+    #[inline]
+    fn advance_in_leaf(&mut self) -> Option<bool> {
+        let (Source::View(held), None, false) = (&self.source, &self.back, self.done) else { return None };
+        if !held.is_at(self.version) {
+            return None;
+        }
+        let walk = self.front.as_mut()?;
+        if !walk.advance_in_leaf() {
+            return None;
+        }
+        let inside = match &self.upper {
+            Bound::Unbounded => true,
+            upper => is_inside(walk.key()?, as_slice(upper), false),
+        };
+        self.done = !inside;
+        Some(inside)
+    }
+
+    /// Reads the value at the front, which lies in pages of its own. The view may have moved since `advance_in_leaf`
+    /// looked: then those pages need not be there any more, and the value is looked up where it is now.
+    #[cold]
+    fn load(&self, at: &ValueRef) -> Result<Option<Bytes>, ReadError> {
+        let Source::View(held) = &self.source else { return Ok(None) };
+        held.with_version(|layers, now| match self.current().and_then(Walk::key) {
+            Some(key) if now != self.version => layers.get(self.tree, key),
+            _ => layers.load(at).map(Some),
+        })
     }
 
     /// Moves one end and looks at where it stands; `None` at the end.
@@ -187,13 +234,7 @@ impl Ends<'_> {
             }
         };
         let limit = if backward { as_slice(self.lower) } else { as_slice(self.upper) };
-        let inside = walk.key().is_some_and(|key| match (limit, backward) {
-            (Bound::Unbounded, _) => true,
-            (Bound::Included(end), false) => key <= end,
-            (Bound::Excluded(end), false) => key < end,
-            (Bound::Included(end), true) => key >= end,
-            (Bound::Excluded(end), true) => key > end,
-        });
+        let inside = walk.key().is_some_and(|key| is_inside(key, limit, backward));
         if !inside {
             return Ok(None);
         }
@@ -202,6 +243,18 @@ impl Ends<'_> {
             *limit = Bound::Excluded(key.to_vec());
         }
         see(walk, layers).map(Some)
+    }
+}
+
+/// Whether a walk may show a key; `limit` is the end that it goes to.
+#[inline]
+fn is_inside(key: &[u8], limit: Bound<&[u8]>, backward: bool) -> bool {
+    match (limit, backward) {
+        (Bound::Unbounded, _) => true,
+        (Bound::Included(end), false) => key <= end,
+        (Bound::Excluded(end), false) => key < end,
+        (Bound::Included(end), true) => key >= end,
+        (Bound::Excluded(end), true) => key > end,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::error::ReadError;
 use crate::snapshot::{Layers, Value};
 use crate::store::Inner;
 use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::txn::cursor::{Cursor, Source};
 use crate::txn::value::ValueReader;
 use crate::txn::{CATALOGUE, TreeId};
@@ -30,6 +31,8 @@ pub(crate) struct Held {
     pub(crate) since_ms: u64,
     slot: usize,
     layers: RwLock<HeldLayers>,
+    /// The version of the layers, without the lock.
+    version: AtomicU64,
 }
 
 struct HeldLayers {
@@ -47,7 +50,16 @@ impl Held {
             since_ms: inner.env.clock.monotonic_ms(),
             slot,
             layers: RwLock::new(HeldLayers { layers, version: 0 }),
+            version: AtomicU64::new(0),
         }
+    }
+
+    /// Whether the layers are still those of this version. By the time that the caller looks at the answer they may have
+    /// been exchanged; what it has of them shows the same commit all the same. Whoever knows that a store was closed, or
+    /// this view ended, is told so.
+    #[inline]
+    pub(super) fn is_at(&self, version: u64) -> bool {
+        self.version.load(Ordering::Relaxed) == version
     }
 
     pub(super) fn with_version<R>(
@@ -82,6 +94,7 @@ impl Held {
         let Some(mut held) = self.layers.try_write_for(Duration::from_millis(20)) else { return false };
         let old = std::mem::replace(&mut held.layers, layers);
         held.version += 1;
+        self.version.store(held.version, Ordering::Relaxed);
         drop(held);
         // Freed outside the lock: these may be the last to hold a table.
         drop(old);

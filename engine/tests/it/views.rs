@@ -3,7 +3,7 @@
 use std::ops::Bound;
 
 use blazedb_engine::env::{SimDisk, Survivors};
-use blazedb_engine::{CommitError, Durability, Memory, PageAccess, ReadError, Store};
+use blazedb_engine::{CommitError, Durability, KdfCost, KeySource, Memory, PageAccess, ReadError, RekeyOptions, Store};
 
 use crate::support::{Model, NAME, Random, content, model_of, open, options, put, scale, unencrypted};
 
@@ -148,6 +148,50 @@ fn a_closed_store_ends_its_views_and_lets_the_next_one_in() {
     assert!(matches!(view.get(tree, b"k"), Err(ReadError::Closed)));
     assert!(matches!(store.read().get(tree, b"k"), Err(ReadError::Closed)));
     assert_eq!(model_of(&open(&disk)).len(), 1);
+}
+
+/// Within a leaf a cursor goes on without a look at its view's layers: it notices all the same that they were exchanged,
+/// or taken away.
+#[test]
+fn a_cursor_within_a_leaf_sees_that_its_view_moved_or_ended() {
+    let store = open(&SimDisk::new(7));
+    let tree = store.tree("t").expect("a short name");
+    let value_of = |key: u8| vec![key; if key.is_multiple_of(2) { 9000 } else { 20 }];
+    let mut tx = store.write();
+    for key in 0..40_u8 {
+        tx.put(tree, &[key], &value_of(key)).expect("it is short");
+    }
+    tx.commit().expect("memory does not fail");
+    store.checkpoint().expect("memory does not fail");
+
+    let view = store.read();
+    let (mut cursor, mut bounded) =
+        (view.range(tree, ..), view.range(tree, (Bound::Included(&[3][..]), Bound::Excluded(&[6][..]))));
+    for key in 0..=30_u8 {
+        assert!(cursor.advance().expect("memory does not fail"));
+        assert_eq!((cursor.key(), cursor.value()), (&[key][..], &value_of(key)[..]));
+        if key.is_multiple_of(7) {
+            // Every page gets another place, and the old one another content.
+            let new = RekeyOptions::new(KeySource::Raw([42; 32].into()), KdfCost::InsecureForTests);
+            store.rekey(&new).expect("none is under way");
+            store.rekey_all(&mut |_| {}).expect("memory does not fail");
+            let mut tx = store.write();
+            tx.put(tree, &[key + 1], &vec![0xEE; 9000]).expect("it is short");
+            tx.delete(tree, &[key + 2]).expect("it is short");
+            tx.commit().expect("memory does not fail");
+            store.checkpoint().expect("memory does not fail");
+        }
+    }
+    for key in 3..6_u8 {
+        assert!(bounded.advance().expect("memory does not fail"));
+        assert_eq!((bounded.key(), bounded.value()), (&[key][..], &value_of(key)[..]));
+    }
+    assert!(!bounded.advance().expect("memory does not fail"), "it ends before its bound, in the middle of a leaf");
+    assert!(!bounded.advance().expect("memory does not fail"), "and stays there");
+
+    store.close().expect("memory does not fail");
+    assert!(matches!(cursor.advance(), Err(ReadError::Closed)));
+    assert!(!cursor.advance().expect("it has ended"));
 }
 
 /// The conflict check reads commits from tables; what a checkpoint has moved into pages since is compared by value.
