@@ -323,7 +323,7 @@ impl Walk {
             At::End => None,
             At::Key { active: true, .. } => self.active.entry().map(|(k, _)| k),
             At::Key { frozen: true, .. } => self.frozen.as_ref().and_then(MemCursor::entry).map(|(k, _)| k),
-            At::Key { .. } => self.pages.entry().map(|(k, _)| k),
+            At::Key { .. } => Some(self.pages.key()),
         }
     }
 
@@ -332,7 +332,7 @@ impl Walk {
     pub(crate) fn value(&self) -> Option<Value<'_>> {
         match self.at {
             At::End => None,
-            At::Key { active: false, frozen: false, .. } => self.pages.entry().map(|(_, cell)| match cell {
+            At::Key { active: false, frozen: false, .. } => Some(match self.pages.value() {
                 CellValue::Inline(bytes) => Value::Inline(bytes),
                 CellValue::Stored(at) => Value::Stored(at),
             }),

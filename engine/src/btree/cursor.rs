@@ -13,6 +13,9 @@ use super::node::{Branch, CellValue, Leaf, LeafShape, Rule, decode_stored};
 use super::{TreeRoot, ValueRef, broken};
 use crate::pager::{PageError, PageKind, PageRead, PageRef};
 
+/// Ends of keys up to this length are copied as if they were so long, which takes no call; what is too much is cut off.
+const BLOCK: usize = 32;
+
 /// Stands on an entry or at the end, which is beyond the last entry and before the first one.
 pub(crate) struct TreeCursor {
     root: TreeRoot,
@@ -120,11 +123,22 @@ impl TreeCursor {
         if self.shape.len == 0 {
             return None;
         }
-        let value = match &self.value {
+        Some((&self.key, self.value()))
+    }
+
+    /// Returns the key of the entry it stands on. For a cursor that stands on one.
+    #[inline]
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Returns the value of the entry it stands on. For a cursor that stands on one.
+    #[inline]
+    pub(crate) fn value(&self) -> CellValue<'_> {
+        match &self.value {
             Here::Inline(range) => CellValue::Inline(&self.leaf[range.clone()]),
             Here::Stored(value) => CellValue::Stored(*value),
-        };
-        Some((&self.key, value))
+        }
     }
 
     /// Returns where the value of the entry it stands on is, if that is in pages of its own. For a cursor that stands on one.
@@ -163,7 +177,14 @@ impl TreeCursor {
         let leaf = &self.leaf[..];
         let cell = self.shape.cell(leaf, self.at)?;
         self.key.truncate(self.shape.prefix_len);
-        self.key.extend_from_slice(&leaf[cell.key..cell.value]);
+        let suffix = &leaf[cell.key..cell.value];
+        match leaf[cell.key..].first_chunk::<BLOCK>() {
+            Some(block) if suffix.len() <= BLOCK => {
+                self.key.extend_from_slice(block);
+                self.key.truncate(self.shape.prefix_len + suffix.len());
+            }
+            _ => self.key.extend_from_slice(suffix),
+        }
         self.value = if cell.stored {
             Here::Stored(decode_stored(&leaf[cell.value..cell.end])?)
         } else {
@@ -214,7 +235,12 @@ impl TreeCursor {
         self.key.clear();
         self.key.extend_from_slice(leaf.prefix());
         self.shape = leaf.shape();
-        self.leaf = Bytes::copy_from_slice(page.bytes());
+        // Nobody may have kept a value of the leaf before: then its memory serves again.
+        let old = std::mem::take(&mut self.leaf);
+        let mut copy = if old.is_unique() { Vec::from(old) } else { Vec::with_capacity(page.bytes().len()) };
+        copy.clear();
+        copy.extend_from_slice(page.bytes());
+        self.leaf = copy.into();
         self.leaf_at = at;
         Ok(())
     }

@@ -304,8 +304,18 @@ impl LeafShape {
 
 #[inline]
 fn leaf_cell(body: &[u8], mut at: usize, prefix_len: usize) -> Result<Cell, Rule> {
-    let key_len = uvarint(body, &mut at)?;
-    let tagged = uvarint(body, &mut at)?;
+    let (key_len, tagged) = match body.get(at..).and_then(<[u8]>::first_chunk) {
+        // Nearly all: short keys, and values of up to 63 bytes, or of more.
+        Some(&[key_len @ 0..0x80, tagged @ 0..0x80, _]) => {
+            at += 2;
+            (usize::from(key_len), usize::from(tagged))
+        }
+        Some(&[key_len @ 0..0x80, low, high @ 1..0x80]) => {
+            at += 3;
+            (usize::from(key_len), usize::from(low & 0x7f) | usize::from(high) << 7)
+        }
+        _ => (uvarint(body, &mut at)?, uvarint(body, &mut at)?),
+    };
     let value = at + key_len;
     let end = value + (tagged >> 1);
     if end > body.len() {
