@@ -166,7 +166,11 @@ impl Store {
     }
 
     /// Returns the tree of this name. It comes into being with the first commit that writes to it; the number
-    /// stays right as long as the store is open.
+    /// stays right as long as the store is open, and for this store alone.
+    ///
+    /// A name once asked for keeps one of `limits::TREES_MAX` numbers until the store is closed, and for good once
+    /// something was written to it: a tree can be emptied, not dropped. So take names from a list that the program
+    /// knows, and make what users name a part of keys. `ReadView::tree` looks a name up without taking a number.
     pub fn tree(&self, name: &str) -> Result<TreeId, WriteError> {
         self.inner.names.reserve(name).map(TreeId)
     }

@@ -167,6 +167,10 @@ pub struct Env {
 
 impl Env {
     /// The real world: the file at `path`, the system's clocks, the operating system's random bytes.
+    ///
+    /// The log lies beside the file under a name of its own (`X-log.0` and so on beside `X`), so they move together,
+    /// and symbolic links are followed. A hard link is another name that nobody can follow: reached by it, the file has no
+    /// log, and what only the log holds is not seen. Do not make hard links to a store.
     pub fn file(path: impl AsRef<Path>) -> Self {
         let (storage, name) = FileStorage::for_path(path.as_ref());
         Self {

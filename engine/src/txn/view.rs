@@ -236,6 +236,7 @@ impl ReadView {
     /// Returns how many keys a tree has. Costs one look-up in pages for every key of the tree that was written since
     /// the last checkpoint: some microseconds each, so up to a good part of a second with `Memory::SERVER`'s table.
     pub fn len(&self, tree: TreeId) -> Result<u64, ReadError> {
+        self.held.inner.check_tree(tree)?;
         self.held.with(|layers| Ok(layers.len(tree.0)?))
     }
 
@@ -245,7 +246,8 @@ impl ReadView {
     }
 
     /// Walks the keys within bounds, from either end. The cursor keeps this view alive. A tree that this view
-    /// does not have yet is empty.
+    /// does not have yet is empty, and so is one of a number that this store never gave out; the number of another
+    /// store's tree is one of this store's, too.
     pub fn range(&self, tree: TreeId, bounds: impl RangeBounds<[u8]>) -> Cursor {
         self.cursor(tree.0, bounds.start_bound(), bounds.end_bound())
     }
