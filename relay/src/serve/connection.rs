@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::meter::{Bucket, Metered};
 use super::{Gate, Limits, grpc, health, tls};
 use crate::token::Verifier;
 
@@ -41,20 +43,32 @@ pub(super) struct Shared<G> {
 /// What the requests of one connection share.
 pub(super) struct Activity {
     state: Mutex<ActivityState>,
-    /// Told when the client takes nothing of a stream that has been ended: the connection is cut.
-    pub(super) cut: Notify,
+    /// Told why the connection is cut, whatever its calls are doing.
+    cut: Notify,
+    /// Set once a token was good.
+    pub(super) known: Arc<AtomicBool>,
 }
 
 struct ActivityState {
     running: usize,
     any: bool,
     quiet_since: Instant,
+    give_ups: Bucket,
+    cut_because: &'static str,
 }
 
 impl Activity {
-    fn new() -> Self {
-        let state = ActivityState { running: 0, any: false, quiet_since: Instant::now() };
-        Self { state: Mutex::new(state), cut: Notify::new() }
+    fn new(limits: &Limits) -> Self {
+        let now = Instant::now();
+        let give_ups = Bucket::new(limits.give_ups_max, limits.give_ups_per_second, now);
+        let state = ActivityState { running: 0, any: false, quiet_since: now, give_ups, cut_because: "" };
+        Self { state: Mutex::new(state), cut: Notify::new(), known: Arc::default() }
+    }
+
+    /// Has the connection cut: HTTP/2 has no gentler way for what its client does.
+    pub(super) fn cut(&self, because: &'static str) {
+        self.state.lock().cut_because = because;
+        self.cut.notify_one();
     }
 
     /// Returns when the connection has been quiet for too long, as far as is known now.
@@ -68,8 +82,11 @@ impl Activity {
     }
 }
 
-/// A request that is being served.
-pub(super) struct Running(Arc<Activity>);
+/// A request that is being served. One that is dropped before [`Running::answered`] was given up by its client.
+pub(super) struct Running {
+    activity: Arc<Activity>,
+    answered: bool,
+}
 
 impl Running {
     fn begin(activity: &Arc<Activity>) -> Self {
@@ -77,19 +94,29 @@ impl Running {
         state.running += 1;
         state.any = true;
         drop(state);
-        Self(Arc::clone(activity))
+        Self { activity: Arc::clone(activity), answered: false }
     }
 
     pub(super) fn activity(&self) -> &Arc<Activity> {
-        &self.0
+        &self.activity
+    }
+
+    /// Says that the request has its whole answer.
+    pub(super) fn answered(&mut self) {
+        self.answered = true;
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let mut state = self.0.state.lock();
+        let now = Instant::now();
+        let mut state = self.activity.state.lock();
         state.running -= 1;
-        state.quiet_since = Instant::now();
+        state.quiet_since = now;
+        if !self.answered && state.give_ups.take(1, now) == 0 {
+            drop(state);
+            self.activity.cut("too many calls were opened and given up");
+        }
     }
 }
 
@@ -137,7 +164,9 @@ async fn run_http2<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>
         .max_local_error_reset_streams(limits.local_error_resets_max)
         .keep_alive_interval(limits.keepalive_interval)
         .keep_alive_timeout(limits.keepalive_timeout);
-    let activity = Arc::new(Activity::new());
+    let activity = Arc::new(Activity::new(limits));
+    let known = Arc::clone(&activity.known);
+    let stream = Metered::new(stream, known, limits.stranger_bytes_max, limits.stranger_bytes_per_second);
     let service = {
         let (shared, activity) = (Arc::clone(&shared), Arc::clone(&activity));
         service_fn(move |request| {
@@ -164,7 +193,8 @@ async fn run_http2<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>
                 wake = Instant::now() + limits.shutdown_max;
             }
             () = activity.cut.notified() => {
-                return tracing::debug!(%peer, "the client takes nothing of an ended stream; cut");
+                let because = activity.state.lock().cut_because;
+                return tracing::debug!(%peer, because, "connection cut");
             }
             () = tokio::time::sleep_until(wake) => {
                 let quiet_until = activity.quiet_until(limits);
@@ -192,7 +222,7 @@ async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>
         .max_buf_size(usize::try_from(limits.header_list_bytes_max).unwrap_or(usize::MAX).max(8192))
         // One request a connection: the only plain page is the health answer.
         .keep_alive(false);
-    let activity = Arc::new(Activity::new());
+    let activity = Arc::new(Activity::new(limits));
     let service = {
         let (shared, activity) = (Arc::clone(&shared), Arc::clone(&activity));
         service_fn(move |request| {
@@ -216,6 +246,20 @@ async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>
 }
 
 async fn answer<G: Gate>(shared: &Arc<Shared<G>>, request: Request<Incoming>, running: Running) -> Response<Reply<G>> {
+    let mut running = Some(running);
+    let response = route(shared, request, &mut running).await;
+    // A stream has taken it along: its answer has only begun.
+    if let Some(mut running) = running {
+        running.answered();
+    }
+    response
+}
+
+async fn route<G: Gate>(
+    shared: &Arc<Shared<G>>,
+    request: Request<Incoming>,
+    running: &mut Option<Running>,
+) -> Response<Reply<G>> {
     if request.headers().len() > shared.limits.headers_max {
         return plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields\n");
     }
@@ -238,7 +282,7 @@ async fn answer<G: Gate>(shared: &Arc<Shared<G>>, request: Request<Incoming>, ru
     let done = if request.method() != Method::POST {
         Err(Status::new(Code::Unimplemented, "gRPC calls are POST requests"))
     } else if path == health::CHECK_PATH {
-        return health_check(shared, request, grpc_type).await;
+        return health_check(shared, request, grpc_type, running).await;
     } else if path != wire::SYNC_PATH {
         let path = path.get(..128).unwrap_or(path);
         Err(Status::new(Code::Unimplemented, format!("there is no method {path}")))
@@ -270,6 +314,7 @@ async fn health_check<G: Gate>(
     shared: &Shared<G>,
     request: Request<Incoming>,
     grpc_type: &'static str,
+    running: &mut Option<Running>,
 ) -> Response<Reply<G>> {
     let limits = &shared.limits;
     let called = async {
@@ -289,7 +334,13 @@ async fn health_check<G: Gate>(
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(grpc_type));
             response
         }
-        Err(status) => trailers_only(&status, grpc_type),
+        Err(status) => {
+            if status.code == Code::Cancelled {
+                // Nobody reads the answer.
+                drop(running.take());
+            }
+            trailers_only(&status, grpc_type)
+        }
     }
 }
 

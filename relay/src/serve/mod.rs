@@ -16,6 +16,7 @@ mod connection;
 mod grpc;
 mod health;
 mod limits;
+mod meter;
 mod tls;
 
 use std::collections::HashMap;
