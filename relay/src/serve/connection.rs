@@ -1,19 +1,11 @@
-//! One TCP connection: handshake, HTTP version, deadlines, and which request goes where.
+//! One TCP connection: handshake, HTTP version, deadlines.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use blazedb_wire::grpc::{self as wire, Code, MessageBuf, Status};
-use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
@@ -23,9 +15,13 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::answer::answer;
 use super::meter::{Bucket, Metered};
-use super::{Gate, Limits, grpc, health, tls};
+use super::{Gate, Limits, tls};
 use crate::token::Verifier;
+
+/// How long the answer to an HTTP/1.1 request may take to leave once it is made.
+const ANSWER_TAKEN_MAX: Duration = Duration::from_secs(10);
 
 /// What all connections share.
 pub(super) struct Shared<G> {
@@ -63,6 +59,13 @@ impl Activity {
         let give_ups = Bucket::new(limits.give_ups_max, limits.give_ups_per_second, now);
         let state = ActivityState { running: 0, any: false, quiet_since: now, give_ups, cut_because: "" };
         Self { state: Mutex::new(state), cut: Notify::new(), known: Arc::default() }
+    }
+
+    /// Returns when nothing will have been served for so long, as far as is known now.
+    fn quiet_for(&self, patience: Duration) -> Instant {
+        let state = self.state.lock();
+        let since = if state.running > 0 { Instant::now() } else { state.quiet_since };
+        since + patience
     }
 
     /// Has the connection cut: HTTP/2 has no gentler way for what its client does.
@@ -231,180 +234,38 @@ async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>
             async move { Ok::<_, Infallible>(answer(&shared, request, running).await) }
         })
     };
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    // One short request and its answer; whoever takes longer is cut.
-    let longest = limits.first_request_max + Duration::from_secs(10);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut stop = shared.stop.clone();
-    tokio::select! {
-        ended = tokio::time::timeout(longest, connection) => match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "connection failed"),
-            Err(_) => tracing::debug!(%peer, "HTTP/1.1 request took too long"),
-        },
-        _ = stop.wait_for(|stop| *stop) => {}
-    }
-}
-
-async fn answer<G: Gate>(shared: &Arc<Shared<G>>, request: Request<Incoming>, running: Running) -> Response<Reply<G>> {
-    let mut running = Some(running);
-    let response = route(shared, request, &mut running).await;
-    // A stream has taken it along: its answer has only begun.
-    if let Some(mut running) = running {
-        running.answered();
-    }
-    response
-}
-
-async fn route<G: Gate>(
-    shared: &Arc<Shared<G>>,
-    request: Request<Incoming>,
-    running: &mut Option<Running>,
-) -> Response<Reply<G>> {
-    if request.headers().len() > shared.limits.headers_max {
-        return plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields\n");
-    }
-    let path = request.uri().path();
-    if path == health::PATH {
-        return health_answer(shared, request.method());
-    }
-    let content_type = request.headers().get(CONTENT_TYPE);
-    let grpc_type = content_type.and_then(|value| wire::answer_content_type(value.as_bytes()));
-    let Some(grpc_type) = grpc_type else {
-        return if path == wire::SYNC_PATH {
-            plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-type must be application/grpc\n")
-        } else {
-            plain(StatusCode::NOT_FOUND, "not found\n")
-        };
-    };
-    if request.version() != Version::HTTP_2 {
-        return plain(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "gRPC needs HTTP/2\n");
-    }
-    let done = if request.method() != Method::POST {
-        Err(Status::new(Code::Unimplemented, "gRPC calls are POST requests"))
-    } else if path == health::CHECK_PATH {
-        return health_check(shared, request, grpc_type, running).await;
-    } else if path != wire::SYNC_PATH {
-        let path = path.get(..128).unwrap_or(path);
-        Err(Status::new(Code::Unimplemented, format!("there is no method {path}")))
-    } else {
-        grpc::sync(shared, request, running).await
-    };
-    match done {
-        Ok(body) => {
-            let mut response = Response::new(Reply::Sync(body));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(grpc_type));
-            response
-        }
-        Err(status) => trailers_only(&status, grpc_type),
-    }
-}
-
-/// Returns the answer to a call that ends before its first message.
-fn trailers_only<G: Gate>(status: &Status, grpc_type: &'static str) -> Response<Reply<G>> {
-    let mut response = Response::new(Reply::Empty);
-    *response.headers_mut() = grpc::trailers(status);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(grpc_type));
-    if status.code == Code::Unimplemented {
-        response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
-    }
-    response
-}
-
-async fn health_check<G: Gate>(
-    shared: &Shared<G>,
-    request: Request<Incoming>,
-    grpc_type: &'static str,
-    running: &mut Option<Running>,
-) -> Response<Reply<G>> {
-    let limits = &shared.limits;
-    let called = async {
-        // A caller without a token must not keep a stream by sending its one message slowly.
-        let patience = grpc::call_timeout(request.headers())?.map_or(limits.check_max, |own| own.min(limits.check_max));
-        grpc::refuse_encoding(request.headers())?;
-        let serving = !*shared.stop.borrow();
-        let checked = health::check(request.into_body(), limits.check_bytes_max, serving);
-        tokio::time::timeout(patience, checked)
-            .await
-            .unwrap_or_else(|_| Err(Status::new(Code::DeadlineExceeded, "the request did not come in time")))
-    };
-    match called.await {
-        Ok(message) => {
-            let reply = Reply::Unary { message: Some(message), trailers: Some(grpc::trailers(&Status::ok())) };
-            let mut response = Response::new(reply);
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(grpc_type));
-            response
-        }
-        Err(status) => {
-            if status.code == Code::Cancelled {
-                // Nobody reads the answer.
-                drop(running.take());
+    let mut saying_goodbye = false;
+    // One request and its answer. While that is made it may take what it takes (gRPC-Web has streams, too); whoever says it
+    // or takes it slowly is cut.
+    let patience = limits.first_request_max + ANSWER_TAKEN_MAX;
+    let mut wake = Instant::now() + patience;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%peer, %error, "connection failed");
+                }
+                return;
             }
-            trailers_only(&status, grpc_type)
-        }
-    }
-}
-
-fn health_answer<G: Gate>(shared: &Shared<G>, method: &Method) -> Response<Reply<G>> {
-    if method != Method::GET && method != Method::HEAD {
-        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n");
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
-    }
-    let text = health::answer(shared.started.elapsed());
-    let mut response = plain(StatusCode::OK, text);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-fn plain<G: Gate>(status: StatusCode, text: impl Into<Bytes>) -> Response<Reply<G>> {
-    let mut response = Response::new(Reply::Whole(Some(text.into())));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
-}
-
-/// The body of an answer.
-pub(super) enum Reply<G: Gate> {
-    Empty,
-    Whole(Option<Bytes>),
-    Unary { message: Option<MessageBuf>, trailers: Option<HeaderMap> },
-    Sync(grpc::SyncBody<G>),
-}
-
-impl<G: Gate> Body for Reply<G> {
-    type Data = MessageBuf;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<MessageBuf>, Infallible>>> {
-        match &mut *self {
-            Self::Empty => Poll::Ready(None),
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(MessageBuf::from(bytes))))),
-            Self::Unary { message, trailers } => {
-                let frame = message.take().map(Frame::data).or_else(|| trailers.take().map(Frame::trailers));
-                Poll::Ready(frame.map(Ok))
+            _ = stop.wait_for(|stop| *stop), if !saying_goodbye => {
+                // An answer that has begun is ended by its own deadline; what has not begun needs no goodbye.
+                saying_goodbye = true;
+                connection.as_mut().graceful_shutdown();
+                wake = Instant::now() + limits.shutdown_max;
             }
-            Self::Sync(body) => body.poll_frame(cx).map(|frame| frame.map(Ok)),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Whole(bytes) => bytes.is_none(),
-            Self::Unary { trailers, .. } => trailers.is_none(),
-            Self::Sync(_) => false,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Unary { .. } | Self::Sync(_) => SizeHint::default(),
+            () = activity.cut.notified() => {
+                let because = activity.state.lock().cut_because;
+                return tracing::debug!(%peer, because, "connection cut");
+            }
+            () = tokio::time::sleep_until(wake) => {
+                let quiet_until = activity.quiet_for(patience);
+                if saying_goodbye || quiet_until <= Instant::now() {
+                    return tracing::debug!(%peer, "HTTP/1.1 request took too long");
+                }
+                wake = quiet_until;
+            }
         }
     }
 }

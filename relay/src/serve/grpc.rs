@@ -16,19 +16,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use blazedb_wire::grpc::{Code, MessageBuf, MessageDecoder, Packer, SYNC_PATH, Status, parse_timeout};
+use blazedb_wire::grpc::{Code, MessageBuf, MessageDecoder, Packer, Status, parse_timeout};
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::connection::{Activity, Running, Shared};
+use super::encoding::Encoding;
 use super::limits::STREAM_AGE_MAX;
+use super::web::Source;
 use super::{ConnId, Gate, GateConnection, Outbound};
 use crate::token::{Grant, LEEWAY_S, Verifier, unix_now};
 
@@ -65,16 +65,15 @@ enum End {
 /// Opens a stream, or says why not. Nothing of the body has been read then. The stream takes `running` along.
 pub(super) async fn sync<G: Gate>(
     shared: &Arc<Shared<G>>,
-    request: Request<Incoming>,
+    headers: &HeaderMap,
+    source: Source,
     running: &mut Option<Running>,
 ) -> Result<SyncBody<G>, Status> {
-    debug_assert_eq!(request.uri().path(), SYNC_PATH);
-    let headers = request.headers();
     let now_unix = unix_now();
     let grant = authorize(&shared.verifier, headers, now_unix)?;
     let activity = running.as_ref().map(|running| Arc::clone(running.activity())).expect("nobody else takes it");
     activity.known.store(true, Ordering::Release);
-    refuse_encoding(headers)?;
+    let encoding = Encoding::of(headers)?;
     let now = Instant::now();
     let token_left = Duration::from_secs(grant.expires_unix.saturating_add(LEEWAY_S).saturating_sub(now_unix));
     let expiry = now + token_left.min(STREAM_AGE_MAX);
@@ -86,8 +85,8 @@ pub(super) async fn sync<G: Gate>(
     let pump = Pump {
         gate: shared.gate.clone(),
         id: seat.id,
-        body: request.into_body(),
-        decoder: MessageDecoder::new(shared.limits.message_bytes_max),
+        source,
+        decoder: encoding.decoder(shared.limits.message_bytes_max),
     };
     let deadlines = Deadlines {
         expiry,
@@ -112,16 +111,6 @@ pub(super) async fn sync<G: Gate>(
         pump: task.abort_handle(),
         running: running.take().expect("nobody else takes it"),
     })
-}
-
-/// Refuses a request whose messages are compressed (spec: G-3).
-pub(super) fn refuse_encoding(headers: &HeaderMap) -> Result<(), Status> {
-    match headers.get("grpc-encoding") {
-        Some(encoding) if encoding != "identity" => {
-            Err(Status::new(Code::Unimplemented, "messages are sent uncompressed; set no grpc-encoding"))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Returns the request's `grpc-timeout`, if it has one (spec: G-7).
@@ -187,7 +176,7 @@ pub(super) fn trailers(status: &Status) -> HeaderMap {
 struct Pump<G: Gate> {
     gate: G,
     id: ConnId,
-    body: Incoming,
+    source: Source,
     decoder: MessageDecoder,
 }
 
@@ -195,20 +184,15 @@ impl<G: Gate> Pump<G> {
     /// Hands messages to the gate until the client, the gate or a broken rule ends it.
     async fn read(mut self) -> End {
         loop {
-            let frame = match self.body.frame().await {
+            let chunk = match self.source.chunk().await {
                 None => {
                     return match self.decoder.finish() {
                         Ok(()) => End::Drained(Status::ok()),
                         Err(status) => End::Now(status),
                     };
                 }
-                Some(Err(_)) => {
-                    return End::Now(Status::new(Code::Cancelled, "the client gave the stream up"));
-                }
-                Some(Ok(frame)) => frame,
-            };
-            let Ok(chunk) = frame.into_data() else {
-                continue;
+                Some(Err(status)) => return End::Now(status),
+                Some(Ok(chunk)) => chunk,
             };
             self.decoder.push(chunk);
             loop {

@@ -46,6 +46,9 @@ pub struct Limits {
     pub check_bytes_max: usize,
     /// From the headers of a health check to the end of its message: its caller has shown no token.
     pub check_max: Duration,
+    /// A stream of health changes ends after this long, and its client asks again: it has shown no token either, and a
+    /// connection with a stream is never idle.
+    pub watch_max: Duration,
     /// Flow-control window of a stream: what a client may send that the hub has not taken yet.
     pub stream_window_bytes: u32,
     /// Flow-control window of a connection. h2 tolerates tiny DATA frames up to half of it, so a small window would
@@ -96,6 +99,7 @@ impl Default for Limits {
             message_bytes_max: MESSAGE_BYTES_MAX,
             check_bytes_max: 1024,
             check_max: Duration::from_secs(10),
+            watch_max: Duration::from_secs(3_600),
             stream_window_bytes: 128 * 1024,
             connection_window_bytes: if cfg!(target_arch = "x86_64") { 1024 * 1024 } else { 256 * 1024 },
             http2_frame_bytes_max: 16 * 1024,
