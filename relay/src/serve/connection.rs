@@ -1,18 +1,11 @@
-//! One TCP connection: handshake, HTTP version, deadlines, and which request goes where.
+//! One TCP connection: handshake, HTTP version, deadlines.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use blazedb_wire::grpc::{self as wire, Code, MessageBuf, Status};
-use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
@@ -22,8 +15,13 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{Gate, Limits, grpc, health, tls};
+use super::answer::answer;
+use super::meter::{Bucket, Metered};
+use super::{Gate, Limits, tls};
 use crate::token::Verifier;
+
+/// How long the answer to an HTTP/1.1 request may take to leave once it is made.
+const ANSWER_TAKEN_MAX: Duration = Duration::from_secs(10);
 
 /// What all connections share.
 pub(super) struct Shared<G> {
@@ -41,20 +39,39 @@ pub(super) struct Shared<G> {
 /// What the requests of one connection share.
 pub(super) struct Activity {
     state: Mutex<ActivityState>,
-    /// Told when the client takes nothing of a stream that has been ended: the connection is cut.
-    pub(super) cut: Notify,
+    /// Told why the connection is cut, whatever its calls are doing.
+    cut: Notify,
+    /// Set once a token was good.
+    pub(super) known: Arc<AtomicBool>,
 }
 
 struct ActivityState {
     running: usize,
     any: bool,
     quiet_since: Instant,
+    give_ups: Bucket,
+    cut_because: &'static str,
 }
 
 impl Activity {
-    fn new() -> Self {
-        let state = ActivityState { running: 0, any: false, quiet_since: Instant::now() };
-        Self { state: Mutex::new(state), cut: Notify::new() }
+    fn new(limits: &Limits) -> Self {
+        let now = Instant::now();
+        let give_ups = Bucket::new(limits.give_ups_max, limits.give_ups_per_second, now);
+        let state = ActivityState { running: 0, any: false, quiet_since: now, give_ups, cut_because: "" };
+        Self { state: Mutex::new(state), cut: Notify::new(), known: Arc::default() }
+    }
+
+    /// Returns when nothing will have been served for so long, as far as is known now.
+    fn quiet_for(&self, patience: Duration) -> Instant {
+        let state = self.state.lock();
+        let since = if state.running > 0 { Instant::now() } else { state.quiet_since };
+        since + patience
+    }
+
+    /// Has the connection cut: HTTP/2 has no gentler way for what its client does.
+    pub(super) fn cut(&self, because: &'static str) {
+        self.state.lock().cut_because = because;
+        self.cut.notify_one();
     }
 
     /// Returns when the connection has been quiet for too long, as far as is known now.
@@ -68,8 +85,11 @@ impl Activity {
     }
 }
 
-/// A request that is being served.
-pub(super) struct Running(Arc<Activity>);
+/// A request that is being served. One that is dropped before [`Running::answered`] was given up by its client.
+pub(super) struct Running {
+    activity: Arc<Activity>,
+    answered: bool,
+}
 
 impl Running {
     fn begin(activity: &Arc<Activity>) -> Self {
@@ -77,19 +97,29 @@ impl Running {
         state.running += 1;
         state.any = true;
         drop(state);
-        Self(Arc::clone(activity))
+        Self { activity: Arc::clone(activity), answered: false }
     }
 
     pub(super) fn activity(&self) -> &Arc<Activity> {
-        &self.0
+        &self.activity
+    }
+
+    /// Says that the request has its whole answer.
+    pub(super) fn answered(&mut self) {
+        self.answered = true;
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let mut state = self.0.state.lock();
+        let now = Instant::now();
+        let mut state = self.activity.state.lock();
         state.running -= 1;
-        state.quiet_since = Instant::now();
+        state.quiet_since = now;
+        if !self.answered && state.give_ups.take(1, now) == 0 {
+            drop(state);
+            self.activity.cut("too many calls were opened and given up");
+        }
     }
 }
 
@@ -137,7 +167,9 @@ async fn run_http2<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>
         .max_local_error_reset_streams(limits.local_error_resets_max)
         .keep_alive_interval(limits.keepalive_interval)
         .keep_alive_timeout(limits.keepalive_timeout);
-    let activity = Arc::new(Activity::new());
+    let activity = Arc::new(Activity::new(limits));
+    let known = Arc::clone(&activity.known);
+    let stream = Metered::new(stream, known, limits.stranger_bytes_max, limits.stranger_bytes_per_second);
     let service = {
         let (shared, activity) = (Arc::clone(&shared), Arc::clone(&activity));
         service_fn(move |request| {
@@ -164,7 +196,8 @@ async fn run_http2<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>
                 wake = Instant::now() + limits.shutdown_max;
             }
             () = activity.cut.notified() => {
-                return tracing::debug!(%peer, "the client takes nothing of an ended stream; cut");
+                let because = activity.state.lock().cut_because;
+                return tracing::debug!(%peer, because, "connection cut");
             }
             () = tokio::time::sleep_until(wake) => {
                 let quiet_until = activity.quiet_until(limits);
@@ -192,7 +225,7 @@ async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>
         .max_buf_size(usize::try_from(limits.header_list_bytes_max).unwrap_or(usize::MAX).max(8192))
         // One request a connection: the only plain page is the health answer.
         .keep_alive(false);
-    let activity = Arc::new(Activity::new());
+    let activity = Arc::new(Activity::new(limits));
     let service = {
         let (shared, activity) = (Arc::clone(&shared), Arc::clone(&activity));
         service_fn(move |request| {
@@ -201,159 +234,38 @@ async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>
             async move { Ok::<_, Infallible>(answer(&shared, request, running).await) }
         })
     };
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    // One short request and its answer; whoever takes longer is cut.
-    let longest = limits.first_request_max + Duration::from_secs(10);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut stop = shared.stop.clone();
-    tokio::select! {
-        ended = tokio::time::timeout(longest, connection) => match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%peer, %error, "connection failed"),
-            Err(_) => tracing::debug!(%peer, "HTTP/1.1 request took too long"),
-        },
-        _ = stop.wait_for(|stop| *stop) => {}
-    }
-}
-
-async fn answer<G: Gate>(shared: &Arc<Shared<G>>, request: Request<Incoming>, running: Running) -> Response<Reply<G>> {
-    if request.headers().len() > shared.limits.headers_max {
-        return plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields\n");
-    }
-    let path = request.uri().path();
-    if path == health::PATH {
-        return health_answer(shared, request.method());
-    }
-    let content_type = request.headers().get(CONTENT_TYPE);
-    let grpc_type = content_type.and_then(|value| wire::answer_content_type(value.as_bytes()));
-    let Some(grpc_type) = grpc_type else {
-        return if path == wire::SYNC_PATH {
-            plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-type must be application/grpc\n")
-        } else {
-            plain(StatusCode::NOT_FOUND, "not found\n")
-        };
-    };
-    if request.version() != Version::HTTP_2 {
-        return plain(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "gRPC needs HTTP/2\n");
-    }
-    let done = if request.method() != Method::POST {
-        Err(Status::new(Code::Unimplemented, "gRPC calls are POST requests"))
-    } else if path == health::CHECK_PATH {
-        return health_check(shared, request, grpc_type).await;
-    } else if path != wire::SYNC_PATH {
-        let path = path.get(..128).unwrap_or(path);
-        Err(Status::new(Code::Unimplemented, format!("there is no method {path}")))
-    } else {
-        grpc::sync(shared, request, running).await
-    };
-    match done {
-        Ok(body) => {
-            let mut response = Response::new(Reply::Sync(body));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(grpc_type));
-            response
-        }
-        Err(status) => trailers_only(&status, grpc_type),
-    }
-}
-
-/// Returns the answer to a call that ends before its first message.
-fn trailers_only<G: Gate>(status: &Status, grpc_type: &'static str) -> Response<Reply<G>> {
-    let mut response = Response::new(Reply::Empty);
-    *response.headers_mut() = grpc::trailers(status);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(grpc_type));
-    if status.code == Code::Unimplemented {
-        response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
-    }
-    response
-}
-
-async fn health_check<G: Gate>(
-    shared: &Shared<G>,
-    request: Request<Incoming>,
-    grpc_type: &'static str,
-) -> Response<Reply<G>> {
-    let limits = &shared.limits;
-    let called = async {
-        // A caller without a token must not keep a stream by sending its one message slowly.
-        let patience = grpc::call_timeout(request.headers())?.map_or(limits.check_max, |own| own.min(limits.check_max));
-        grpc::refuse_encoding(request.headers())?;
-        let serving = !*shared.stop.borrow();
-        let checked = health::check(request.into_body(), limits.check_bytes_max, serving);
-        tokio::time::timeout(patience, checked)
-            .await
-            .unwrap_or_else(|_| Err(Status::new(Code::DeadlineExceeded, "the request did not come in time")))
-    };
-    match called.await {
-        Ok(message) => {
-            let reply = Reply::Unary { message: Some(message), trailers: Some(grpc::trailers(&Status::ok())) };
-            let mut response = Response::new(reply);
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(grpc_type));
-            response
-        }
-        Err(status) => trailers_only(&status, grpc_type),
-    }
-}
-
-fn health_answer<G: Gate>(shared: &Shared<G>, method: &Method) -> Response<Reply<G>> {
-    if method != Method::GET && method != Method::HEAD {
-        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n");
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
-    }
-    let text = health::answer(shared.started.elapsed());
-    let mut response = plain(StatusCode::OK, text);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-fn plain<G: Gate>(status: StatusCode, text: impl Into<Bytes>) -> Response<Reply<G>> {
-    let mut response = Response::new(Reply::Whole(Some(text.into())));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
-}
-
-/// The body of an answer.
-pub(super) enum Reply<G: Gate> {
-    Empty,
-    Whole(Option<Bytes>),
-    Unary { message: Option<MessageBuf>, trailers: Option<HeaderMap> },
-    Sync(grpc::SyncBody<G>),
-}
-
-impl<G: Gate> Body for Reply<G> {
-    type Data = MessageBuf;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<MessageBuf>, Infallible>>> {
-        match &mut *self {
-            Self::Empty => Poll::Ready(None),
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(MessageBuf::from(bytes))))),
-            Self::Unary { message, trailers } => {
-                let frame = message.take().map(Frame::data).or_else(|| trailers.take().map(Frame::trailers));
-                Poll::Ready(frame.map(Ok))
+    let mut saying_goodbye = false;
+    // One request and its answer. While that is made it may take what it takes (gRPC-Web has streams, too); whoever says it
+    // or takes it slowly is cut.
+    let patience = limits.first_request_max + ANSWER_TAKEN_MAX;
+    let mut wake = Instant::now() + patience;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%peer, %error, "connection failed");
+                }
+                return;
             }
-            Self::Sync(body) => body.poll_frame(cx).map(|frame| frame.map(Ok)),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Whole(bytes) => bytes.is_none(),
-            Self::Unary { trailers, .. } => trailers.is_none(),
-            Self::Sync(_) => false,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Unary { .. } | Self::Sync(_) => SizeHint::default(),
+            _ = stop.wait_for(|stop| *stop), if !saying_goodbye => {
+                // An answer that has begun is ended by its own deadline; what has not begun needs no goodbye.
+                saying_goodbye = true;
+                connection.as_mut().graceful_shutdown();
+                wake = Instant::now() + limits.shutdown_max;
+            }
+            () = activity.cut.notified() => {
+                let because = activity.state.lock().cut_because;
+                return tracing::debug!(%peer, because, "connection cut");
+            }
+            () = tokio::time::sleep_until(wake) => {
+                let quiet_until = activity.quiet_for(patience);
+                if saying_goodbye || quiet_until <= Instant::now() {
+                    return tracing::debug!(%peer, "HTTP/1.1 request took too long");
+                }
+                wake = quiet_until;
+            }
         }
     }
 }

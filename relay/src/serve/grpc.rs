@@ -16,18 +16,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use blazedb_wire::grpc::{Code, MessageBuf, MessageDecoder, Packer, SYNC_PATH, Status, parse_timeout};
+use blazedb_wire::grpc::{Code, MessageBuf, MessageDecoder, Packer, Status, parse_timeout};
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::connection::{Activity, Running, Shared};
+use super::encoding::Encoding;
 use super::limits::STREAM_AGE_MAX;
+use super::web::Source;
 use super::{ConnId, Gate, GateConnection, Outbound};
 use crate::token::{Grant, LEEWAY_S, Verifier, unix_now};
 
@@ -61,17 +62,18 @@ enum End {
     Drained(Status),
 }
 
-/// Opens a stream, or says why not. Nothing of the body has been read then.
+/// Opens a stream, or says why not. Nothing of the body has been read then. The stream takes `running` along.
 pub(super) async fn sync<G: Gate>(
     shared: &Arc<Shared<G>>,
-    request: Request<Incoming>,
-    running: Running,
+    headers: &HeaderMap,
+    source: Source,
+    running: &mut Option<Running>,
 ) -> Result<SyncBody<G>, Status> {
-    debug_assert_eq!(request.uri().path(), SYNC_PATH);
-    let headers = request.headers();
     let now_unix = unix_now();
     let grant = authorize(&shared.verifier, headers, now_unix)?;
-    refuse_encoding(headers)?;
+    let activity = running.as_ref().map(|running| Arc::clone(running.activity())).expect("nobody else takes it");
+    activity.known.store(true, Ordering::Release);
+    let encoding = Encoding::of(headers)?;
     let now = Instant::now();
     let token_left = Duration::from_secs(grant.expires_unix.saturating_add(LEEWAY_S).saturating_sub(now_unix));
     let expiry = now + token_left.min(STREAM_AGE_MAX);
@@ -79,18 +81,21 @@ pub(super) async fn sync<G: Gate>(
     let (seat, outbound) = take_seat(shared, grant).await?;
     let seat = Arc::new(seat);
     let (end_tx, end) = oneshot::channel();
+    let waiting = Arc::new(Mutex::new(None));
     let pump = Pump {
         gate: shared.gate.clone(),
         id: seat.id,
-        body: request.into_body(),
-        decoder: MessageDecoder::new(shared.limits.message_bytes_max),
+        source,
+        decoder: encoding.decoder(shared.limits.message_bytes_max),
     };
     let deadlines = Deadlines {
         expiry,
         deadline,
+        stall_max: shared.limits.stall_max,
         close_max: shared.limits.close_max,
         stop: shared.stop.clone(),
-        activity: Arc::clone(running.activity()),
+        waiting: Arc::clone(&waiting),
+        activity,
     };
     let task = tokio::spawn(run_pump(pump, deadlines, Arc::clone(&seat), end_tx));
     Ok(SyncBody {
@@ -100,21 +105,12 @@ pub(super) async fn sync<G: Gate>(
         after_drain: gone(),
         packer: Packer::new(),
         handed: 0,
+        waiting,
         closing: None,
         done: false,
         pump: task.abort_handle(),
-        _running: running,
+        running: running.take().expect("nobody else takes it"),
     })
-}
-
-/// Refuses a request whose messages are compressed (spec: G-3).
-pub(super) fn refuse_encoding(headers: &HeaderMap) -> Result<(), Status> {
-    match headers.get("grpc-encoding") {
-        Some(encoding) if encoding != "identity" => {
-            Err(Status::new(Code::Unimplemented, "messages are sent uncompressed; set no grpc-encoding"))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Returns the request's `grpc-timeout`, if it has one (spec: G-7).
@@ -180,7 +176,7 @@ pub(super) fn trailers(status: &Status) -> HeaderMap {
 struct Pump<G: Gate> {
     gate: G,
     id: ConnId,
-    body: Incoming,
+    source: Source,
     decoder: MessageDecoder,
 }
 
@@ -188,20 +184,15 @@ impl<G: Gate> Pump<G> {
     /// Hands messages to the gate until the client, the gate or a broken rule ends it.
     async fn read(mut self) -> End {
         loop {
-            let frame = match self.body.frame().await {
+            let chunk = match self.source.chunk().await {
                 None => {
                     return match self.decoder.finish() {
                         Ok(()) => End::Drained(Status::ok()),
                         Err(status) => End::Now(status),
                     };
                 }
-                Some(Err(_)) => {
-                    return End::Now(Status::new(Code::Cancelled, "the client gave the stream up"));
-                }
-                Some(Ok(frame)) => frame,
-            };
-            let Ok(chunk) = frame.into_data() else {
-                continue;
+                Some(Err(status)) => return End::Now(status),
+                Some(Ok(chunk)) => chunk,
             };
             self.decoder.push(chunk);
             loop {
@@ -226,7 +217,9 @@ fn gone() -> Status {
 struct Deadlines {
     expiry: Instant,
     deadline: Option<Instant>,
+    stall_max: Duration,
     close_max: Duration,
+    waiting: Waiting,
     stop: tokio::sync::watch::Receiver<bool>,
     activity: Arc<Activity>,
 }
@@ -241,12 +234,23 @@ impl Deadlines {
                 None => std::future::pending().await,
             }
         };
+        let stalled = async {
+            loop {
+                let since = *self.waiting.lock();
+                let due = since.unwrap_or_else(Instant::now) + self.stall_max;
+                if due <= Instant::now() {
+                    return;
+                }
+                tokio::time::sleep_until(due).await;
+            }
+        };
         tokio::select! {
             () = tokio::time::sleep_until(self.expiry) => Status::new(
                 Code::Unauthenticated,
                 "the token expired while the stream was open; issue another with `blazedb token` and reconnect",
             ),
             () = timed_out => Status::new(Code::DeadlineExceeded, "grpc-timeout is over"),
+            () = stalled => Status::new(Code::ResourceExhausted, "the client takes nothing of this stream; reconnect"),
             _ = self.stop.wait_for(|stop| *stop) => {
                 Status::new(Code::Unavailable, "the relay is shutting down; reconnect")
             }
@@ -266,8 +270,11 @@ async fn run_pump<G: Gate>(pump: Pump<G>, mut deadlines: Deadlines, seat: Arc<Se
     // hyper drops the body once the rest and the trailers are out, and that ends this task. A client that lets
     // nothing out any more would keep the stream for ever; HTTP/2 has no way to end it but the connection's end.
     tokio::time::sleep(deadlines.close_max).await;
-    deadlines.activity.cut.notify_one();
+    deadlines.activity.cut("the client takes nothing of an ended stream");
 }
+
+/// Since when a piece waits for the client to make room, if one does.
+type Waiting = Arc<Mutex<Option<Instant>>>;
 
 /// What the relay sends, as hyper asks for it.
 pub(super) struct SyncBody<G: Gate> {
@@ -279,11 +286,13 @@ pub(super) struct SyncBody<G: Gate> {
     packer: Packer,
     /// Bytes of frames that hyper took last; given to HTTP/2 by the time it asks again.
     handed: usize,
+    /// When that was.
+    waiting: Waiting,
     /// How the call ends once the packer is empty.
     closing: Option<Status>,
     done: bool,
     pump: AbortHandle,
-    _running: Running,
+    running: Running,
 }
 
 impl<G: Gate> SyncBody<G> {
@@ -293,6 +302,7 @@ impl<G: Gate> SyncBody<G> {
             // hyper asks again only after HTTP/2 has taken the piece before.
             self.seat.gate.sent(self.seat.id, std::mem::take(&mut self.handed));
         }
+        *self.waiting.lock() = None;
         if self.done {
             return Poll::Ready(None);
         }
@@ -324,6 +334,7 @@ impl<G: Gate> SyncBody<G> {
         }
         if let Some(piece) = self.packer.take() {
             self.handed = piece.message_bytes();
+            *self.waiting.lock() = Some(Instant::now());
             return Poll::Ready(Some(Frame::data(piece)));
         }
         match self.closing.take() {
@@ -334,6 +345,7 @@ impl<G: Gate> SyncBody<G> {
 
     fn finish(&mut self, status: &Status) -> Poll<Option<Frame<MessageBuf>>> {
         self.done = true;
+        self.running.answered();
         self.seat.leave();
         Poll::Ready(Some(Frame::trailers(trailers(status))))
     }

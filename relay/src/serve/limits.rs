@@ -26,6 +26,9 @@ pub struct Limits {
     pub first_request_max: Duration,
     /// A connection without any stream for this long is closed.
     pub idle_max: Duration,
+    /// A stream whose client takes nothing of what waits for it is ended after this long: it holds a queue and a send
+    /// buffer meanwhile. Twice the keepalive: a network that is away for so long is told by that.
+    pub stall_max: Duration,
     /// A stream that was ended from this side and whose client takes nothing more costs its connection after this
     /// long.
     pub close_max: Duration,
@@ -43,6 +46,9 @@ pub struct Limits {
     pub check_bytes_max: usize,
     /// From the headers of a health check to the end of its message: its caller has shown no token.
     pub check_max: Duration,
+    /// A stream of health changes ends after this long, and its client asks again: it has shown no token either, and a
+    /// connection with a stream is never idle.
+    pub watch_max: Duration,
     /// Flow-control window of a stream: what a client may send that the hub has not taken yet.
     pub stream_window_bytes: u32,
     /// Flow-control window of a connection. h2 tolerates tiny DATA frames up to half of it, so a small window would
@@ -54,6 +60,17 @@ pub struct Limits {
     pub send_buffer_bytes_max: usize,
     /// Streams that a client opened and reset before we accepted them (Rapid Reset, CVE-2023-44487).
     pub pending_resets_max: usize,
+    /// Calls that a client gave up before they were answered, at one go (Rapid Reset in its slow form: each is accepted
+    /// before it is reset, so [`Limits::pending_resets_max`] never counts it). A client that leaves a page with many
+    /// open calls gives up as many as [`Limits::streams_max`] at once.
+    pub give_ups_max: u32,
+    /// ... and how many more each second.
+    pub give_ups_per_second: u32,
+    /// Bytes read from a connection at one go before any token of it was good: pings, settings, window updates and
+    /// resets cost us more than they cost a stranger. It holds the headers of as many calls as it may have open.
+    pub stranger_bytes_max: u32,
+    /// ... and how many more each second; beyond it, the stranger waits. About 3,800 pings, or 500 health checks.
+    pub stranger_bytes_per_second: u32,
     /// Streams that we had to reset because the client broke a rule (RUSTSEC-2024-0003; MadeYouReset).
     pub local_error_resets_max: usize,
     /// A ping goes out when nothing has come for this long, so that a vanished client is noticed.
@@ -73,6 +90,7 @@ impl Default for Limits {
             handshake_max: Duration::from_secs(10),
             first_request_max: Duration::from_secs(10),
             idle_max: Duration::from_secs(600),
+            stall_max: Duration::from_secs(60),
             close_max: Duration::from_secs(30),
             shutdown_max: Duration::from_secs(5),
             streams_max: 32,
@@ -81,11 +99,16 @@ impl Default for Limits {
             message_bytes_max: MESSAGE_BYTES_MAX,
             check_bytes_max: 1024,
             check_max: Duration::from_secs(10),
+            watch_max: Duration::from_secs(3_600),
             stream_window_bytes: 128 * 1024,
             connection_window_bytes: if cfg!(target_arch = "x86_64") { 1024 * 1024 } else { 256 * 1024 },
             http2_frame_bytes_max: 16 * 1024,
             send_buffer_bytes_max: 64 * 1024,
             pending_resets_max: 50,
+            give_ups_max: 100,
+            give_ups_per_second: 10,
+            stranger_bytes_max: 256 * 1024,
+            stranger_bytes_per_second: 64 * 1024,
             local_error_resets_max: 64,
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),

@@ -6,17 +6,22 @@
 //! ```text
 //!   TCP -> address count -> TLS 1.3 (ALPN) -> HTTP/2 or HTTP/1.1 -> /healthz, grpc.health.v1
 //!                                                 \-> Sync: token -> Gate::connect -> frames both ways
+//!                                                 (gRPC over HTTP/2; gRPC-Web over both)
 //! ```
 //!
 //! Invariants: nothing of a session's body is read before its token is verified; every connection that a gate granted
 //! is given back by exactly one `disconnect`; no error of a client ends the accept loop; every wait has an end
 //! ([`Limits`]). Start with [`Gate`]; rules: spec/grpc.md.
 
+mod answer;
 mod connection;
+mod encoding;
 mod grpc;
 mod health;
 mod limits;
+mod meter;
 mod tls;
+mod web;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -81,7 +81,7 @@ async fn health_is_a_unary_grpc_call() {
     assert_eq!(call(&[b""], false, None).await, refused(Code::DeadlineExceeded));
     assert_eq!(call(&[b""], false, Some(("grpc-timeout", "1m"))).await, refused(Code::DeadlineExceeded));
     assert_eq!(call(&[b""], true, Some(("grpc-timeout", "soon"))).await, refused(Code::Internal));
-    assert_eq!(call(&[b""], true, Some(("grpc-encoding", "gzip"))).await, refused(Code::Unimplemented));
+    assert_eq!(call(&[b""], true, Some(("grpc-encoding", "br"))).await, refused(Code::Unimplemented));
     // None of it cost the connection.
     assert_eq!(call(&[b""], true, None).await, serving);
     assert!(relay.stop().await.is_empty(), "the gate hears nothing of it");

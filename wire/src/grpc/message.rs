@@ -24,13 +24,18 @@ const ASSEMBLY_START_BYTES: usize = 16 * 1024;
 ///
 /// Whatever way a body is cut into chunks, the same messages come out. [`MessageDecoder::push`] takes a chunk,
 /// [`MessageDecoder::poll_message`] gives messages until it gives none. Memory: the chunks not yet read, and for a
-/// message that spans chunks at most twice the bytes received of it, never the length it declares.
+/// message that spans chunks at most twice the bytes received of it, never the length it declares. A compressed message
+/// adds what it inflates to, at most the limit.
 #[derive(Debug)]
 pub struct MessageDecoder {
     chunks: VecDeque<Bytes>,
     state: State,
     message_bytes_max: usize,
+    inflate: Option<Inflate>,
 }
+
+/// Inflates a message to at most so many bytes, or says why not.
+pub type Inflate = fn(&[u8], usize) -> Result<Bytes, Status>;
 
 /// ```text
 /// Prefix --5 bytes--> Body --length bytes--> Prefix
@@ -39,7 +44,7 @@ pub struct MessageDecoder {
 #[derive(Debug)]
 enum State {
     Prefix { have: usize, bytes: [u8; PREFIX_BYTES] },
-    Body { length: usize, assembly: BytesMut },
+    Body { length: usize, packed: bool, assembly: BytesMut },
     Failed(Status),
 }
 
@@ -56,7 +61,15 @@ impl Default for MessageDecoder {
 impl MessageDecoder {
     /// Returns a decoder that refuses messages of more than `message_bytes_max` bytes.
     pub fn new(message_bytes_max: usize) -> Self {
-        Self { chunks: VecDeque::new(), state: State::START, message_bytes_max }
+        Self { chunks: VecDeque::new(), state: State::START, message_bytes_max, inflate: None }
+    }
+
+    /// Also takes messages that are compressed (flag 1), as the call's `grpc-encoding` says. The limit holds before and
+    /// after they are inflated.
+    #[must_use]
+    pub fn inflating(mut self, inflate: Inflate) -> Self {
+        self.inflate = Some(inflate);
+        self
     }
 
     /// Takes the next chunk of the body.
@@ -81,36 +94,24 @@ impl MessageDecoder {
                     *have += take;
                     if *have == PREFIX_BYTES {
                         let prefix = *bytes;
-                        self.state = match parse_prefix(prefix, self.message_bytes_max) {
-                            Ok(length) => State::Body { length, assembly: BytesMut::new() },
+                        self.state = match parse_prefix(prefix, self.message_bytes_max, self.inflate.is_some()) {
+                            Ok((length, packed)) => State::Body { length, packed, assembly: BytesMut::new() },
                             Err(status) => State::Failed(status),
                         };
                     }
                 }
-                State::Body { length, assembly } => {
-                    if *length == 0 {
-                        self.state = State::START;
-                        return Ok(Some(Bytes::new()));
-                    }
-                    let Some(chunk) = front(&mut self.chunks) else {
+                State::Body { length, packed, assembly } => {
+                    let Some(message) = assemble(&mut self.chunks, *length, assembly) else {
                         return Ok(None);
                     };
-                    if assembly.is_empty() && chunk.len() >= *length {
-                        let message = chunk.split_to(*length);
-                        self.state = State::START;
+                    let inflate = self.inflate.filter(|_| *packed);
+                    self.state = State::START;
+                    let Some(inflate) = inflate else {
                         return Ok(Some(message));
-                    }
-                    let missing = *length - assembly.len();
-                    let take = chunk.len().min(missing);
-                    if assembly.is_empty() {
-                        assembly.reserve((*length).min(ASSEMBLY_START_BYTES).max(take));
-                    }
-                    assembly.extend_from_slice(&chunk[..take]);
-                    chunk.advance(take);
-                    if take == missing {
-                        let message = std::mem::take(assembly).freeze();
-                        self.state = State::START;
-                        return Ok(Some(message));
+                    };
+                    match inflate(&message, self.message_bytes_max) {
+                        Ok(inflated) => return Ok(Some(inflated)),
+                        Err(status) => self.state = State::Failed(status),
                     }
                 }
             }
@@ -129,6 +130,29 @@ impl MessageDecoder {
     }
 }
 
+/// Returns the message once all of it has come; what has come of it is kept in `assembly`.
+fn assemble(chunks: &mut VecDeque<Bytes>, length: usize, assembly: &mut BytesMut) -> Option<Bytes> {
+    if length == 0 {
+        return Some(Bytes::new());
+    }
+    loop {
+        let chunk = front(chunks)?;
+        if assembly.is_empty() && chunk.len() >= length {
+            return Some(chunk.split_to(length));
+        }
+        let missing = length - assembly.len();
+        let take = chunk.len().min(missing);
+        if assembly.is_empty() {
+            assembly.reserve(length.min(ASSEMBLY_START_BYTES).max(take));
+        }
+        assembly.extend_from_slice(&chunk[..take]);
+        chunk.advance(take);
+        if take == missing {
+            return Some(std::mem::take(assembly).freeze());
+        }
+    }
+}
+
 /// Returns the first chunk that has bytes left.
 fn front(chunks: &mut VecDeque<Bytes>) -> Option<&mut Bytes> {
     while chunks.front().is_some_and(Bytes::is_empty) {
@@ -137,20 +161,21 @@ fn front(chunks: &mut VecDeque<Bytes>) -> Option<&mut Bytes> {
     chunks.front_mut()
 }
 
-fn parse_prefix(prefix: [u8; PREFIX_BYTES], message_bytes_max: usize) -> Result<usize, Status> {
+fn parse_prefix(
+    prefix: [u8; PREFIX_BYTES],
+    message_bytes_max: usize,
+    may_be_packed: bool,
+) -> Result<(usize, bool), Status> {
     let [flag, a, b, c, d] = prefix;
-    match flag {
-        0 => {}
-        1 => {
-            return Err(Status::new(Code::Internal, "a compressed message without grpc-encoding; send flag 0"));
-        }
-        other => {
-            return Err(Status::new(Code::Internal, format!("message flag {other} is not defined")));
-        }
+    if flag == 1 && !may_be_packed {
+        return Err(Status::new(Code::Internal, "a compressed message without grpc-encoding; send flag 0"));
+    }
+    if flag > 1 {
+        return Err(Status::new(Code::Internal, format!("message flag {flag} is not defined")));
     }
     let length = u32::from_be_bytes([a, b, c, d]);
     match usize::try_from(length) {
-        Ok(length) if length <= message_bytes_max => Ok(length),
+        Ok(length) if length <= message_bytes_max => Ok((length, flag == 1)),
         _ => Err(Status::new(
             Code::ResourceExhausted,
             format!("a message of {length} bytes; the limit is {message_bytes_max}"),
@@ -470,6 +495,47 @@ mod tests {
         check(&[0, 0, 0, 0x10, 1], Code::ResourceExhausted);
         check(&[0, 0, 0, 0, 9, 1, 2], Code::Internal);
         check(&[0, 0], Code::Internal);
+    }
+
+    // spec: G-3
+    #[test]
+    fn packed_messages_are_inflated_where_an_encoding_was_agreed() {
+        // Doubles every byte; refuses `x`.
+        fn doubled(packed: &[u8], max: usize) -> Result<Bytes, Status> {
+            if packed.contains(&b'x') {
+                return Err(Status::new(Code::Internal, "misshapen"));
+            }
+            if packed.len() * 2 > max {
+                return Err(Status::new(Code::ResourceExhausted, "too long"));
+            }
+            Ok(packed.iter().flat_map(|byte| [*byte, *byte]).collect())
+        }
+        let body = |parts: &[(u8, &[u8])]| {
+            let mut body = Vec::new();
+            for (flag, message) in parts {
+                body.extend([*flag, 0, 0, 0, u8::try_from(message.len()).unwrap()]);
+                body.extend_from_slice(message);
+            }
+            Bytes::from(body)
+        };
+        let read = |body: Bytes, cut: usize| {
+            let mut decoder = MessageDecoder::new(8).inflating(doubled);
+            decoder.push(body.slice(..cut));
+            decoder.push(body.slice(cut..));
+            let mut messages = Vec::new();
+            while let Some(message) = decoder.poll_message()? {
+                messages.push(message);
+            }
+            decoder.finish().map(|()| messages)
+        };
+        let mixed = body(&[(1, b"ab"), (0, b"cd"), (1, b""), (1, b"efgh")]);
+        for cut in 0..=mixed.len() {
+            assert_eq!(read(mixed.clone(), cut).unwrap(), [&b"aabb"[..], b"cd", b"", b"eeffgghh"]);
+        }
+        assert_eq!(read(body(&[(1, b"ax")]), 0).unwrap_err().code, Code::Internal);
+        assert_eq!(read(body(&[(1, b"abcde")]), 0).unwrap_err().code, Code::ResourceExhausted, "inflated");
+        assert_eq!(read(body(&[(1, b"abcdefghi")]), 0).unwrap_err().code, Code::ResourceExhausted, "as sent");
+        assert_eq!(read(body(&[(2, b"a")]), 0).unwrap_err().code, Code::Internal);
     }
 
     #[test]

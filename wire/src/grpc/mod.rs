@@ -11,12 +11,14 @@
 mod message;
 mod status;
 mod timeout;
+mod web;
 
 pub use message::{
-    MESSAGE_BYTES_MAX, MessageBuf, MessageDecoder, PACK_BYTES_MAX, PREFIX_BYTES, Packer, encode_message,
+    Inflate, MESSAGE_BYTES_MAX, MessageBuf, MessageDecoder, PACK_BYTES_MAX, PREFIX_BYTES, Packer, encode_message,
 };
 pub use status::{Code, MESSAGE_TEXT_BYTES_MAX, Status, percent_decode, percent_encode};
 pub use timeout::{format_timeout, parse_timeout};
+pub use web::{answer_web_type, web_trailers};
 
 /// Path of the one streaming method (spec: G-1).
 pub const SYNC_PATH: &str = "/blaze.v1.Relay/Sync";
@@ -29,7 +31,7 @@ pub const CONTENT_TYPE_GRPC: &str = "application/grpc";
 ///
 /// The payload is fixed by the method, not by the content type: some client libraries refuse to send anything but
 /// `application/grpc`, so that, any `+suffix` and any `;parameter` are accepted. `+blaze` is echoed only to a client
-/// that sent it. `application/grpc-web` is another protocol and is refused (spec: G-2).
+/// that sent it. `application/grpc-web` is another protocol: [`answer_web_type`] (spec: G-2).
 pub fn answer_content_type(request: &[u8]) -> Option<&'static str> {
     let prefix = CONTENT_TYPE_GRPC.as_bytes();
     if request.len() < prefix.len() || !request[..prefix.len()].eq_ignore_ascii_case(prefix) {

@@ -1,0 +1,128 @@
+//! Frames that need no call, as fast as they go; readers that read nothing; connections that say nothing.
+
+use std::time::Duration;
+
+use crate::World;
+use crate::http2::*;
+
+const WORST: usize = 1024 * 1024;
+const SYNC: &str = "/blaze.v1.Relay/Sync";
+
+/// A stranger's patience, so that a test sees its end.
+async fn impatient() -> World {
+    World::with(|limits| {
+        limits.first_request_max = Duration::from_millis(500);
+        limits.shutdown_max = Duration::from_millis(500);
+        limits.stall_max = Duration::from_millis(500);
+        limits.close_max = Duration::from_millis(500);
+    })
+    .await
+}
+
+// CVE-2019-9512, CVE-2019-9515 and their like: answers that nobody reads. spec: G-11
+#[tokio::test]
+async fn floods_of_a_client_that_reads_nothing_end_with_its_connection() {
+    let world = impatient().await;
+    for (what, one) in [
+        ("pings", frame(PING, 0, 0, &[7; 8])),
+        ("settings", frame(SETTINGS, 0, 0, &[])),
+        ("priorities", frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 1])),
+        ("window updates", frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
+        ("unknown frames", frame(0xee, 0, 0, &[0; 100])),
+        ("empty settings acknowledged", frame(SETTINGS, ACK, 0, &[])),
+    ] {
+        let mut attacker = world.attacker().await;
+        let many: Vec<u8> = one.iter().copied().cycle().take(one.len() * 500).collect();
+        let (_, stands) = attacker.flood(&many, Duration::from_secs(5)).await;
+        assert!(!stands, "{what}: the connection ends");
+    }
+    world.memory_stayed_below(WORST);
+}
+
+// spec: G-11
+#[tokio::test]
+async fn a_stranger_is_read_no_faster_than_it_may_be() {
+    let world = World::with(|limits| {
+        limits.stranger_bytes_max = 17 * 1_000;
+        limits.stranger_bytes_per_second = 17 * 1_000;
+    })
+    .await;
+    let mut attacker = world.attacker().await;
+    let many: Vec<u8> = frame(PING, 0, 0, &[7; 8]).repeat(4_000);
+    attacker.send(&many).await;
+    let begun = std::time::Instant::now();
+    let mut pongs = 0;
+    while begun.elapsed() < Duration::from_millis(1_500) {
+        match tokio::time::timeout(Duration::from_millis(100), attacker.next()).await {
+            Ok(Some(frame)) => pongs += usize::from(frame.kind == PING),
+            Ok(None) => panic!("the connection ended"),
+            Err(_) => {}
+        }
+    }
+    // What the bucket holds, and what comes in a second and a half.
+    assert!((1_000..2_700).contains(&pongs), "{pongs} pings were answered");
+}
+
+// RUSTSEC-2026-0258. spec: G-12
+#[tokio::test]
+async fn tiny_data_ends_the_connection() {
+    let world = World::new().await;
+    for payload in [&b""[..], b"x"] {
+        let mut attacker = world.attacker().await;
+        // A health check's message begins and never goes on, so that nothing is given back.
+        let path = "/grpc.health.v1.Health/Check";
+        attacker.send(&frame(HEADERS, END_HEADERS, 1, &call(path, &[]))).await;
+        let many = frame(DATA, 0, 1, payload).repeat(1_000);
+        let (_, stands) = attacker.flood(&many, Duration::from_secs(10)).await;
+        assert!(!stands, "{payload:?}");
+    }
+    // h2 counts a frame of one byte as 256 and takes half of the connection's window of them, 2,000 frames; what it keeps
+    // for each is some 800 bytes.
+    world.memory_stayed_below(2 * WORST);
+}
+
+// spec: G-11
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_takes_nothing_is_ended_and_holds_little_until_then() {
+    let mut world = impatient().await;
+    let token = format!("Bearer {}", world.token());
+    // A window of zero on every stream: nothing of an answer may leave.
+    let mut attacker = world.attacker_with(&[(4, 0)]).await;
+    attacker.send(&frame(HEADERS, END_HEADERS, 1, &call(SYNC, &[("authorization", &token)]))).await;
+    let hello = blazedb_wire::Frame::Hello(blazedb_wire::Hello {
+        protocol: blazedb_wire::PROTOCOL_VERSION,
+        space: None,
+        epoch: 0,
+        cursor: 0,
+        reads: blazedb_wire::Reads::default(),
+        replicas: Vec::new(),
+    });
+    let hello = hello.to_bytes();
+    let mut message = vec![0];
+    message.extend(u32::try_from(hello.len()).unwrap().to_be_bytes());
+    message.extend(&hello);
+    attacker.send(&frame(DATA, 0, 1, &message)).await;
+    attacker.until(HEADERS, 1).await;
+    // A log of several megabytes waits for it.
+    tokio::task::block_in_place(|| world.neighbour_lives(10));
+    world.count_from_here();
+    assert_eq!(attacker.ending().await, Ending::Cut);
+    world.memory_stayed_below(WORST);
+}
+
+// spec: G-9, G-11
+#[tokio::test]
+async fn connections_that_say_nothing_end() {
+    let world = impatient().await;
+    let mut silent = Vec::new();
+    for protocol in [&b"h2"[..], b"http/1.1"] {
+        for _ in 0..8 {
+            silent.push(Raw::over_tls(world.address(), &world.certificate(), protocol).await);
+        }
+    }
+    for raw in &mut silent {
+        // Over HTTP/2 the relay says its settings and, at the end, goodbye.
+        while raw.next().await.is_some() {}
+    }
+    world.memory_stayed_below(16 * 256 * 1024);
+}
