@@ -59,7 +59,9 @@ pub mod transport;
 
 pub use blazedb_engine::{Env, KdfCost, Memory, Secret, Store, VerifyProgress, log_file_names};
 pub use blazedb_sync::{BoxReason, InboxEntry, OutboxPosition};
-pub use blazedb_wire::{Document, DocumentId, Key, ReplicaId, Row, SpaceId, Timestamp, Uuid, Value};
+pub use blazedb_wire::{
+    Decimal, DecimalError, Document, DocumentId, Key, ReplicaId, Row, SpaceId, Timestamp, Uuid, Value, Vector,
+};
 pub use changes::{ChangeEvent, ChangeKind, Changes, Commit, DocumentChange, Origin};
 pub use collection::Collection;
 pub use database::{Database, VerifyReport};

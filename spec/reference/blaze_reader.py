@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 FIELDS, NAME, ROW, FIELD, KEYS, SHAPES = 4096, 255, 1 << 20, 1 << 20, 16384, 4096
 BATCH, BATCH_SINGLE, OPS, DEPS, ATTRS = 256 << 10, (1 << 20) + (64 << 10), 65536, 1024, 1024
 BODY, IDS, ERROR_TEXT, DEPTH = 4 << 20, 4096, 1024, 32
-ROWS, BATCHES, TABLE = 2 << 20, 4096, 65536
+ROWS, BATCHES, TABLE, DIGITS = 2 << 20, 4096, 65536, 38
 KINDS = "Hello Welcome Push Ack Entry Error Ping Pong Bye DigestRequest Digest Entries Pushes".split()
 ERRORS = ("Malformed Unauthenticated PermissionDenied SpaceMismatch EpochMismatch NeedFrom NameClash TooLarge Overloaded "
           "Unsupported Internal ShuttingDown CursorAhead").split()
@@ -148,9 +148,43 @@ class Uuid:
         return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
+@dataclass(frozen=True)
+class Decimal:
+    coefficient: int
+    places: int
+
+    def __str__(self):
+        digits = str(abs(self.coefficient)).zfill(self.places + 1)
+        point = len(digits) - self.places
+        return "-" * (self.coefficient < 0) + digits[:point] + "." * (self.places > 0) + digits[point:]
+
+
+@dataclass(frozen=True)
+class Vector:
+    width: int
+    elements: tuple
+
+
+def decimal(places, digits):
+    """A decimal from its places and the bytes of its coefficient (V-24)."""
+    n = int.from_bytes(digits, "little", signed=True)
+    check(places <= DIGITS and abs(n) < 10**DIGITS, "L-21")
+    check(len(digits) == (shortest(n) if n else 0), "V-24")
+    check(places == 0 or n % 10, "V-24")
+    return Decimal(n, places)
+
+
+def vector(width, data):
+    check(len(data) % width == 0, "V-25")
+    elements = [data[i : i + width] for i in range(0, len(data), width)]
+    nan = struct.pack("<I", 0x7FC00000) if width == 4 else struct.pack("<Q", 0x7FF8000000000000)
+    check(all(floats(element) == floats(element) or element == nan for element in elements), "V-26")
+    return Vector(width, tuple(map(floats, elements)))
+
+
 def shortest(n):
     """Bytes that the two's complement of n needs."""
-    return next(width for width in range(1, 9) if -(1 << 8 * width - 1) <= n < 1 << 8 * width - 1)
+    return next(width for width in range(1, 17) if -(1 << 8 * width - 1) <= n < 1 << 8 * width - 1)
 
 
 def floats(data):
@@ -184,8 +218,8 @@ def value(tag, payload):
 
 def scalar(tag, payload):
     kind, info, size = tag >> 4, tag & 15, len(payload)
-    check(kind not in (5, 12, 13, 14, 15), "V-6")
-    infos = {0: (0, 1, 2), 1: range(16), 2: range(1, 9), 3: (8,), 4: (0, 4, 8), 6: range(9)}.get(kind, (0,))
+    check(kind not in (13, 14, 15), "V-6")
+    infos = {0: (0, 1, 2), 1: range(16), 2: range(1, 9), 3: (8,), 4: (0, 4, 8), 5: range(16), 6: range(9), 12: (4, 8)}.get(kind, (0,))
     check(info in infos, "V-5")
     length = {0: 0, 1: 0, 2: info, 3: 8, 4: info, 6: info, 7: 16}.get(kind, size)
     check(size == length, "V-7")
@@ -209,6 +243,14 @@ def scalar(tag, payload):
             return x
         check(bits64(x) != bits64(0.0) and (info == 4 or as_32(x) is None), "V-10")
         return x
+    if kind == 5:
+        if info < 15:
+            return decimal(info, payload)
+        check(size > 0, "V-7")
+        check(payload[0] >= 15, "V-24")
+        return decimal(payload[0], payload[1:])
+    if kind == 12:
+        return vector(info, payload)
     if kind == 6:
         check(size == (shortest(signed) if signed else 0), "V-12")
         return Timestamp(signed)
@@ -578,15 +620,17 @@ class Column:
 
     def __init__(self, cut):
         self.mask = cut.uvarint()
-        check(self.mask < 1 << 15, "K-9")
-        there = [c for c in range(15) if self.mask >> c & 1]
+        check(self.mask < 1 << 19, "K-9")
+        there = [c for c in range(19) if self.mask >> c & 1]
         self.classes = Numbers(cut) if len(there) > 1 else None
-        self.places, self.places_seen, self.seen, self.values = -1, -1, 0, {}
+        self.places, self.places_seen, self.seen, self.values, self.decimal_places = -1, -1, 0, {}, {}
         for c in there:
             if c == 5:
                 self.places = cut.uint(1)
                 check(self.places <= 6, "K-10")
-            if c in (3, 5, 8):
+            if c in (15, 16):
+                self.decimal_places[c] = Numbers(cut)
+            if c in (3, 5, 8, 15):
                 self.values[c] = Series(cut)
             elif c in (4, 6, 7):
                 self.values[c] = Planes(cut, 4 if c == 6 else 8)
@@ -596,7 +640,7 @@ class Column:
                 self.values[c] = None
 
     def next(self):
-        c = self.classes.below(15, "K-9") if self.classes else next(iter(self.values), None)
+        c = self.classes.below(19, "K-9") if self.classes else next(iter(self.values), None)
         check(c in self.values, "K-9")
         self.seen |= 1 << c
         if c < 3:
@@ -624,13 +668,20 @@ class Column:
         if c == 8:
             width = shortest(found) if found else 0
             return 0x60 | width, found.to_bytes(width, "little", signed=True)
+        if c in (15, 16):
+            places = self.decimal_places[c].below(DIGITS + 1, "L-21")
+            if c == 15:
+                found = found.to_bytes(shortest(found), "little", signed=True) if found else b""
+            n = decimal(places, found).coefficient
+            check((c == 15) == (-(1 << 63) <= n < 1 << 63), "K-9")
+            return (0x50 | places, found) if places < 15 else (0x5F, bytes([places]) + found)
         if c == 10:
             return 0x80, str(Uuid(found)).encode()
         check(c != 11 or not spells_uuid(found), "K-9")
-        return {9: 0x70, 11: 0x80, 12: 0x90, 13: 0xA0, 14: 0xB0}[c], found
+        return {9: 0x70, 11: 0x80, 12: 0x90, 13: 0xA0, 14: 0xB0, 17: 0xC4, 18: 0xC8}[c], found
 
     def end(self):
-        for values in (self.classes, *self.values.values()):
+        for values in (self.classes, *self.values.values(), *self.decimal_places.values()):
             if values is not None:
                 values.end()
         check(self.seen == self.mask, "K-9")
@@ -964,6 +1015,10 @@ def show(found):
         return f"timestamp({found.micros})"
     if isinstance(found, Uuid):
         return f"uuid({found})"
+    if isinstance(found, Decimal):
+        return f"decimal({found})"
+    if isinstance(found, Vector):
+        return f"f{8 * found.width}{show(found.elements)}"
     if isinstance(found, bytes):
         return f"bytes({found.hex()})"
     if isinstance(found, (list, tuple)):

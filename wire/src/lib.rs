@@ -52,5 +52,6 @@ pub use row::{RawField, Row, RowRef, encode_body};
 pub use shape::Shape;
 pub use time::{Hlc, Stamp};
 pub use value::{
-    ArrayRef, Document, MapRef, Timestamp, Uuid, Value, ValueRef, encode_value, validate_body, validate_value,
+    ArrayRef, Decimal, DecimalError, Document, Element, MapRef, Timestamp, Uuid, Value, ValueRef, Vector, VectorRef,
+    encode_value, validate_body, validate_value,
 };

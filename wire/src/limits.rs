@@ -1,4 +1,4 @@
-//! Limits: every ceiling of the formats, with its unit and its reason (spec/limits.md, L-1 to L-20).
+//! Limits: every ceiling of the formats, with its unit and its reason (spec/limits.md, L-1 to L-21).
 //!
 //! A decoder compares an untrusted length with one of these *and* with the bytes that are left before it allocates
 //! anything. The sums that tie limits to each other are `const` asserts at the end of this file.
@@ -47,6 +47,11 @@ pub const BATCH_COLLECTIONS_MAX: usize = 4096;
 
 /// Most dependencies in one batch head (spec: L-13).
 pub const BATCH_DEPS_MAX: usize = 1024;
+
+/// Most digits of a decimal, and most of them behind the point (spec: L-21).
+///
+/// What the decimals of SQL databases and of Arrow hold, and an `i128`.
+pub const DECIMAL_DIGITS_MAX: usize = 38;
 
 /// Longest attributes, of an operation or of a batch, in bytes (spec: L-14).
 pub const ATTRS_BYTES_MAX: usize = 1024;

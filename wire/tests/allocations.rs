@@ -64,12 +64,19 @@ fn reading_a_flat_row_allocates_nothing() {
         ("title", Value::Text("x".repeat(300))),
         ("done", Value::Bool(true)),
         ("weight", Value::F64(0.1)),
+        ("price", Value::Decimal("12.34".parse().expect("a decimal"))),
+        ("embedding", Value::VectorF32(vec![0.5; 300].into())),
     ]
     .into_iter()
     .collect();
     let row = Row::encode(&document).expect("small");
     let (shape, body) = (row.shape(), row.body());
     assert_eq!(count(|| validate_body(shape.len(), body)), (0, Ok(())));
+    let (bytes, sum) = count(|| match row.as_ref().get("embedding") {
+        Some(ValueRef::VectorF32(vector)) => vector.iter().sum::<f32>(),
+        _ => 0.0,
+    });
+    assert_eq!((bytes, sum), (0, 150.0));
     let (bytes, title) = count(|| RowRef::decode(shape, body).expect("valid").get("title"));
     assert_eq!(bytes, 0);
     assert!(matches!(title, Some(ValueRef::Text(text)) if text.len() == 300));

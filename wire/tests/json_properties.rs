@@ -43,6 +43,7 @@ fn theirs(value: &Value) -> serde_json::Value {
         Value::Array(items) => items.iter().map(theirs).collect(),
         Value::Map(document) => document.iter().map(|(name, value)| (name.to_owned(), theirs(value))).collect(),
         Value::Bytes(_) | Value::Timestamp(_) | Value::Uuid(_) => unreachable!("JSON says none of these"),
+        Value::Decimal(_) | Value::VectorF32(_) | Value::VectorF64(_) => unreachable!("JSON says none of these"),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Keys ascend by their bytes, nothing stands between tokens, text is raw UTF-8 with the shortest escapes, and a
 //! float always shows a `.` or an `e`. What JSON has no type for leaves as text and does not come back by itself:
-//! timestamps as RFC 3339, UUIDs with hyphens, bytes as base64.
+//! timestamps as RFC 3339, UUIDs with hyphens, bytes as base64, decimals as their digits; and vectors as arrays.
 
 use super::base64::write_base64;
 use super::error::{JsonWriteError, JsonWriteErrorKind};
@@ -10,7 +10,7 @@ use super::number::write_f64;
 use super::path;
 use super::rfc3339::write_rfc3339;
 use crate::limits::DEPTH_MAX;
-use crate::{Document, RowRef, Timestamp, Uuid, Value, ValueRef};
+use crate::{Decimal, Document, Element, RowRef, Timestamp, Uuid, Value, ValueRef};
 
 /// Appends the canonical JSON of a value; on an error `out` is as it was. spec: J-30
 pub fn write_value(value: &Value, out: &mut Vec<u8>) -> Result<(), JsonWriteError> {
@@ -54,12 +54,15 @@ fn value_text(value: &Value, depth: usize, out: &mut Vec<u8>) -> Result<(), Json
         Value::F64(value) => write_float(*value, out)?,
         Value::Text(value) => write_text(value, out),
         Value::Bytes(value) => write_bytes(value, out),
+        Value::Decimal(value) => write_decimal(*value, out),
         Value::Timestamp(value) => write_timestamp(*value, out),
         Value::Uuid(value) => write_uuid(*value, out),
         // A value that was built by hand may be nested as deep as its maker liked.
         Value::Array(_) | Value::Map(_) if depth > DEPTH_MAX => {
             return Err(refused(JsonWriteErrorKind::TooDeep { max: DEPTH_MAX }));
         }
+        Value::VectorF32(vector) => vector_text(vector.0.iter().copied(), out)?,
+        Value::VectorF64(vector) => vector_text(vector.0.iter().copied(), out)?,
         Value::Array(items) => array_text(items.iter(), out, |item, out| value_text(item, depth + 1, out))?,
         Value::Map(document) => map_text(document.iter(), out, |value, out| value_text(value, depth + 1, out))?,
     }
@@ -77,11 +80,18 @@ fn value_ref_text(value: ValueRef<'_>, out: &mut Vec<u8>) -> Result<(), JsonWrit
         ValueRef::F64(value) => write_float(value, out)?,
         ValueRef::Text(value) => write_text(value, out),
         ValueRef::Bytes(value) => write_bytes(value, out),
+        ValueRef::Decimal(value) => write_decimal(value, out),
         ValueRef::Timestamp(value) => write_timestamp(value, out),
         ValueRef::Uuid(value) => write_uuid(value, out),
+        ValueRef::VectorF32(vector) => vector_text(vector.iter(), out)?,
+        ValueRef::VectorF64(vector) => vector_text(vector.iter(), out)?,
         ValueRef::Array(_) | ValueRef::Map(_) => value_text(&value.to_value(), 1, out)?,
     }
     Ok(())
+}
+
+fn vector_text<T: Element>(elements: impl Iterator<Item = T>, out: &mut Vec<u8>) -> Result<(), JsonWriteError> {
+    array_text(elements, out, |element, out| write_float(element.widen(), out))
 }
 
 fn array_text<T>(
@@ -140,6 +150,11 @@ fn write_bytes(value: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     write_base64(value, out);
     out.push(b'"');
+}
+
+/// As text: a number with a point comes back as a float, and readers round those.
+fn write_decimal(value: Decimal, out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("\"{value}\"").as_bytes());
 }
 
 fn write_timestamp(value: Timestamp, out: &mut Vec<u8>) {

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use serde::de::value::{BorrowedStrDeserializer, StrDeserializer, StringDeserializer};
+use serde::de::value::{BorrowedStrDeserializer, SeqDeserializer, StrDeserializer, StringDeserializer};
 use serde::de::{
     self, Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected, IntoDeserializer, MapAccess,
     SeqAccess, Unexpected, VariantAccess, Visitor,
@@ -16,7 +16,7 @@ use super::fields::{FieldDeserializer, RowDeserializer};
 use super::native::{self, Native};
 use super::source::{Node, Source};
 use crate::limits::DEPTH_MAX;
-use crate::{Document, RawField, RowRef, Value};
+use crate::{Document, Element, RawField, RowRef, Value, VectorRef};
 
 /// Returns what `value` says, as a `T`. spec: J-40
 pub fn from_value<T: de::DeserializeOwned>(value: Value) -> Result<T, SerdeError> {
@@ -84,6 +84,8 @@ fn unexpected<'a, 'de, S: Source<'de>>(node: &'a Node<'de, S>) -> Unexpected<'a>
         Node::F64(value) => Unexpected::Float(*value),
         Node::Text(value) => Unexpected::Str(value),
         Node::Bytes(_) => Unexpected::Other("bytes"),
+        Node::Decimal(_) => Unexpected::Other("a decimal"),
+        Node::VectorF32(_) | Node::VectorF64(_) => Unexpected::Other("a vector"),
         Node::Timestamp(_) => Unexpected::Other("a timestamp"),
         Node::Uuid(_) => Unexpected::Other("a UUID"),
         Node::Array(_) => Unexpected::Other("an array"),
@@ -113,6 +115,9 @@ fn visit<'de, S: Source<'de>, V: Visitor<'de>>(
         Node::Bytes(Cow::Owned(bytes)) => visitor.visit_byte_buf(bytes),
         Node::Timestamp(timestamp) => visitor.visit_string(native::timestamp_text(timestamp)),
         Node::Uuid(uuid) => visitor.visit_string(uuid.to_string()),
+        Node::Decimal(decimal) => visitor.visit_string(decimal.to_string()),
+        Node::VectorF32(bytes) => visit_vector::<f32, V>(&bytes, visitor),
+        Node::VectorF64(bytes) => visit_vector::<f64, V>(&bytes, visitor),
         Node::Array(items) => {
             let mut access = ItemsAccess { left: items.len(), items, depth: deeper(depth)?, index: 0 };
             let value = visitor.visit_seq(&mut access)?;
@@ -124,6 +129,19 @@ fn visit<'de, S: Source<'de>, V: Visitor<'de>>(
         }
         Node::Map(entries) => visitor.visit_map(EntriesAccess { entries, depth: deeper(depth)?, entry: None }),
     }
+}
+
+/// Gives the visitor the elements of a vector, for whoever does not know what a vector is.
+fn visit_vector<'de, T, V>(bytes: &[u8], visitor: V) -> Result<V::Value, SerdeError>
+where
+    T: Element + IntoDeserializer<'de, SerdeError>,
+    V: Visitor<'de>,
+{
+    let elements = VectorRef::<T>::trusted(bytes).map(|vector| vector.to_vector().0).unwrap_or_default();
+    let mut access = SeqDeserializer::new(elements.into_iter());
+    let value = visitor.visit_seq(&mut access)?;
+    access.end()?;
+    Ok(value)
 }
 
 /// Goes into a container; returns the depth of its items. A value built by hand may be deeper than one may be.
@@ -256,10 +274,20 @@ impl<'de, S: Source<'de>> Deserializer<'de> for ValueDeserializer<'de, S> {
         match (name, self.node()) {
             (native::TIMESTAMP, Node::Timestamp(timestamp)) => visitor.visit_i64(timestamp.0),
             (native::UUID, Node::Uuid(uuid)) => visitor.visit_bytes(&uuid.0),
-            (native::TIMESTAMP | native::UUID, node @ Node::Text(_)) => visit(node, depth, visitor),
-            (native::TIMESTAMP | native::UUID, node) => wrong_type(&node, &visitor),
+            (native::DECIMAL, Node::Decimal(decimal)) => visitor.visit_bytes(&decimal.pack()),
+            (native::TIMESTAMP | native::UUID | native::DECIMAL, node @ Node::Text(_)) => visit(node, depth, visitor),
+            (native::TIMESTAMP | native::UUID | native::DECIMAL, node) => wrong_type(&node, &visitor),
+            (native::VECTOR_32, Node::VectorF32(bytes)) | (native::VECTOR_64, Node::VectorF64(bytes)) => match bytes {
+                Cow::Borrowed(bytes) => visitor.visit_borrowed_bytes(bytes),
+                Cow::Owned(bytes) => visitor.visit_byte_buf(bytes),
+            },
+            (native::VECTOR_32 | native::VECTOR_64, node @ Node::Array(_)) => visit(node, depth, visitor),
+            (native::VECTOR_32 | native::VECTOR_64, node) => wrong_type(&node, &visitor),
             (native::VALUE, Node::Timestamp(timestamp)) => visitor.visit_enum(Native::Timestamp(timestamp)),
             (native::VALUE, Node::Uuid(uuid)) => visitor.visit_enum(Native::Uuid(uuid)),
+            (native::VALUE, Node::Decimal(decimal)) => visitor.visit_enum(Native::Decimal(decimal)),
+            (native::VALUE, Node::VectorF32(bytes)) => visitor.visit_enum(Native::VectorF32(&bytes)),
+            (native::VALUE, Node::VectorF64(bytes)) => visitor.visit_enum(Native::VectorF64(&bytes)),
             (native::VALUE, node) => visit(node, depth, visitor),
             (_, node) => visitor.visit_newtype_struct(Self { held: Held::Open(node), depth }),
         }

@@ -14,7 +14,8 @@ use super::native;
 use super::source::Encoded;
 use crate::limits::DEPTH_MAX;
 use crate::value::scalar::{
-    TAG_ARRAY, TAG_FALSE, TAG_NULL, TAG_TEXT, TAG_TIMESTAMP, TAG_TRUE, TAG_UUID, signed, trusted_float, trusted_integer,
+    TAG_ARRAY, TAG_FALSE, TAG_NULL, TAG_TEXT, TAG_TIMESTAMP, TAG_TRUE, TAG_UUID, TAG_VECTOR_32, TAG_VECTOR_64, signed,
+    trusted_float, trusted_integer,
 };
 use crate::value::sequence::{Items, Sequence};
 use crate::value::table::TableIndex;
@@ -285,9 +286,14 @@ impl<'de> Deserializer<'de> for FieldDeserializer<'de> {
         match name {
             native::TIMESTAMP if self.tag & 0xf0 == TAG_TIMESTAMP => visitor.visit_i64(signed(self.payload)),
             native::UUID if self.tag == TAG_UUID && self.payload.len() == 16 => visitor.visit_bytes(self.payload),
-            native::TIMESTAMP | native::UUID | native::VALUE => {
-                self.general().deserialize_newtype_struct(name, visitor)
-            }
+            native::VECTOR_32 if self.tag == TAG_VECTOR_32 => visitor.visit_borrowed_bytes(self.payload),
+            native::VECTOR_64 if self.tag == TAG_VECTOR_64 => visitor.visit_borrowed_bytes(self.payload),
+            native::TIMESTAMP
+            | native::UUID
+            | native::DECIMAL
+            | native::VECTOR_32
+            | native::VECTOR_64
+            | native::VALUE => self.general().deserialize_newtype_struct(name, visitor),
             _ => visitor.visit_newtype_struct(self),
         }
     }

@@ -2,9 +2,9 @@
 //!
 //! [`RowEncoder`] takes a struct straight to a row; [`to_document`] and [`to_value`] take any `Serialize`; [`from_document`] and [`from_value`] give any
 //! `Deserialize`; [`from_row`] and [`from_field`] read straight from encoded bytes, so that `&str` and `&[u8]`
-//! fields borrow from them. `Value`, `Document`, `Timestamp` and `Uuid` implement both traits: between this
+//! fields borrow from them. `Value`, `Document`, `Timestamp`, `Uuid`, `Decimal` and `Vector` implement both traits: between this
 //! Serializer and this Deserializer they keep their types, in other formats they take a readable form (RFC 3339
-//! text, hyphenated text, base64) or, where the format is not for people, a compact one. spec: J-41
+//! text, hyphenated text, base64, digits as text, a list of numbers) or, where the format is not for people, a compact one. spec: J-41
 //!
 //! | Rust | value |
 //! |---|---|
@@ -13,7 +13,7 @@
 //! | bytes (`serde_bytes` and kin) | bytes; a plain `Vec<u8>` is an array of integers, as serde sees it |
 //! | `None`, `()`, unit structs | null; a missing field also reads as `None` |
 //! | `Some(x)`, newtype structs | x |
-//! | sequences, tuples, tuple structs | array |
+//! | sequences, tuples, tuple structs | array; a `Vec<f32>` too: [`Vector`](crate::Vector) is what is stored flat |
 //! | maps, structs | map; keys that are integers, booleans or characters take their text form |
 //! | enums | a unit variant is its name; others a map of one entry, name to content |
 //!
@@ -22,8 +22,8 @@
 //! the array's length. A float becomes an `f32` by rounding, because that is what the field's type asks for.
 //!
 //! One place where types do not survive: through `#[serde(flatten)]`, untagged and internally tagged enums serde
-//! buffers content in a form of its own that knows no timestamps and UUIDs. A `Timestamp` or `Uuid` field still
-//! reads back from that (by its text), but a `Value` there becomes text.
+//! buffers content in a form of its own that knows no timestamps, UUIDs, decimals and vectors. A field of such a type still
+//! reads back from that (by its text, or from a list), but a `Value` there becomes text, or an array.
 
 mod deserializer;
 mod error;

@@ -20,7 +20,7 @@ use crate::value::encode_value;
 use crate::value::scalar::{self, TAG_ARRAY, TAG_TEXT, check_size};
 use crate::value::sequence::{close_sequence, open_sequence, width_for};
 use crate::writer::put_uvarint;
-use crate::{Row, Shape};
+use crate::{Decimal, Row, Shape, VectorRef};
 
 /// Kinds of struct that an encoder remembers.
 const PLANS_MAX: usize = 64;
@@ -538,6 +538,11 @@ impl Serializer for NativePayload<'_> {
         let tag = match self.name {
             native::BYTES => scalar::TAG_BYTES,
             native::UUID if value.len() == 16 => scalar::TAG_UUID,
+            native::DECIMAL => {
+                return Decimal::unpack(value).map(|it| scalar::encode_decimal(it, self.heap)).ok_or(Elsewhere);
+            }
+            native::VECTOR_32 if VectorRef::<f32>::decode(value).is_ok() => scalar::TAG_VECTOR_32,
+            native::VECTOR_64 if VectorRef::<f64>::decode(value).is_ok() => scalar::TAG_VECTOR_64,
             _ => return Err(Elsewhere),
         };
         check_size(value.len()).map_err(|_| Elsewhere)?;

@@ -7,7 +7,7 @@ use serde::ser::{self, Serialize, Serializer};
 use super::error::{SerdeError, SerdeErrorKind};
 use super::native;
 use crate::limits::{DEPTH_MAX, FIELDS_MAX, NAME_BYTES_MAX};
-use crate::{Document, EncodeError, Timestamp, Uuid, Value};
+use crate::{Decimal, Document, Element, EncodeError, Timestamp, Uuid, Value, Vector, VectorRef};
 
 /// Returns the value of `it`. spec: J-40
 pub fn to_value<T: Serialize + ?Sized>(it: &T) -> Result<Value, SerdeError> {
@@ -33,11 +33,13 @@ pub fn to_document<T: Serialize + ?Sized>(it: &T) -> Result<Document, SerdeError
         Value::Bool(_) => "a boolean",
         Value::I64(_) | Value::U64(_) => "an integer",
         Value::F64(_) => "a float",
+        Value::Decimal(_) => "a decimal",
         Value::Text(_) => "a text",
         Value::Bytes(_) => "a byte string",
         Value::Timestamp(_) => "a timestamp",
         Value::Uuid(_) => "a UUID",
         Value::Array(_) => "an array",
+        Value::VectorF32(_) | Value::VectorF64(_) => "a vector",
     };
     Err(SerdeError::new(SerdeErrorKind::NotADocument(found)).finish())
 }
@@ -91,6 +93,15 @@ fn map(pairs: Vec<(String, Value)>) -> Result<Value, SerdeError> {
         return Err(refused("field name bytes", name.len(), NAME_BYTES_MAX));
     }
     Document::from_pairs(pairs).map(Value::Map).map_err(|error| SerdeError::new(SerdeErrorKind::Encode(error)))
+}
+
+/// The elements of a vector from their bytes.
+fn vector<T: Element>(bytes: &[u8]) -> Option<Vector<T>> {
+    VectorRef::trusted(bytes).map(|vector| vector.to_vector())
+}
+
+fn name_taken(name: &str) -> SerdeError {
+    ser::Error::custom(format_args!("the name {name} belongs to a type of this crate; rename the struct"))
 }
 
 fn integer_out_of_range(number: impl fmt::Display) -> SerdeError {
@@ -220,9 +231,16 @@ impl Serializer for ValueSerializer {
             (native::UUID, Value::Bytes(bytes)) if bytes.len() == 16 => {
                 Ok(Value::Uuid(Uuid(bytes.try_into().expect("the length was just compared"))))
             }
-            _ => Err(ser::Error::custom(format_args!(
-                "the name {name} belongs to a type of this crate; rename the struct"
-            ))),
+            (native::DECIMAL, Value::Bytes(packed)) => {
+                Decimal::unpack(&packed).map(Value::Decimal).ok_or_else(|| name_taken(name))
+            }
+            (native::VECTOR_32, Value::Bytes(bytes)) => {
+                vector(&bytes).map(Value::VectorF32).ok_or_else(|| name_taken(name))
+            }
+            (native::VECTOR_64, Value::Bytes(bytes)) => {
+                vector(&bytes).map(Value::VectorF64).ok_or_else(|| name_taken(name))
+            }
+            _ => Err(name_taken(name)),
         }
     }
 

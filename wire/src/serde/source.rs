@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::iter::Map;
 use std::rc::Rc;
 
-use crate::value::scalar::{TAG_ARRAY, decode_scalar};
+use crate::value::scalar::{TAG_ARRAY, trusted_scalar};
 use crate::value::sequence::Sequence;
 use crate::value::table::{Table, TableIndex};
-use crate::{Reader, RowRef, Timestamp, Uuid, Value, ValueRef};
+use crate::{Decimal, Reader, RowRef, Timestamp, Uuid, Value, ValueRef};
 
 /// Something that is one value.
 pub(super) trait Source<'de>: Sized {
@@ -34,6 +34,10 @@ pub(super) enum Node<'de, S: Source<'de>> {
     Uuid(Uuid),
     Array(S::Items),
     Map(S::Entries),
+    Decimal(Decimal),
+    /// The elements of a vector, as they are stored.
+    VectorF32(Cow<'de, [u8]>),
+    VectorF64(Cow<'de, [u8]>),
 }
 
 impl<'de> Source<'de> for Value {
@@ -52,6 +56,9 @@ impl<'de> Source<'de> for Value {
             Self::Bytes(value) => Node::Bytes(Cow::Owned(value)),
             Self::Timestamp(value) => Node::Timestamp(value),
             Self::Uuid(value) => Node::Uuid(value),
+            Self::Decimal(value) => Node::Decimal(value),
+            Self::VectorF32(vector) => Node::VectorF32(Cow::Owned(vector.to_le_bytes())),
+            Self::VectorF64(vector) => Node::VectorF64(Cow::Owned(vector.to_le_bytes())),
             Self::Array(items) => Node::Array(items.into_iter()),
             Self::Map(document) => {
                 fn owned<'de>((name, value): (String, Value)) -> (Cow<'de, str>, Value) {
@@ -105,17 +112,20 @@ impl<'de> Source<'de> for Encoded<'de> {
     type Entries = EncodedEntries<'de>;
 
     fn node(self) -> Node<'de, Self> {
-        match decode_scalar(self.tag, self.payload) {
-            Ok(Some(ValueRef::Bool(value))) => Node::Bool(value),
-            Ok(Some(ValueRef::I64(value))) => Node::I64(value),
-            Ok(Some(ValueRef::U64(value))) => Node::U64(value),
-            Ok(Some(ValueRef::F64(value))) => Node::F64(value),
-            Ok(Some(ValueRef::Text(value))) => Node::Text(Cow::Borrowed(value)),
-            Ok(Some(ValueRef::Bytes(value))) => Node::Bytes(Cow::Borrowed(value)),
-            Ok(Some(ValueRef::Timestamp(value))) => Node::Timestamp(value),
-            Ok(Some(ValueRef::Uuid(value))) => Node::Uuid(value),
-            Ok(None) => self.container().unwrap_or(Node::Null),
-            Ok(Some(ValueRef::Null | ValueRef::Array(_) | ValueRef::Map(_))) | Err(_) => Node::Null,
+        match trusted_scalar(self.tag, self.payload) {
+            Some(ValueRef::Bool(value)) => Node::Bool(value),
+            Some(ValueRef::I64(value)) => Node::I64(value),
+            Some(ValueRef::U64(value)) => Node::U64(value),
+            Some(ValueRef::F64(value)) => Node::F64(value),
+            Some(ValueRef::Decimal(value)) => Node::Decimal(value),
+            Some(ValueRef::Text(value)) => Node::Text(Cow::Borrowed(value)),
+            Some(ValueRef::Bytes(value)) => Node::Bytes(Cow::Borrowed(value)),
+            Some(ValueRef::Timestamp(value)) => Node::Timestamp(value),
+            Some(ValueRef::Uuid(value)) => Node::Uuid(value),
+            Some(ValueRef::VectorF32(vector)) => Node::VectorF32(Cow::Borrowed(vector.as_bytes())),
+            Some(ValueRef::VectorF64(vector)) => Node::VectorF64(Cow::Borrowed(vector.as_bytes())),
+            None => self.container().unwrap_or(Node::Null),
+            Some(ValueRef::Null | ValueRef::Array(_) | ValueRef::Map(_)) => Node::Null,
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::op::{MergeKind, Op, OpKind};
 use crate::row::Row;
 use crate::shape::Shape;
 use crate::time::Hlc;
-use crate::value::{Document, Timestamp, Uuid, Value};
+use crate::value::{Decimal, Document, Timestamp, Uuid, Value};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -121,9 +121,21 @@ impl Gen {
         }
     }
 
+    /// Returns a decimal, mostly with few places.
+    pub fn decimal(&mut self) -> Decimal {
+        let places = if self.one_in(4) { self.below(39) } else { self.below(4) } as u8;
+        let wide = i128::from(self.u64()) << 62 | i128::from(self.u64() >> 2);
+        let coefficient = match self.below(3) {
+            0 => wide % 10i128.pow(38),
+            1 => self.below(100_000) as i128,
+            _ => self.bits().into(),
+        };
+        Decimal::new(if self.one_in(2) { coefficient } else { -coefficient }, places).expect("at most 38 digits")
+    }
+
     /// Returns a value whose containers nest at most `depth` deep.
     pub fn value(&mut self, depth: usize) -> Value {
-        match self.below(if depth == 0 { 12 } else { 15 }) {
+        match self.below(if depth == 0 { 15 } else { 18 }) {
             0 => Value::Null,
             1 => Value::Bool(self.one_in(2)),
             2 | 3 => Value::I64(self.below(20) as i64 - 10),
@@ -138,11 +150,14 @@ impl Gen {
                 Value::Text(self.text(bound))
             }
             11 => Value::Bytes(self.bytes(30)),
-            12 => {
+            12 => Value::Decimal(self.decimal()),
+            13 => Value::VectorF32((0..self.below(9)).map(|_| self.float() as f32).collect()),
+            14 => Value::VectorF64((0..self.below(9)).map(|_| self.float()).collect()),
+            15 => {
                 let count = self.below(6);
                 Value::Array((0..count).map(|_| self.value(depth - 1)).collect())
             }
-            13 => Value::Map(self.map(depth - 1)),
+            16 => Value::Map(self.map(depth - 1)),
             _ => {
                 // Many maps of one shape.
                 let like = self.map(0);

@@ -3,11 +3,11 @@
 //! Nothing is decoded before it is asked for. Over bytes that were not validated the getters still do not panic: what
 //! makes no sense reads as null.
 
-use super::scalar::{TAG_ARRAY, decode_scalar, trusted_scalar};
+use super::scalar::{TAG_ARRAY, trusted_scalar};
 use super::sequence::Sequence;
 use super::table::{Table, TableIndex};
 use super::validate::validate_value;
-use super::{Document, Timestamp, Uuid, Value};
+use super::{Decimal, Document, Timestamp, Uuid, Value, VectorRef};
 use crate::error::{DecodeError, DecodeErrorKind};
 use crate::limits::DEPTH_MAX;
 use crate::reader::Reader;
@@ -26,6 +26,8 @@ pub enum ValueRef<'a> {
     U64(u64),
     /// A binary floating-point number.
     F64(f64),
+    /// An exact decimal number.
+    Decimal(Decimal),
     /// UTF-8 text.
     Text(&'a str),
     /// Bytes.
@@ -38,6 +40,10 @@ pub enum ValueRef<'a> {
     Array(ArrayRef<'a>),
     /// Named values.
     Map(MapRef<'a>),
+    /// Floats of 32 bits, stored flat.
+    VectorF32(VectorRef<'a, f32>),
+    /// Floats of 64 bits, stored flat.
+    VectorF64(VectorRef<'a, f64>),
 }
 
 impl<'a> ValueRef<'a> {
@@ -98,12 +104,15 @@ impl<'a> ValueRef<'a> {
             Self::I64(value) => Value::I64(value),
             Self::U64(value) => Value::U64(value),
             Self::F64(value) => Value::F64(value),
+            Self::Decimal(value) => Value::Decimal(value),
             Self::Text(text) => Value::Text(text.to_owned()),
             Self::Bytes(bytes) => Value::Bytes(bytes.to_vec()),
             Self::Timestamp(value) => Value::Timestamp(value),
             Self::Uuid(value) => Value::Uuid(value),
             Self::Array(array) => array.to_value(),
             Self::Map(map) => map.to_value(),
+            Self::VectorF32(vector) => Value::VectorF32(vector.to_vector()),
+            Self::VectorF64(vector) => Value::VectorF64(vector.to_vector()),
         }
     }
 
@@ -256,10 +265,9 @@ impl<'a> MapRef<'a> {
 /// Owns an item; recursion ends at the depth limit even over bytes that were never validated.
 fn own_item(table: &TableIndex<'_>, items: &Sequence<'_>, index: usize, depth: usize) -> Value {
     let Some((tag, payload)) = items.item(index) else { return Value::Null };
-    match decode_scalar(tag, payload) {
-        Ok(Some(value)) => value.to_value(),
-        Ok(None) => own_node(table, tag, payload, depth + 1).unwrap_or(Value::Null),
-        Err(_) => Value::Null,
+    match trusted_scalar(tag, payload) {
+        Some(value) => value.to_value(),
+        None => own_node(table, tag, payload, depth + 1).unwrap_or(Value::Null),
     }
 }
 

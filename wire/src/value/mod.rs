@@ -5,6 +5,7 @@
 //! canonical form: every NaN is one value, and -0.0 is not 0.0. Text is never normalised.
 
 mod borrowed;
+mod decimal;
 mod document;
 pub(crate) mod encode;
 mod order;
@@ -12,11 +13,14 @@ pub(crate) mod scalar;
 pub(crate) mod sequence;
 pub(crate) mod table;
 pub(crate) mod validate;
+mod vector;
 
 pub use borrowed::{ArrayRef, MapRef, ValueRef};
+pub use decimal::{Decimal, DecimalError};
 pub use document::Document;
 pub use encode::encode_value;
 pub use validate::{validate_body, validate_value};
+pub use vector::{Element, Vector, VectorRef};
 
 use crate::id::{ParseIdError, parse_hex, write_hyphenated};
 use std::fmt;
@@ -36,6 +40,8 @@ pub enum Value {
     U64(u64),
     /// A binary floating-point number.
     F64(f64),
+    /// An exact decimal number.
+    Decimal(Decimal),
     /// UTF-8 text.
     Text(String),
     /// Bytes.
@@ -48,6 +54,10 @@ pub enum Value {
     Array(Vec<Self>),
     /// Named values.
     Map(Document),
+    /// Floats of 32 bits, stored flat.
+    VectorF32(Vector<f32>),
+    /// Floats of 64 bits, stored flat.
+    VectorF64(Vector<f64>),
 }
 
 /// A moment: microseconds since 1970-01-01T00:00:00 UTC.
@@ -95,6 +105,7 @@ from! {
     i64 => |value| Self::I64(value),
     u64 => |value| i64::try_from(value).map_or(Self::U64(value), Self::I64),
     f64 => |value| Self::F64(value),
+    Decimal => |value| Self::Decimal(value),
     &str => |value| Self::Text(value.to_owned()),
     String => |value| Self::Text(value),
     Vec<u8> => |value| Self::Bytes(value),
@@ -103,6 +114,8 @@ from! {
     Uuid => |value| Self::Uuid(value),
     Vec<Self> => |value| Self::Array(value),
     Document => |value| Self::Map(value),
+    Vector<f32> => |value| Self::VectorF32(value),
+    Vector<f64> => |value| Self::VectorF64(value),
 }
 
 impl<T: Into<Self>> From<Option<T>> for Value {

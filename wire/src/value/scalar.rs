@@ -1,7 +1,7 @@
 //! Tags and payloads of values that are not containers; the only place that reads or writes them.
 
 use super::order::canonical_float;
-use super::{Timestamp, Uuid, Value, ValueRef};
+use super::{Decimal, Timestamp, Uuid, Value, ValueRef, VectorRef};
 use crate::error::{DecodeError, DecodeErrorKind, EncodeError};
 use crate::limits::FIELD_BYTES_MAX;
 
@@ -12,18 +12,26 @@ pub(crate) mod types {
     pub(crate) const INTEGER: u8 = 0x2;
     pub(crate) const UNSIGNED: u8 = 0x3;
     pub(crate) const FLOAT: u8 = 0x4;
+    pub(crate) const DECIMAL: u8 = 0x5;
     pub(crate) const TIMESTAMP: u8 = 0x6;
     pub(crate) const UUID: u8 = 0x7;
     pub(crate) const TEXT: u8 = 0x8;
     pub(crate) const BYTES: u8 = 0x9;
     pub(crate) const ARRAY: u8 = 0xa;
     pub(crate) const MAP: u8 = 0xb;
+    pub(crate) const VECTOR: u8 = 0xc;
 }
 
 /// The tag of an array.
 pub(crate) const TAG_ARRAY: u8 = types::ARRAY << 4;
 /// The tag of a map.
 pub(crate) const TAG_MAP: u8 = types::MAP << 4;
+/// The upper half of the tags of a decimal.
+pub(crate) const TAG_DECIMAL: u8 = types::DECIMAL << 4;
+/// The tag of a vector of floats of 32 bits.
+pub(crate) const TAG_VECTOR_32: u8 = types::VECTOR << 4 | 4;
+/// The tag of a vector of floats of 64 bits.
+pub(crate) const TAG_VECTOR_64: u8 = types::VECTOR << 4 | 8;
 /// The tag of null.
 pub(crate) const TAG_NULL: u8 = 0;
 /// The tag of false.
@@ -77,6 +85,17 @@ pub(crate) fn encode_scalar(value: &Value, out: &mut Vec<u8>) -> Result<Option<u
         Value::I64(n) => encode_integer(*n, out),
         Value::U64(n) => encode_unsigned(*n, out),
         Value::F64(x) => encode_float(*x, out),
+        Value::Decimal(decimal) => encode_decimal(*decimal, out),
+        Value::VectorF32(vector) => {
+            check_size(vector.0.len().saturating_mul(4))?;
+            vector.encode(out);
+            TAG_VECTOR_32
+        }
+        Value::VectorF64(vector) => {
+            check_size(vector.0.len().saturating_mul(8))?;
+            vector.encode(out);
+            TAG_VECTOR_64
+        }
         Value::Timestamp(Timestamp(micros)) => encode_timestamp(*micros, out),
         Value::Uuid(Uuid(bytes)) => {
             out.extend_from_slice(bytes);
@@ -135,6 +154,11 @@ pub(crate) fn encode_timestamp(micros: i64, out: &mut Vec<u8>) -> u8 {
     types::TIMESTAMP << 4 | width as u8
 }
 
+/// Appends the payload of a decimal and returns its tag.
+pub(crate) fn encode_decimal(decimal: Decimal, out: &mut Vec<u8>) -> u8 {
+    TAG_DECIMAL | decimal.encode(out)
+}
+
 /// Appends the lowest `width` bytes: eight at once, and takes back what is too much.
 #[inline]
 fn put_low(n: i64, width: usize, out: &mut Vec<u8>) {
@@ -183,7 +207,7 @@ const fn exact_len(payload: &[u8], wanted: usize) -> Result<(), DecodeError> {
     Ok(())
 }
 
-const fn not_canonical(rule: &'static str) -> DecodeError {
+pub(crate) const fn not_canonical(rule: &'static str) -> DecodeError {
     DecodeError::new(0, DecodeErrorKind::NotCanonical(rule))
 }
 
@@ -217,7 +241,16 @@ pub(crate) fn trusted_scalar(tag: u8, payload: &[u8]) -> Option<ValueRef<'_>> {
     if let Some(n) = trusted_integer(tag, payload) {
         return Some(ValueRef::I64(n));
     }
-    decode_scalar(tag, payload).unwrap_or(Some(ValueRef::Null))
+    trusted_other(tag, payload)
+}
+
+/// What is seldom. The elements of a vector are not looked at again.
+fn trusted_other(tag: u8, payload: &[u8]) -> Option<ValueRef<'_>> {
+    match tag {
+        TAG_VECTOR_32 => Some(VectorRef::trusted(payload).map_or(ValueRef::Null, ValueRef::VectorF32)),
+        TAG_VECTOR_64 => Some(VectorRef::trusted(payload).map_or(ValueRef::Null, ValueRef::VectorF64)),
+        _ => decode_scalar(tag, payload).unwrap_or(Some(ValueRef::Null)),
+    }
 }
 
 /// Checks a value that is not a container as [`decode_scalar`] does; false for a container.
@@ -320,6 +353,7 @@ pub(crate) fn decode_scalar(tag: u8, payload: &[u8]) -> Result<Option<ValueRef<'
             }
             ValueRef::F64(x)
         }
+        (types::DECIMAL, _) => ValueRef::Decimal(Decimal::decode(info, payload)?),
         (types::TIMESTAMP, 0..=8) => {
             exact_len(payload, info.into())?;
             let micros = signed(payload);
@@ -338,8 +372,10 @@ pub(crate) fn decode_scalar(tag: u8, payload: &[u8]) -> Result<Option<ValueRef<'
         },
         (types::BYTES, 0) => ValueRef::Bytes(payload),
         (types::ARRAY | types::MAP, 0) => return Ok(None),
+        (types::VECTOR, 4) => ValueRef::VectorF32(VectorRef::decode(payload)?),
+        (types::VECTOR, 8) => ValueRef::VectorF64(VectorRef::decode(payload)?),
         // spec: V-6
-        (0x5 | 0xc..=0xf, _) => return Err(DecodeError::new(0, DecodeErrorKind::ReservedTag(tag))),
+        (0xd..=0xf, _) => return Err(DecodeError::new(0, DecodeErrorKind::ReservedTag(tag))),
         // spec: V-5
         _ => return Err(DecodeError::new(0, DecodeErrorKind::BadTag(tag))),
     };
@@ -385,6 +421,9 @@ mod tests {
         check(Value::F64(0.1), 0x48, &[0x9a, 0x99, 0x99, 0x99, 0x99, 0x99, 0xb9, 0x3f]);
         check(Value::F64(f64::from(f32::from_bits(1))), 0x44, &[1, 0, 0, 0]);
         check(Value::F64(f64::MAX), 0x48, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xef, 0x7f]);
+        check(Value::Decimal(Decimal::from(-300)), 0x50, &[0xd4, 0xfe]);
+        check(Value::VectorF32(vec![1.5].into()), 0xc4, &[0, 0, 0xc0, 0x3f]);
+        check(Value::VectorF64(vec![1.5].into()), 0xc8, &[0, 0, 0, 0, 0, 0, 0xf8, 0x3f]);
         check(Value::Timestamp(Timestamp(0)), 0x60, &[]);
         check(Value::Timestamp(Timestamp(1)), 0x61, &[1]);
         check(Value::Timestamp(Timestamp(-1)), 0x61, &[0xff]);

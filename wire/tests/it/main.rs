@@ -5,6 +5,7 @@ mod columns;
 mod damage;
 mod known;
 mod limits;
+mod numbers;
 mod properties;
 mod rules;
 mod vectors;

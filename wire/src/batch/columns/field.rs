@@ -7,10 +7,11 @@
 use super::heap::{Ids, Planes, Strings, put_ids, put_planes, put_strings};
 use super::numbers::{Numbers, Series, put_numbers, put_series};
 use crate::error::{DecodeError, DecodeErrorKind};
+use crate::limits::DECIMAL_DIGITS_MAX;
 use crate::reader::Reader;
 use crate::row::RawField;
-use crate::value::scalar::{TAG_ARRAY, TAG_MAP, decode_scalar, encode_scalar};
-use crate::value::{Timestamp, Uuid, Value, ValueRef};
+use crate::value::scalar::{TAG_ARRAY, TAG_MAP, TAG_VECTOR_32, TAG_VECTOR_64, decode_scalar, encode_scalar};
+use crate::value::{Decimal, Timestamp, Uuid, Value, ValueRef};
 use crate::writer::put_uvarint;
 
 /// Numbers of the classes (spec/columns.md, Classes).
@@ -20,7 +21,7 @@ pub(super) mod class {
     pub(crate) const TRUE: u8 = 2;
     pub(crate) const INTEGER: u8 = 3;
     pub(crate) const UNSIGNED: u8 = 4;
-    pub(crate) const DECIMAL: u8 = 5;
+    pub(crate) const FLOAT_SHORT: u8 = 5;
     pub(crate) const FLOAT_32: u8 = 6;
     pub(crate) const FLOAT_64: u8 = 7;
     pub(crate) const TIMESTAMP: u8 = 8;
@@ -30,7 +31,11 @@ pub(super) mod class {
     pub(crate) const BYTES: u8 = 12;
     pub(crate) const ARRAY: u8 = 13;
     pub(crate) const MAP: u8 = 14;
-    pub(crate) const COUNT: u8 = 15;
+    pub(crate) const DECIMAL: u8 = 15;
+    pub(crate) const DECIMAL_WIDE: u8 = 16;
+    pub(crate) const VECTOR_32: u8 = 17;
+    pub(crate) const VECTOR_64: u8 = 18;
+    pub(crate) const COUNT: u8 = 19;
 }
 
 const TAG_TEXT: u8 = 0x80;
@@ -43,6 +48,9 @@ const PLACES_MAX: u8 = 6;
 /// Greatest mantissa of a decimal. Below 2^50 no two decimals of as many places are one float, and the nearest integer
 /// of the float times the power is the mantissa, so that the test below finds it if there is one.
 const MANTISSA_MAX: f64 = (1u64 << 50) as f64;
+
+/// More than the places of any decimal (spec: L-21).
+const PLACES_BOUND: u64 = DECIMAL_DIGITS_MAX as u64 + 1;
 
 fn ten_to(places: u8) -> f64 {
     [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6][usize::from(places.min(PLACES_MAX))]
@@ -101,6 +109,11 @@ pub(super) struct ColumnBuilder<'a> {
     uuid_texts: Vec<[u8; 16]>,
     /// Text, bytes, arrays, maps.
     strings: [Vec<&'a [u8]>; 4],
+    /// Places and coefficients of decimals; of those whose coefficient is no `i64`, its bytes.
+    decimals: (Vec<u64>, Vec<i64>),
+    wide_decimals: (Vec<u64>, Vec<&'a [u8]>),
+    /// Vectors of 32 and of 64 bits.
+    vectors: [Vec<&'a [u8]>; 2],
 }
 
 impl<'a> ColumnBuilder<'a> {
@@ -127,7 +140,7 @@ impl<'a> ColumnBuilder<'a> {
             }
             Some(ValueRef::F64(x)) => {
                 self.floats.push(x);
-                class::DECIMAL
+                class::FLOAT_SHORT
             }
             Some(ValueRef::Timestamp(Timestamp(micros))) => {
                 self.timestamps.push(micros);
@@ -145,9 +158,34 @@ impl<'a> ColumnBuilder<'a> {
                 None => self.string(class::TEXT, field.payload),
             },
             Some(ValueRef::Bytes(_)) => self.string(class::BYTES, field.payload),
+            Some(ValueRef::Decimal(decimal)) => self.decimal(decimal, field.payload),
+            Some(ValueRef::VectorF32(vector)) => {
+                self.vectors[0].push(vector.as_bytes());
+                class::VECTOR_32
+            }
+            Some(ValueRef::VectorF64(vector)) => {
+                self.vectors[1].push(vector.as_bytes());
+                class::VECTOR_64
+            }
             Some(_) => class::NULL,
         };
         self.classes.push(class);
+    }
+
+    fn decimal(&mut self, decimal: Decimal, payload: &'a [u8]) -> u8 {
+        let places = decimal.places();
+        match i64::try_from(decimal.coefficient()) {
+            Ok(coefficient) => {
+                self.decimals.0.push(places.into());
+                self.decimals.1.push(coefficient);
+                class::DECIMAL
+            }
+            Err(_) => {
+                self.wide_decimals.0.push(places.into());
+                self.wide_decimals.1.push(payload.get(decimal.digits_at()..).unwrap_or_default());
+                class::DECIMAL_WIDE
+            }
+        }
     }
 
     fn string(&mut self, class: u8, payload: &'a [u8]) -> u8 {
@@ -160,7 +198,7 @@ impl<'a> ColumnBuilder<'a> {
         let places = self.floats.iter().filter_map(|&x| places_of(x)).max();
         let (mut decimals, mut floats_32, mut floats_64) = (Vec::new(), Vec::new(), Vec::new());
         let mut floats = self.floats.iter();
-        for class in self.classes.iter_mut().filter(|class| **class == class::DECIMAL) {
+        for class in self.classes.iter_mut().filter(|class| **class == class::FLOAT_SHORT) {
             let x = *floats.next().expect("a float for each provisional class");
             if let Some(mantissa) = places.and_then(|places| mantissa(x, places)) {
                 decimals.push(mantissa);
@@ -187,7 +225,7 @@ impl<'a> ColumnBuilder<'a> {
                 class::NULL | class::FALSE | class::TRUE => {}
                 class::INTEGER => put_series(out, &self.integers),
                 class::UNSIGNED => put_planes(out, &self.unsigned),
-                class::DECIMAL => {
+                class::FLOAT_SHORT => {
                     out.push(places.expect("decimals have places"));
                     put_series(out, &decimals);
                 }
@@ -196,6 +234,16 @@ impl<'a> ColumnBuilder<'a> {
                 class::TIMESTAMP => put_series(out, &self.timestamps),
                 class::UUID => put_ids(out, &self.uuids),
                 class::UUID_TEXT => put_ids(out, &self.uuid_texts),
+                class::DECIMAL => {
+                    put_numbers(out, &self.decimals.0);
+                    put_series(out, &self.decimals.1);
+                }
+                class::DECIMAL_WIDE => {
+                    put_numbers(out, &self.wide_decimals.0);
+                    put_strings(out, &self.wide_decimals.1);
+                }
+                class::VECTOR_32 => put_strings(out, &self.vectors[0]),
+                class::VECTOR_64 => put_strings(out, &self.vectors[1]),
                 _ => put_strings(out, &self.strings[usize::from(class - class::TEXT)]),
             }
         }
@@ -207,11 +255,14 @@ enum Values<'a> {
     Nothing,
     Integers(Series<'a>),
     Unsigned(Planes<'a, 8>),
-    Decimals(u8, Series<'a>),
+    ShortFloats(u8, Series<'a>),
     Floats32(Planes<'a, 4>),
     Floats64(Planes<'a, 8>),
     Ids(Ids<'a>),
     Strings(Strings<'a>),
+    /// Places, coefficients.
+    Decimals(Numbers<'a>, Series<'a>),
+    WideDecimals(Numbers<'a>, Strings<'a>),
 }
 
 /// A column that is being read.
@@ -245,7 +296,7 @@ impl<'a> Column<'a> {
                 class::NULL | class::FALSE | class::TRUE => Values::Nothing,
                 class::INTEGER | class::TIMESTAMP => Values::Integers(Series::read(reader)?),
                 class::UNSIGNED => Values::Unsigned(Planes::read(reader)?),
-                class::DECIMAL => {
+                class::FLOAT_SHORT => {
                     let at = reader.offset();
                     let given = reader.u8()?;
                     // spec: K-10
@@ -254,11 +305,13 @@ impl<'a> Column<'a> {
                         return Err(DecodeError::new(at, DecodeErrorKind::OutOfRange { what: "places", given, max }));
                     }
                     places = Some(given);
-                    Values::Decimals(given, Series::read(reader)?)
+                    Values::ShortFloats(given, Series::read(reader)?)
                 }
                 class::FLOAT_32 => Values::Floats32(Planes::read(reader)?),
                 class::FLOAT_64 => Values::Floats64(Planes::read(reader)?),
                 class::UUID | class::UUID_TEXT => Values::Ids(Ids::read(reader)?),
+                class::DECIMAL => Values::Decimals(Numbers::read(reader)?, Series::read(reader)?),
+                class::DECIMAL_WIDE => Values::WideDecimals(Numbers::read(reader)?, Strings::read(reader)?),
                 _ => Values::Strings(Strings::read(reader)?),
             };
             values.push((class, of_class));
@@ -288,7 +341,7 @@ impl<'a> Column<'a> {
                 }
                 Value::U64(n)
             }
-            Values::Decimals(places, series) => {
+            Values::ShortFloats(places, series) => {
                 let n = series.next()?;
                 let x = n as f64 / ten_to(*places);
                 // spec: K-10
@@ -327,8 +380,25 @@ impl<'a> Column<'a> {
                     class::TEXT => TAG_TEXT,
                     class::BYTES => TAG_BYTES,
                     class::ARRAY => TAG_ARRAY,
-                    _ => TAG_MAP,
+                    class::MAP => TAG_MAP,
+                    class::VECTOR_32 => TAG_VECTOR_32,
+                    _ => TAG_VECTOR_64,
                 });
+            }
+            // A number that could be said with fewer places is refused, not mended. spec: K-9
+            Values::Decimals(places, series) => {
+                let (places, n) = (places.below(PLACES_BOUND, "places")? as u8, series.next()?.into());
+                match Decimal::new(n, places) {
+                    Ok(decimal) if decimal.coefficient() == n && decimal.places() == places => Value::Decimal(decimal),
+                    _ => return refuse("K-9"),
+                }
+            }
+            Values::WideDecimals(places, strings) => {
+                let places = places.below(PLACES_BOUND, "places")? as u8;
+                match Decimal::from_digits(strings.next()?, places) {
+                    Some(decimal) if i64::try_from(decimal.coefficient()).is_err() => Value::Decimal(decimal),
+                    _ => return refuse("K-9"),
+                }
             }
         };
         match encode_scalar(&value, heap) {
@@ -355,7 +425,15 @@ impl<'a> Column<'a> {
         for (_, values) in &self.values {
             match values {
                 Values::Nothing => {}
-                Values::Integers(series) | Values::Decimals(_, series) => series.finish()?,
+                Values::Integers(series) | Values::ShortFloats(_, series) => series.finish()?,
+                Values::Decimals(places, series) => {
+                    places.finish()?;
+                    series.finish()?;
+                }
+                Values::WideDecimals(places, strings) => {
+                    places.finish()?;
+                    strings.finish()?;
+                }
                 Values::Unsigned(planes) | Values::Floats64(planes) => planes.finish()?,
                 Values::Floats32(planes) => planes.finish()?,
                 Values::Ids(ids) => ids.finish()?,

@@ -17,6 +17,10 @@ fn map<const N: usize>(fields: [(&str, Value); N]) -> Value {
     Value::Map(fields.into_iter().collect())
 }
 
+fn decimal(text: &str) -> Value {
+    Value::Decimal(text.parse().expect("a decimal"))
+}
+
 pub(super) fn values() -> Vec<Vector> {
     let mut out = Vec::new();
     for (name, n) in [("zero", 0), ("one-byte", 127), ("two-bytes", 128), ("ten-bytes", u64::MAX)] {
@@ -55,6 +59,17 @@ pub(super) fn values() -> Vec<Vector> {
         ("float-least-subnormal", "V-10", Value::F64(f64::from_bits(1))),
         ("float-minus-infinity", "V-10", Value::F64(f64::NEG_INFINITY)),
         ("float-not-a-number", "V-11", Value::F64(f64::NAN)),
+        ("decimal-zero", "V-24", decimal("0")),
+        ("decimal-one", "V-24", decimal("1.00")),
+        ("decimal-hundred", "V-24", decimal("100")),
+        ("decimal-price", "V-24", decimal("12.34")),
+        ("decimal-negative", "V-24", decimal("-0.05")),
+        ("decimal-of-two-bytes", "V-24", decimal("12.8")),
+        ("decimal-of-14-places", "V-24", decimal("0.00000000000001")),
+        ("decimal-of-15-places", "V-24", decimal("0.000000000000001")),
+        ("decimal-greatest", "V-24, L-21", decimal(&"9".repeat(38))),
+        ("decimal-least-negative", "V-24, L-21", decimal(&format!("-0.{}1", "0".repeat(37)))),
+        ("decimal-of-most-digits", "V-24, L-21", decimal(&format!("-0.{}", "9".repeat(38)))),
         ("timestamp-zero", "V-12", Timestamp(0).into()),
         ("timestamp-one", "V-12", Timestamp(1).into()),
         ("timestamp-2026", "V-12", Timestamp(1_790_000_000_000_000).into()),
@@ -69,6 +84,17 @@ pub(super) fn values() -> Vec<Vector> {
         ("array", "V-13, V-14, V-15", Value::Array(vec![1.into(), "two".into(), Value::Null, "".into(), 300.into()])),
         ("array-in-array", "V-21", Value::Array(vec![Value::Array(vec![Value::Array(vec![])])])),
         ("array-of-two-byte-ends", "V-14", Value::Array(vec!["x".repeat(200).into(), "y".repeat(100).into()])),
+        ("vector-32-empty", "V-25", Value::VectorF32(vec![].into())),
+        ("vector-64-empty", "V-25", Value::VectorF64(vec![].into())),
+        ("vector-32", "V-25", Value::VectorF32(vec![1.0, -0.0, 0.1, f32::NEG_INFINITY].into())),
+        ("vector-64", "V-25", Value::VectorF64(vec![1.0, -0.0, 0.1, 5e-324].into())),
+        ("vector-32-not-a-number", "V-26", Value::VectorF32(vec![0.0, -f32::NAN].into())),
+        ("vector-64-not-a-number", "V-26", Value::VectorF64(vec![0.0, -f64::NAN].into())),
+        (
+            "vectors-in-array",
+            "V-25",
+            Value::Array(vec![Value::VectorF32(vec![0.5].into()), decimal("0.5"), 0.5.into()]),
+        ),
         ("map-empty", "V-13, V-19", map([])),
         ("map", "V-17, V-18", map([("b", 2.into()), ("a", 1.into()), ("", Value::Null)])),
         ("map-in-map", "V-17, V-20", a(a(map([("b", a(Value::Null))])))),
@@ -198,12 +224,22 @@ fn several() -> Vec<Batch> {
     let base = create(&Document::new());
     let uuid = |n: u8| Value::Uuid(Uuid([n; 16]));
     let spelled = |n: u8| Value::Text(Uuid([n; 16]).to_string());
+    let wide = "-1234567890123456789012345678901234567.8";
     // All classes of values, and of numbers both modes and units.
     let classes = [
         [Value::Null, 1.into(), 0.5.into(), Timestamp(1_700_000_000_000_000).into(), "open".into(), uuid(1)],
         [true.into(), 2.into(), 99.99.into(), Timestamp(1_700_000_001_000_000).into(), "open".into(), uuid(2)],
         [false.into(), 3.into(), (-0.0).into(), Timestamp(1_700_000_002_000_000).into(), "shut".into(), uuid(1)],
         [u64::MAX.into(), 4.into(), (1.0 / 3.0).into(), Timestamp(0).into(), spelled(7), spelled(7)],
+        [decimal("12.34"), decimal("12.3"), decimal("-12"), decimal(wide), decimal(&wide[1..]), decimal("0.5")],
+        [
+            Value::VectorF32(vec![0.5].into()),
+            Value::VectorF64(vec![0.5, f64::NAN].into()),
+            Value::VectorF32(vec![].into()),
+            decimal("0.000000000000000001"),
+            Value::VectorF32(vec![0.5].into()),
+            Value::VectorF64(vec![].into()),
+        ],
         [
             Value::Bytes(vec![1, 2]),
             (-5000).into(),

@@ -36,8 +36,8 @@ pub(super) fn values() -> Vec<Vector> {
         (What::Value, "tag-bytes-1", "V-5", &[0x91], "BadTag 91", 1),
         (What::Value, "tag-array-1", "V-5", &[0xa1, 0, 0, 0], "BadTag a1", 1),
         (What::Value, "tag-map-1", "V-5", &[0xb1, 0, 1, 0, 0], "BadTag b1", 1),
-        (What::Value, "reserved-decimal", "V-6", &[0x50], "ReservedTag 50", 1),
-        (What::Value, "reserved-vector", "V-6", &[0xc0], "ReservedTag c0", 1),
+        (What::Value, "tag-vector-0", "V-5", &[0xc0], "BadTag c0", 1),
+        (What::Value, "tag-vector-2", "V-5", &[0xc2, 0, 0], "BadTag c2", 1),
         (What::Value, "reserved-container", "V-6", &[0xd1], "ReservedTag d1", 1),
         (What::Value, "reserved-extension", "V-6", &[0xe2], "ReservedTag e2", 1),
         (What::Value, "reserved-last", "V-6", &[0xff], "ReservedTag ff", 1),
@@ -72,6 +72,33 @@ pub(super) fn values() -> Vec<Vector> {
         (What::Value, "float-other-nan", "V-11", &[0x44, 1, 0, 0xc0, 0x7f], "NotCanonical V-11", 1),
         (What::Value, "float-negative-nan", "V-11", &[0x44, 0, 0, 0xc0, 0xff], "NotCanonical V-11", 1),
         (What::Value, "float-wide-nan", "V-11", &[0x48, 0, 0, 0, 0, 0, 0, 0xf8, 0x7f], "NotCanonical V-11", 1),
+        (What::Value, "decimal-zero-in-one-byte", "V-24", &[0x50, 0], "NotCanonical V-24", 1),
+        (What::Value, "decimal-zero-with-places", "V-24", &[0x52], "NotCanonical V-24", 1),
+        (What::Value, "decimal-one-in-two-bytes", "V-24", &[0x50, 1, 0], "NotCanonical V-24", 1),
+        (What::Value, "decimal-of-fewer-places", "V-24", &[0x52, 100], "NotCanonical V-24", 1),
+        (What::Value, "decimal-places-not-in-the-tag", "V-24", &[0x5f, 14, 1], "NotCanonical V-24", 1),
+        (What::Value, "decimal-places-cut", "V-24", &[0x5f], "UnexpectedEnd", 1),
+        (What::Value, "decimal-of-39-places", "V-24, L-21", &[0x5f, 39, 1], "Limit decimal places", 1),
+        (
+            What::Value,
+            "decimal-of-17-bytes",
+            "V-24, L-21",
+            &[0x50, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+            "TrailingBytes 1",
+            17,
+        ),
+        (What::Value, "vector-32-cut", "V-25", &[0xc4, 0, 0, 0x80, 0x3f, 0, 0], "UnexpectedEnd", 5),
+        (What::Value, "vector-64-cut", "V-25", &[0xc8, 0, 0, 0x80, 0x3f], "UnexpectedEnd", 1),
+        (What::Value, "vector-32-other-nan", "V-26", &[0xc4, 0, 0, 0, 0, 1, 0, 0xc0, 0x7f], "NotCanonical V-26", 5),
+        (What::Value, "vector-32-negative-nan", "V-26", &[0xc4, 0, 0, 0xc0, 0xff], "NotCanonical V-26", 1),
+        (
+            What::Value,
+            "vector-64-other-nan",
+            "V-26",
+            &[0xc8, 0, 0, 0, 0, 0, 0, 0xf0, 0xff, 1, 0, 0, 0, 0, 0, 0xf8, 0x7f],
+            "NotCanonical V-26",
+            9,
+        ),
         (What::Value, "timestamp-zero-in-one-byte", "V-12", &[0x61, 0], "NotCanonical V-12", 1),
         (What::Value, "timestamp-one-in-two-bytes", "V-12", &[0x62, 1, 0], "NotCanonical V-12", 1),
         (What::Value, "uuid-cut", "V-7", &[0x70, 1, 2, 3], "UnexpectedEnd", 1),
@@ -172,11 +199,13 @@ pub(super) fn values() -> Vec<Vector> {
         (What::Row, "row-cut", "V-23", b"\x02\x01a\x01b\x01", "UnexpectedEnd", 5),
         (What::Row, "row-without-body", "V-23", b"\x01\x01a", "UnexpectedEnd", 3),
         (What::Row, "row-empty-with-body", "V-23, V-13", b"\x00\x01", "TrailingBytes 1", 1),
-        (What::Row, "row-reserved-field", "V-6", b"\x01\x01a\x01\xc0", "ReservedTag c0", 5),
+        (What::Row, "row-reserved-field", "V-6", b"\x01\x01a\x01\xd0", "ReservedTag d0", 5),
         (What::Row, "row-ends-beyond-heap", "V-15", b"\x02\x01a\x01b\x01\x80\x80\x05x", "Order V-15", 8),
     ];
     let mut out: Vec<Vector> =
         list.iter().map(|(what, name, spec, bytes, error, at)| vector(*what, name, spec, bytes, error, *at)).collect();
+    let too_large = [&[0x50][..], &10i128.pow(38).to_le_bytes()].concat();
+    out.push(vector(What::Value, "decimal-of-39-digits", "V-24, L-21", &too_large, "Limit decimal digits", 1));
     let mut long_name = vec![1];
     long_name.extend(prefixed(&[b'n'; 256]));
     out.push(vector(What::Shape, "shape-of-too-long-a-name", "L-3", &long_name, "Limit field name bytes", 1));

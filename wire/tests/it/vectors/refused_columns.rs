@@ -33,6 +33,17 @@ pub(super) fn columns() -> Vec<Vector> {
     let texts = |refs: Vec<u8>, lens: Vec<u8>, text: &[u8]| [&[0x80, 0x10][..], &refs, &lens, &prefixed(text)].concat();
     let entries = |over: [Vec<u8>; 6]| RawColumns { flags: 1, over: over.to_vec(), ..good.clone() };
     let none = || vec![0];
+    let series_of = |numbers: &[u64]| [&[0][..], &list(numbers)].concat();
+    let exact =
+        |places: &[u64], series: &[u8]| RawColumns::of(&[&uvarint(1 << 15), &list(places)[..], series].concat());
+    let wide = |digits: &[u8]| {
+        let lens = list(&[digits.len() as u64]);
+        RawColumns::of(&[&uvarint(1 << 16)[..], &none(), &none(), &lens, &prefixed(digits)].concat())
+    };
+    let flat = |class: u32, payload: &[u8]| {
+        let lens = list(&[payload.len() as u64]);
+        RawColumns::of(&[&uvarint(1 << class)[..], &none(), &lens, &prefixed(payload)].concat())
+    };
     vec![
         refuse("columns-row-kind", "K-12", RawColumns { kind: 0, ..good.clone() }, "UnknownKind 0"),
         refuse("columns-spare-flag", "K-12", RawColumns { flags: 2, ..good.clone() }, "NotCanonical K-12"),
@@ -184,7 +195,7 @@ pub(super) fn columns() -> Vec<Vector> {
         refuse("columns-text-cut", "K-8", RawColumns::of(&texts(none(), list(&[3]), b"xy")), "UnexpectedEnd"),
         refuse("columns-text-not-utf8", "V-3", RawColumns::of(&texts(none(), list(&[1]), b"\xff")), "Utf8"),
         // Classes.
-        refuse("columns-class-unknown", "K-9", RawColumns::of(&uvarint(1 << 15)), "OutOfRange classes"),
+        refuse("columns-class-unknown", "K-9", RawColumns::of(&uvarint(1 << 19)), "OutOfRange classes"),
         refuse("columns-without-a-class", "K-9", RawColumns::of(&[0]), "NotCanonical K-9"),
         refuse("columns-class-unused", "K-9", RawColumns::of(&[&[6][..], &list(&[2])].concat()), "NotCanonical K-9"),
         refuse(
@@ -205,6 +216,14 @@ pub(super) fn columns() -> Vec<Vector> {
             RawColumns::of(&texts(none(), list(&[36]), b"01010101-0101-0101-0101-010101010101")),
             "NotCanonical K-9",
         ),
+        refuse("columns-decimal-not-lowest", "K-9, V-24", exact(&[2], &series_of(&[200])), "NotCanonical K-9"),
+        refuse("columns-decimal-of-39-places", "K-9, L-21", exact(&[39], &series_of(&[2])), "OutOfRange places"),
+        refuse("columns-decimal-places-left-over", "K-1", exact(&[1, 1], &series_of(&[2])), "NotCanonical K-1"),
+        refuse("columns-wide-decimal-that-is-not", "K-9", wide(&[1]), "NotCanonical K-9"),
+        refuse("columns-wide-decimal-of-39-digits", "K-9", wide(&10i128.pow(38).to_le_bytes()), "NotCanonical K-9"),
+        refuse("columns-wide-decimal-of-17-bytes", "K-9", wide(&[1; 17]), "NotCanonical K-9"),
+        refuse("columns-vector-cut", "K-17, V-25", flat(17, &[0; 5]), "UnexpectedEnd"),
+        refuse("columns-vector-other-nan", "K-17, V-26", flat(18, &[0xff; 8]), "NotCanonical V-26"),
         // Numbers.
         refuse("columns-wrong-mode", "K-5", RawColumns::several(2, &series(1, &[6, 1])), "NotCanonical K-5"),
         refuse("columns-unknown-mode", "K-6", RawColumns::of(&series(6, &[1])), "UnknownKind 6"),
