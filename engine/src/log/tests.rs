@@ -27,7 +27,7 @@ impl Effects for Commits {
     fn delete(&mut self, _tree: u32, _key: &[u8]) {}
 }
 
-fn header(cipher: Cipher, log_block_bytes: u32) -> Superblock {
+pub(super) fn header(cipher: Cipher, log_block_bytes: u32) -> Superblock {
     Superblock {
         sequence: 1,
         uuid: [5; 16],
@@ -47,7 +47,7 @@ fn header(cipher: Cipher, log_block_bytes: u32) -> Superblock {
     }
 }
 
-fn keys(header: &Superblock) -> FileKeys {
+pub(super) fn keys(header: &Superblock) -> FileKeys {
     let master = (header.cipher != Cipher::None).then(|| [3; 32].into());
     FileKeys::new(header.uuid, EpochKey::new(header.key_epoch, header.cipher, master))
 }
