@@ -387,11 +387,16 @@ fn a_full_disk_leaves_the_log_as_it_was() {
         log.commit(200_000).expect("there is room now");
         assert_eq!(commits(&log.env, &log.headers[1]), [1, 2]);
     }
-    let disk = SimDisk::new(1);
-    let mut log = Log::new(&disk);
-    disk.fail(Fault { kind: CallKind::Create, nth: 0, error: io::ErrorKind::StorageFull, for_ever: false });
-    assert!(matches!(log.commit(10), Err(AppendError::DiskFull { .. })));
-    log.commit(10).expect("there is room now");
+    for error in [io::ErrorKind::StorageFull, io::ErrorKind::FileTooLarge] {
+        let disk = SimDisk::new(1);
+        let mut log = Log::new(&disk);
+        disk.fail(Fault { kind: CallKind::Create, nth: 0, error, for_ever: false });
+        assert!(matches!(log.commit(10), Err(AppendError::DiskFull { .. })));
+        log.commit(10).expect("there is room now");
+        disk.fail(Fault { kind: CallKind::Write, nth: 0, error, for_ever: false });
+        assert!(matches!(log.commit(200_000), Err(AppendError::DiskFull { .. })));
+        log.commit(200_000).expect("there is room now");
+    }
 }
 
 /// Room that was made is room: nothing is asked of the disk again.

@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use blazedb_engine::env::{SimDisk, Survivors};
+use blazedb_engine::env::{CallKind, Fault, SimDisk, Survivors};
 use blazedb_engine::{Durability, Memory, OpenError, Options, Store, log_file_names};
 
 use crate::support::{Model, NAME, Random, get, model_of, options, put, random_changes, roomy, unencrypted};
@@ -185,6 +185,20 @@ fn a_reader_without_memory_for_the_log_says_so() {
     drop(Store::open(disk.env(NAME), tight(&options())).expect("opens for writing"));
     let reader = Store::open(disk.env(NAME), tight(&options()).read_only(true)).expect("it is in pages now");
     assert_eq!(model_of(&reader), model);
+}
+
+/// A medium that cannot be written says so, and what helps.
+#[test]
+fn a_medium_that_cannot_be_written_says_so() {
+    let disk = SimDisk::new(10);
+    put(&Store::open(disk.env(NAME), roomy()).expect("opens"), "rows", b"key", b"value").expect("commits");
+    let disk = disk.after_crash(Survivors::None, 1);
+    let kind = CallKind::Open;
+    disk.fail(Fault { kind, nth: 0, error: std::io::ErrorKind::ReadOnlyFilesystem, for_ever: false });
+    let error = Store::open(disk.env(NAME), roomy().create(false)).expect_err("nothing can be written").to_string();
+    assert!(error.contains("nothing can be written") && error.contains("Options::read_only(true)"), "{error}");
+    let reader = Store::open(disk.env(NAME), roomy().create(false).read_only(true)).expect("that helps");
+    assert_eq!(get(&reader, "rows", b"key").as_deref(), Some(&b"value"[..]));
 }
 
 /// Without room for the pages nothing changes; with some more, or more memory, all is there.
