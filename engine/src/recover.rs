@@ -137,9 +137,11 @@ impl Filling {
 /// the log replaces again are free, and may have been written over since. spec: E-40
 #[derive(Default)]
 pub(crate) struct Stored {
-    trees: BTreeMap<u32, BTreeMap<Box<[u8]>, (u64, ValueRef)>>,
+    trees: BTreeMap<u32, StoredOfTree>,
     bytes: usize,
 }
+
+type StoredOfTree = BTreeMap<Box<[u8]>, (u64, ValueRef)>;
 
 impl Stored {
     /// By tree and key.
