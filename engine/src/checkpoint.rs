@@ -25,6 +25,7 @@ use std::time::Duration;
 use crate::btree::{self, EditValue, Edits, TreeRoot, value_pages};
 use crate::change::Commit;
 use crate::disk::Disk;
+use crate::env::Env;
 use crate::error::{CommitError, MaintainError, Poison};
 use crate::limits::{STORED_BYTES_PER_CHECKPOINT, TREES_MAX};
 use crate::log::redo;
@@ -353,49 +354,11 @@ impl Inner {
                 return Err(error.into());
             }
         };
-        let root = self.write_root(disk, &old, written, frozen.table.commit_no, frozen.then, 1)?;
+        let root = write_root(&self.env, disk, &old, written, frozen.table.commit_no, frozen.then, 1)?;
         if let Some(step) = step {
             disk.rekey = Some(step.walk);
         }
         Ok(root)
-    }
-
-    /// Steps 4 and 5: makes written pages durable, and names them in as many headers as are said.
-    fn write_root(
-        &self,
-        disk: &mut Disk,
-        old: &Root,
-        (trees, roots, space): Written,
-        commit_no: u64,
-        then: LogPosition,
-        headers: usize,
-    ) -> Result<Arc<Root>, PageError> {
-        let io = |during| move |source| PageError::Io { during, source };
-        disk.sync().map_err(io("syncing pages"))?;
-        let page_count = disk.space.lock().named_end();
-        let wall_ms = self.env.clock.wall_ms();
-        for _ in 0..headers {
-            disk.write_header(|h| {
-                h.commit_no = commit_no;
-                h.durable_floor = h.durable_floor.max(commit_no);
-                h.log = then;
-                h.roots = roots;
-                h.space = Some(space);
-                h.page_count = page_count;
-                h.wall_ms = wall_ms;
-            })
-            .map_err(io("writing the header"))?;
-        }
-        let map = disk.pages.map_to(page_count, old.map.as_ref())?;
-        Ok(Arc::new(Root {
-            checkpoint: disk.header.sequence,
-            commit_no,
-            trees,
-            roots,
-            space: Some(space),
-            pages: Arc::clone(&disk.pages),
-            map,
-        }))
     }
 
     /// Step 6.
@@ -500,7 +463,7 @@ impl Inner {
                     PageError::Io { during, source }
                 }
             })?;
-            self.write_root(disk, &old, written, commit_no, then, 2)
+            write_root(&self.env, disk, &old, written, commit_no, then, 2)
         });
         let at = writer.at();
         head.writer = Some(writer);
@@ -681,6 +644,44 @@ struct Spilled {
 
 type Written = (Vec<TreeRoot>, TreeRoot, PageRef);
 
+/// Steps 4 and 5: makes written pages durable, and names them in as many headers as are said.
+pub(crate) fn write_root(
+    env: &Env,
+    disk: &mut Disk,
+    old: &Root,
+    (trees, roots, space): Written,
+    commit_no: u64,
+    then: LogPosition,
+    headers: usize,
+) -> Result<Arc<Root>, PageError> {
+    let io = |during| move |source| PageError::Io { during, source };
+    disk.sync().map_err(io("syncing pages"))?;
+    let page_count = disk.space.lock().named_end();
+    let wall_ms = env.clock.wall_ms();
+    for _ in 0..headers {
+        disk.write_header(|h| {
+            h.commit_no = commit_no;
+            h.durable_floor = h.durable_floor.max(commit_no);
+            h.log = then;
+            h.roots = roots;
+            h.space = Some(space);
+            h.page_count = page_count;
+            h.wall_ms = wall_ms;
+        })
+        .map_err(io("writing the header"))?;
+    }
+    let map = disk.pages.map_to(page_count, old.map.as_ref())?;
+    Ok(Arc::new(Root {
+        checkpoint: disk.header.sequence,
+        commit_no,
+        trees,
+        roots,
+        space: Some(space),
+        pages: Arc::clone(&disk.pages),
+        map,
+    }))
+}
+
 /// Writes the pages of a checkpoint; returns the trees, the tree of their roots, and the space.
 fn write_pages(
     disk: &mut Disk,
@@ -690,7 +691,7 @@ fn write_pages(
 ) -> Result<Written, PageError> {
     adopt_stored(disk, old, table)?;
     let mut writer = disk.writer(old.map.as_deref());
-    let mut trees = NewTrees::from(old);
+    let mut trees = NewTrees::new(old.trees.clone());
     for tree in table.trees() {
         trees.apply(&mut writer, tree, &mut TableEdits::new(table, tree))?;
     }
@@ -708,7 +709,7 @@ fn write_load_pages(
 ) -> Result<Written, PageError> {
     let pages = Arc::clone(&disk.pages);
     let (writer, space) = disk.load_writer(old.map.as_deref());
-    let mut load = LoadPages { pages: &pages, space, writer, trees: NewTrees::from(old) };
+    let mut load = LoadPages { pages: &pages, space, writer, trees: NewTrees::new(old.trees.clone()) };
     rows(&mut load)?;
     load.trees.finish(load.writer, old, None)
 }
@@ -737,11 +738,11 @@ impl LoadPages<'_> {
 }
 
 /// Trees on their way from one root to the next.
-struct NewTrees(Vec<TreeRoot>);
+pub(crate) struct NewTrees(Vec<TreeRoot>);
 
 impl NewTrees {
-    fn from(old: &Root) -> Self {
-        Self(old.trees.clone())
+    pub(crate) fn new(trees: Vec<TreeRoot>) -> Self {
+        Self(trees)
     }
 
     fn apply(&mut self, writer: &mut PageWriter<'_>, tree: u32, edits: &mut dyn Edits) -> Result<(), PageError> {
@@ -751,7 +752,7 @@ impl NewTrees {
     }
 
     /// Writes the tree of roots and the space, and before them what a change of the master key has to seal anew.
-    fn finish(
+    pub(crate) fn finish(
         self,
         mut writer: PageWriter<'_>,
         old: &Root,
@@ -778,7 +779,7 @@ impl NewTrees {
 
 /// Long values that were written ahead become pages like others: the header in the making names them, and those that
 /// the table itself has superseded are released like any that it replaces.
-fn adopt_stored(disk: &Disk, old: &Arc<Root>, table: &Mem) -> Result<(), PageError> {
+pub(crate) fn adopt_stored(disk: &Disk, old: &Arc<Root>, table: &Mem) -> Result<(), PageError> {
     for at in table.stored().chain(table.superseded_stored()) {
         let mut numbers = Vec::new();
         value_pages(&**old, &at, &mut |no| numbers.push(no))?;
@@ -790,7 +791,7 @@ fn adopt_stored(disk: &Disk, old: &Arc<Root>, table: &Mem) -> Result<(), PageErr
     Ok(())
 }
 
-fn tree_mut(trees: &mut Vec<TreeRoot>, tree: u32) -> &mut TreeRoot {
+pub(crate) fn tree_mut(trees: &mut Vec<TreeRoot>, tree: u32) -> &mut TreeRoot {
     let index = tree as usize;
     if trees.len() <= index {
         trees.resize(index + 1, TreeRoot::default());

@@ -126,6 +126,11 @@ pub enum OpenError {
         /// The value in the file.
         given: u64,
     },
+    /// The commits since the last checkpoint take more memory than these options allow. Nothing was written.
+    TooMuchInLog {
+        /// What they may take.
+        bytes_max: u64,
+    },
     /// The bytes are damaged.
     Corruption(Corruption),
     /// The disk failed.
@@ -174,10 +179,31 @@ impl fmt::Display for OpenError {
                 f,
                 "the file asks for {what} {given}, which this program does not grant; use the program that wrote it"
             ),
+            Self::TooMuchInLog { bytes_max } => write!(
+                f,
+                "the commits since the last checkpoint take more than the {bytes_max} bytes of memory that these options \
+                 allow; open the file for writing once, which puts them into pages, or with a larger Options::memory"
+            ),
             Self::Corruption(_) => f.write_str("the file is damaged"),
+            Self::Io { during, source } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => write!(
+                f,
+                "the file lies where nothing can be written, which was tried while {during}; open it with \
+                 Options::read_only(true), or copy it and its -log files to where it can be written"
+            ),
+            Self::Io { during, source } if is_full(source.kind()) => write!(
+                f,
+                "there is no room on the disk for {during}; make room and open it again, or open it with \
+                 Options::read_only(true)"
+            ),
             Self::Io { during, .. } => write!(f, "the disk failed while {during}; check it and try again"),
         }
     }
+}
+
+/// Whether the disk has no room for what was to be written: none at all, none for this user, or none in one file of this
+/// length, which is 4 GiB on a FAT32 card.
+pub(crate) fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
 impl Error for OpenError {

@@ -71,6 +71,7 @@ mod memtable;
 mod options;
 mod pager;
 mod readers;
+mod recover;
 mod rekey;
 mod seal;
 mod snapshot;

@@ -220,7 +220,8 @@ pub struct Memory {
     /// Pages in the cache. Not used where pages are read from a mapping without encryption.
     pub cache_bytes: usize,
     /// The table of commits that are in the log and not yet in pages, replaced values included. While a checkpoint runs
-    /// there are two.
+    /// there are two. Opening takes two at most, and puts what the log says beyond that into pages; opening read-only
+    /// takes up to eight, and fails with `OpenError::TooMuchInLog` beyond that.
     pub table_bytes: usize,
     /// Log that is written before a checkpoint is due on its account, per generation, of which there are up to
     /// three on disk. Not memory; here because it goes with the table: a small commit takes 4 KiB of log.

@@ -98,6 +98,12 @@ pub(crate) fn load_value(
 }
 
 impl Layers {
+    /// What pages say, and nothing newer. `table_bytes`: what the table will hold; 0 for one that stays empty.
+    pub(crate) fn of_pages(root: Arc<Root>, table_bytes: usize) -> Self {
+        let active = Arc::new(Mem::empty_at(root.commit_no, table_bytes));
+        Self { root, frozen: None, active }
+    }
+
     pub(crate) fn commit_no(&self) -> u64 {
         self.active.commit_no
     }

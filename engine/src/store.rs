@@ -13,12 +13,12 @@ use crate::env::{Env, LockOutcome, OpenMode, StorageFile};
 use crate::error::{Corruption, CorruptionKind, MaintainError, OpenError, ReadError, WriteError};
 use crate::keys::{EpochKey, FileKeys, KeySlot, UnwrapError, WrapError};
 use crate::limits::PAGE_BYTES;
-use crate::log::replay::{LogEnd, replay};
+use crate::log::replay::LogEnd;
 use crate::log::writer::{LogPosition, LogWriter};
-use crate::memtable::{IntoTable, Mem};
 use crate::options::{KeySource, Options, PageAccess};
 use crate::pager::{MissFrom, PageError, Pages, Space, SpaceCounts, first_page};
 use crate::readers::{LogAt, Visible};
+use crate::recover::{IntoPages, Stored, Surveyed, read_names, survey};
 use crate::rekey::KeyState;
 use crate::seal::Cipher;
 use crate::snapshot::{Layers, Root};
@@ -28,7 +28,7 @@ use crate::superblock::{
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
 use crate::txn::commit::{Head, Running};
-use crate::txn::names::{Names, NamesError};
+use crate::txn::names::Names;
 use crate::txn::{ReadView, TreeId, WriteTransaction};
 
 /// An open store. Clones are handles of the same store; the last one to go closes it.
@@ -93,18 +93,16 @@ impl Store {
         let path = env.describe();
         check_options(&options)?;
         let file = open_file(&env, &options, &path)?;
-        let Found { header, older, keys, own_slot, root, table, mut end } = read_state(&env, &file, &options, &path)?;
+        let Found { header, older, keys, own_slot, root, log } = read_state(&env, &file, &options, &path)?;
+        let Surveyed { table, fits, stored, mut end } = log;
         let memory = options.memory;
         let config = Config {
             table_bytes: memory.table_bytes as u64,
             log_bytes: memory.log_bytes,
             snapshot_bytes_max: options.snapshot_bytes_max,
         };
-        let layers = Layers { root: Arc::new(root), frozen: None, active: Arc::new(table) };
-        let names = Names::from_catalogue(&layers).map_err(|error| match error {
-            NamesError::Page(error) => OpenError::from(error),
-            NamesError::Rule(rule) => Corruption { offset: PAGES_START, what: CorruptionKind::Redo(rule) }.into(),
-        })?;
+        let mut layers = Layers { root: Arc::new(root), frozen: None, active: Arc::new(table) };
+        let mut names = read_names(&layers)?;
         let mut key_state = KeyState::of(&header);
         let sequence = header.sequence;
         let mut counts = SpaceCounts { end: header.page_count, ..SpaceCounts::default() };
@@ -112,14 +110,20 @@ impl Store {
             (None, None)
         } else {
             let len = file.len().map_err(|source| OpenError::Io { during: "reading the file's length", source })?;
-            let space = open_space(len, &layers, &header, older.as_ref())?;
+            let space = open_space(len, &layers.root, &stored, &header, older.as_ref())?;
             counts = space.counts();
-            let writer = LogWriter::open(&env, &header, &keys, &mut end)?;
+            let mut writer = LogWriter::open(&env, &header, &keys, &mut end)?;
             leave_note(&file);
             let pages = Arc::clone(&layers.root.pages);
-            let mut disk = Disk::new(&env, Arc::clone(&file), pages, header, keys, space, own_slot);
+            let mut disk = Disk::new(&env, Arc::clone(&file), pages, header.clone(), keys, space, own_slot);
             complete_keys(&mut disk, older.as_ref())
                 .map_err(|source| OpenError::Io { during: "writing the header", source })?;
+            if !fits {
+                let into = IntoPages { env: &env, header: &header, memory, stored: &stored, end: &end };
+                let (root, its_names) = into.write(&mut disk, &layers.root, &mut writer)?;
+                (layers, names) = (Layers::of_pages(root, memory.table_bytes), its_names);
+                counts = disk.space.lock().counts();
+            }
             key_state.count(&disk, counts);
             (Some(Box::new(writer)), Some(disk))
         };
@@ -269,13 +273,13 @@ fn check_options(options: &Options) -> Result<(), OpenError> {
 /// newest may be asked for.
 fn open_space(
     file_bytes: u64,
-    layers: &Layers,
+    root: &Root,
+    stored: &Stored,
     header: &Superblock,
     older: Option<&Superblock>,
 ) -> Result<Space, OpenError> {
-    let root = &layers.root;
     let mut space = match header.space {
-        Some(at) => Space::load(&**root, at, header.sequence)?,
+        Some(at) => Space::load(root, at, header.sequence)?,
         None => Space::new(header.page_bytes as usize, header.sequence + 1),
     };
     // Else the next pages could be written over them.
@@ -287,15 +291,15 @@ fn open_space(
     // not hold now, there is nothing to keep.
     if let Some(older) = older
         && let Some(at) = older.space
-        && let Ok(older) = Space::load(&**root, at, older.sequence)
+        && let Ok(older) = Space::load(root, at, older.sequence)
     {
         space.hold(&older);
     }
     // Compared before it is claimed, as a claim makes the bitmap as long as its number asks for.
     let end = file_bytes / u64::from(header.page_bytes);
     let mut wrong = None;
-    for at in layers.active.stored() {
-        value_pages(&**root, &at, &mut |no| {
+    for at in stored.values() {
+        value_pages(root, &at, &mut |no| {
             if no >= end || !space.claim(no) {
                 wrong.get_or_insert(no);
             }
@@ -581,8 +585,7 @@ struct Found {
     keys: FileKeys,
     own_slot: Option<usize>,
     root: Root,
-    table: Mem,
-    end: LogEnd,
+    log: Surveyed,
 }
 
 /// Reads header, roots and log. A reader without the lock may look while they are being written over: what seems
@@ -594,22 +597,14 @@ fn read_state(env: &Env, file: &Arc<dyn StorageFile>, options: &Options, path: &
         let found = read_header(file, options, path).and_then(|headers| {
             let Headers { header, older, keys, own_slot } = headers;
             let root = open_pages(file, &header, &keys, options)?;
-            let (table, end) = read_log(env, &header, &keys, options)?;
-            Ok(Found { header, older, keys, own_slot, root, table, end })
+            let log = survey(env, &header, &keys, options)?;
+            Ok(Found { header, older, keys, own_slot, root, log })
         });
         match found {
             Err(OpenError::Corruption(_)) if tries > 0 => {}
             found => return found,
         }
     }
-}
-
-/// Reads the commits after the header's into a table.
-fn read_log(env: &Env, header: &Superblock, keys: &FileKeys, options: &Options) -> Result<(Mem, LogEnd), OpenError> {
-    let mut table = Mem::empty_at(header.commit_no, options.memory.table_bytes);
-    let end = replay(env, header, keys, &mut IntoTable::new(&mut table))?;
-    table.forget_superseded();
-    Ok((table, end))
 }
 
 /// Leaves our process number where the next opener finds it. Not synced, and a failure does not matter.

@@ -22,6 +22,9 @@ const AT_PREVIOUS: usize = 64;
 const AT_TAG: usize = 80;
 const _: () = assert!(AT_TAG + 16 == HEADER_BYTES);
 
+/// Where the checksum ends.
+pub(super) const SUM_END: usize = AT_COUNT;
+
 /// What a group's payload is sealed with. spec: C-5
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Nonce {
@@ -135,6 +138,11 @@ fn associated_data(group: &[u8], uuid: &[u8; 16]) -> [u8; 92] {
     ad[8..76].copy_from_slice(&group[AT_COUNT..AT_TAG]);
     ad[76..].copy_from_slice(uuid);
     ad
+}
+
+/// Splits a group's bytes up to `SUM_END` into those that its checksum is over, and the checksum.
+pub(super) fn split_sum(first: &[u8]) -> (&[u8], u32) {
+    (&first[..AT_CRC], u32_at(first, AT_CRC))
 }
 
 /// Over the whole group, padding included, but for the checksum itself.

@@ -15,11 +15,12 @@
 //! generation begins only when all before it is durable.
 //!
 //! `group.rs` is the frame of a group, `redo.rs` its payload, `writer.rs` appends, `replay.rs` reads it all back
-//! and decides where the log ends. spec: E-7 to E-13, E-18 to E-21
+//! and decides where the log ends, `search.rs` whether that is a torn tail. spec: E-7 to E-13, E-18 to E-21
 
 pub(crate) mod group;
 pub(crate) mod redo;
 pub(crate) mod replay;
+mod search;
 #[cfg(test)]
 mod tests;
 pub(crate) mod writer;

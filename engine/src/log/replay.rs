@@ -6,10 +6,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::mem;
 use std::sync::Arc;
 
-use super::group::{self, ALIGN_BYTES, GroupHeader, HEADER_BYTES, Nonce};
+use super::group::{self, GroupHeader, HEADER_BYTES, Nonce};
 use super::redo::{self, Effects};
 use super::writer::{FILES, LogPosition, log_file_names};
 use crate::env::{Env, OpenMode, StorageFile};
@@ -116,31 +115,60 @@ struct Subkey {
 }
 
 /// Reads the log's files; one that does not exist is empty.
-struct GroupReader<'a> {
+pub(super) struct GroupReader<'a> {
     keys: &'a FileKeys,
     uuid: [u8; 16],
     block_bytes: u64,
-    files: [Option<Arc<dyn StorageFile>>; FILES],
-    lens: [u64; FILES],
-    /// What was read last: bytes of this file from this offset on.
-    buffer: Vec<u8>,
-    buffer_at: (usize, u64),
+    files: [Option<LogFile>; FILES],
+    /// What was read last, and what a search reads far ahead of that.
+    read: Stretch,
+    ahead: Stretch,
     /// The last subkey, which is mostly the next group's, too.
     sealer: Option<Subkey>,
     /// The last group, opened.
     group: Vec<u8>,
 }
 
+struct LogFile {
+    file: Arc<dyn StorageFile>,
+    len: u64,
+}
+
+/// Bytes of a file from some offset on.
+#[derive(Default)]
+struct Stretch {
+    bytes: Vec<u8>,
+    of: usize,
+    from: u64,
+}
+
+impl Stretch {
+    /// Returns `n` bytes and reads on from there where it does not have them; `None` where the file does not.
+    fn bytes(&mut self, files: &[Option<LogFile>; FILES], of: usize, at: u64, n: usize) -> io::Result<Option<&[u8]>> {
+        let Some(LogFile { file, len }) = &files[of] else { return Ok(None) };
+        let left = len.saturating_sub(at);
+        if n as u64 > left {
+            return Ok(None);
+        }
+        let is_inside = of == self.of && at >= self.from && at + n as u64 <= self.from + self.bytes.len() as u64;
+        if !is_inside {
+            self.bytes.resize((READ_AHEAD.max(n) as u64).min(left) as usize, 0);
+            let got = file.read_at(at, &mut self.bytes)?;
+            // Where the file was cut under our eyes there are fewer.
+            self.bytes.truncate(got);
+            (self.of, self.from) = (of, at);
+        }
+        let skip = (at - self.from) as usize;
+        Ok(self.bytes.get(skip..skip + n))
+    }
+}
+
 impl<'a> GroupReader<'a> {
-    fn open(env: &Env, header: &Superblock, keys: &'a FileKeys) -> io::Result<Self> {
+    pub(super) fn open(env: &Env, header: &Superblock, keys: &'a FileKeys) -> io::Result<Self> {
         let mut files = [const { None }; FILES];
-        let mut lens = [0; FILES];
         for (i, name) in log_file_names(&env.name).iter().enumerate() {
             match env.storage.open(name, OpenMode::Read) {
-                Ok(file) => {
-                    lens[i] = file.len()?;
-                    files[i] = Some(file);
-                }
+                Ok(file) => files[i] = Some(LogFile { len: file.len()?, file }),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e),
             }
@@ -150,77 +178,87 @@ impl<'a> GroupReader<'a> {
             uuid: header.uuid,
             block_bytes: u64::from(header.log_block_bytes),
             files,
-            lens,
-            buffer: Vec::new(),
-            buffer_at: (0, 0),
+            read: Stretch::default(),
+            ahead: Stretch::default(),
             sealer: None,
             group: Vec::new(),
         })
     }
 
+    /// Returns the length of a generation's file.
+    pub(super) fn len_of(&self, at: &LogPosition) -> u64 {
+        self.files[at.file()].as_ref().map_or(0, |file| file.len)
+    }
+
     /// Returns the group at this place if its checksum and seal hold; `payload` gives its payload then.
     fn group_at(&mut self, at: &LogPosition) -> io::Result<Option<GroupHeader>> {
-        let file = at.file();
-        let Some(h) = self.header_at(file, at.offset)? else { return Ok(None) };
-        let total = h.total_bytes() as usize;
-        let mut group = mem::take(&mut self.group);
-        group.clear();
-        group.extend_from_slice(self.bytes(file, at.offset, total)?.unwrap_or_default());
-        self.group = group;
+        let Some(h) = self.header_at(at)? else { return Ok(None) };
+        // Remains that claim to be long cost no memory.
+        let is_there = h.total_bytes() <= READ_AHEAD as u64 || self.long_sum_holds(at, &h)?;
+        Ok(if is_there && self.open_at(at, &h)? { Some(h) } else { None })
+    }
+
+    /// Opens the group at this place: reads it, checks its checksum and its seal.
+    pub(super) fn open_at(&mut self, at: &LogPosition, h: &GroupHeader) -> io::Result<bool> {
         let Nonce { epoch, subkey: name, .. } = h.nonce;
         if self.sealer.as_ref().is_none_or(|known| known.epoch != epoch || known.name != name) {
             // Remains of a master key that the header has dropped cannot be right here.
-            let Some(sealer) = self.keys.log_sealer(epoch, &name) else { return Ok(None) };
+            let Some(sealer) = self.keys.log_sealer(epoch, &name) else { return Ok(false) };
             self.sealer = Some(Subkey { epoch, name, sealer });
         }
-        let Some(Subkey { sealer, .. }) = &self.sealer else { return Ok(None) };
-        // Where the file was cut under our eyes there are fewer bytes.
-        let opens = self.group.len() == total && group::open(&mut self.group, &h, &self.uuid, &**sealer);
-        Ok(opens.then_some(h))
+        let Some(Subkey { sealer, .. }) = &self.sealer else { return Ok(false) };
+        let total = h.total_bytes() as usize;
+        self.group.clear();
+        if total <= READ_AHEAD {
+            // One that was long goes.
+            self.group.shrink_to(READ_AHEAD);
+            let bytes = self.read.bytes(&self.files, at.file(), at.offset, total)?;
+            self.group.extend_from_slice(bytes.unwrap_or_default());
+        } else if let Some(LogFile { file, .. }) = &self.files[at.file()] {
+            self.group.shrink_to(total);
+            self.group.reserve_exact(total);
+            self.group.resize(total, 0);
+            let got = file.read_at(at.offset, &mut self.group)?;
+            self.group.truncate(got);
+        }
+        Ok(self.group.len() == total && group::open(&mut self.group, h, &self.uuid, &**sealer))
     }
 
     fn payload(&self, h: &GroupHeader) -> &[u8] {
         &self.group[HEADER_BYTES..][..h.len as usize]
     }
 
-    /// Looks for a group that says that `expected` was durable: wherever one may begin after the log's end, and in
-    /// the generation after it. What is left of older generations says no such thing. spec: E-9
-    fn proof(&mut self, end: &LogPosition, expected: u64) -> io::Result<Option<u64>> {
-        for from in [*end, LogPosition { generation: end.generation + 1, offset: 0, ..*end }] {
-            let mut at = from;
-            while at.offset < self.lens[at.file()] {
-                if let Some(h) = self.header_at(at.file(), at.offset)?
-                    && h.durable_commit >= expected
-                    && self.group_at(&at)?.is_some()
-                {
-                    return Ok(Some(h.durable_commit));
-                }
-                at.offset += ALIGN_BYTES;
-            }
-        }
-        Ok(None)
-    }
-
     /// Returns what may be a group's header. Its length is checked against the file before anything is allocated.
-    fn header_at(&mut self, file: usize, offset: u64) -> io::Result<Option<GroupHeader>> {
-        let len = self.lens[file];
-        let Some(bytes) = self.bytes(file, offset, HEADER_BYTES)? else { return Ok(None) };
-        Ok(GroupHeader::parse(bytes).filter(|h| h.total_bytes() <= len - offset))
+    pub(super) fn header_at(&mut self, at: &LogPosition) -> io::Result<Option<GroupHeader>> {
+        let left = self.len_of(at).saturating_sub(at.offset);
+        let bytes = self.read.bytes(&self.files, at.file(), at.offset, HEADER_BYTES)?;
+        Ok(bytes.and_then(GroupHeader::parse).filter(|h| h.total_bytes() <= left))
     }
 
-    /// Returns `n` bytes; `None` where the file does not have them.
-    fn bytes(&mut self, file: usize, offset: u64, n: usize) -> io::Result<Option<&[u8]>> {
-        let left = self.lens[file].saturating_sub(offset);
-        let Some(handle) = self.files[file].as_ref().filter(|_| n as u64 <= left) else { return Ok(None) };
-        let (of, from) = self.buffer_at;
-        let inside = of == file && offset >= from && offset + n as u64 <= from + self.buffer.len() as u64;
-        if !inside {
-            self.buffer.resize((n.max(READ_AHEAD) as u64).min(left) as usize, 0);
-            let got = handle.read_at(offset, &mut self.buffer)?;
-            self.buffer.truncate(got);
-            self.buffer_at = (file, offset);
+    /// Returns a group's bytes up to the end of its checksum.
+    pub(super) fn first_bytes(&mut self, at: &LogPosition) -> io::Result<Option<&[u8]>> {
+        self.read.bytes(&self.files, at.file(), at.offset, group::SUM_END)
+    }
+
+    /// Returns up to `n` bytes from an offset on, of which both are multiples of 64, for who reads far ahead; at least
+    /// 64 of them.
+    pub(super) fn bytes_ahead(&mut self, at: &LogPosition, offset: u64, n: u64) -> io::Result<Option<&[u8]>> {
+        let aligned = READ_AHEAD as u64;
+        self.ahead.bytes(&self.files, at.file(), offset, n.min(aligned - offset % aligned) as usize)
+    }
+
+    /// Returns whether the checksum of a long group holds.
+    fn long_sum_holds(&mut self, at: &LogPosition, h: &GroupHeader) -> io::Result<bool> {
+        let Some(first) = self.first_bytes(at)? else { return Ok(false) };
+        let (before, stated) = group::split_sum(first);
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(before);
+        let (mut offset, end) = (at.offset + group::SUM_END as u64, at.offset + h.total_bytes());
+        while offset < end {
+            let Some(bytes) = self.bytes_ahead(at, offset, end - offset)? else { return Ok(false) };
+            hasher.update(bytes);
+            offset += bytes.len() as u64;
         }
-        let skip = (offset - self.buffer_at.1) as usize;
-        Ok(self.buffer.get(skip..skip + n))
+        Ok(hasher.finalize() == stated)
     }
 }

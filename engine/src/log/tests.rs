@@ -27,7 +27,7 @@ impl Effects for Commits {
     fn delete(&mut self, _tree: u32, _key: &[u8]) {}
 }
 
-fn header(cipher: Cipher, log_block_bytes: u32) -> Superblock {
+pub(super) fn header(cipher: Cipher, log_block_bytes: u32) -> Superblock {
     Superblock {
         sequence: 1,
         uuid: [5; 16],
@@ -47,7 +47,7 @@ fn header(cipher: Cipher, log_block_bytes: u32) -> Superblock {
     }
 }
 
-fn keys(header: &Superblock) -> FileKeys {
+pub(super) fn keys(header: &Superblock) -> FileKeys {
     let master = (header.cipher != Cipher::None).then(|| [3; 32].into());
     FileKeys::new(header.uuid, EpochKey::new(header.key_epoch, header.cipher, master))
 }
@@ -387,11 +387,16 @@ fn a_full_disk_leaves_the_log_as_it_was() {
         log.commit(200_000).expect("there is room now");
         assert_eq!(commits(&log.env, &log.headers[1]), [1, 2]);
     }
-    let disk = SimDisk::new(1);
-    let mut log = Log::new(&disk);
-    disk.fail(Fault { kind: CallKind::Create, nth: 0, error: io::ErrorKind::StorageFull, for_ever: false });
-    assert!(matches!(log.commit(10), Err(AppendError::DiskFull { .. })));
-    log.commit(10).expect("there is room now");
+    for error in [io::ErrorKind::StorageFull, io::ErrorKind::FileTooLarge] {
+        let disk = SimDisk::new(1);
+        let mut log = Log::new(&disk);
+        disk.fail(Fault { kind: CallKind::Create, nth: 0, error, for_ever: false });
+        assert!(matches!(log.commit(10), Err(AppendError::DiskFull { .. })));
+        log.commit(10).expect("there is room now");
+        disk.fail(Fault { kind: CallKind::Write, nth: 0, error, for_ever: false });
+        assert!(matches!(log.commit(200_000), Err(AppendError::DiskFull { .. })));
+        log.commit(200_000).expect("there is room now");
+    }
 }
 
 /// Room that was made is room: nothing is asked of the disk again.

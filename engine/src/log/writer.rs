@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::group::{self, GroupHeader, HEADER_BYTES, Nonce};
 use super::replay::LogEnd;
 use crate::env::{Env, OpenMode, StorageFile};
-use crate::error::OpenError;
+use crate::error::{OpenError, is_full};
 use crate::keys::FileKeys;
 use crate::limits::{RESERVE_BYTES_MAX, RESERVE_BYTES_MIN, SEALS_PER_GENERATION_MAX};
 use crate::readers::LogAt;
@@ -363,8 +363,11 @@ fn broken(during: &'static str) -> impl Fn(io::Error) -> AppendError {
 
 /// For calls before anything of the log is written.
 fn no_room(during: &'static str) -> impl Fn(io::Error) -> AppendError {
-    move |source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AppendError::DiskFull { during, source },
-        _ => AppendError::Broken { during, source },
+    move |source| {
+        if is_full(source.kind()) {
+            AppendError::DiskFull { during, source }
+        } else {
+            AppendError::Broken { during, source }
+        }
     }
 }

@@ -31,7 +31,7 @@ pub(crate) use self::space::{Space, SpaceCounts};
 pub(crate) use self::writer::PageWriter;
 
 use self::frames::Frame;
-use crate::error::{Corruption, CorruptionKind};
+use crate::error::{Corruption, CorruptionKind, is_full};
 
 pub(crate) const PAGE_HEADER_BYTES: usize = 56;
 
@@ -89,10 +89,7 @@ impl PageError {
     }
 
     fn writing(during: &'static str, source: io::Error) -> Self {
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { during, source },
-            _ => Self::Io { during, source },
-        }
+        if is_full(source.kind()) { Self::DiskFull { during, source } } else { Self::Io { during, source } }
     }
 }
 

@@ -306,7 +306,8 @@ fn a_page_released_twice_fails_the_writer() {
 #[test]
 fn a_full_disk_is_told_from_a_broken_one() {
     use crate::env::{CallKind, Fault, SimDisk};
-    for (error, full) in [(io::ErrorKind::StorageFull, true), (io::ErrorKind::Other, false)] {
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge];
+    for (error, full) in full.map(|kind| (kind, true)).into_iter().chain([(io::ErrorKind::Other, false)]) {
         let disk = SimDisk::new(1);
         let file = disk.env("a").storage.open("a", OpenMode::Create).unwrap();
         let pages = Pages::new(Arc::clone(&file), keys(Cipher::None, 1), 4096, 0, MissFrom::File).unwrap();

@@ -101,7 +101,8 @@ impl<'w> PageWriter<'w> {
         }
     }
 
-    fn is_own(&self, no: u64) -> bool {
+    /// Returns whether this writer has taken the number, and not given it back.
+    pub(crate) fn is_own(&self, no: u64) -> bool {
         self.taken.range(..=no).next_back().is_some_and(|(_, &end)| no < end)
     }
 }

@@ -8,6 +8,7 @@ mod load;
 mod mapping;
 mod model;
 mod paths;
+mod recovery;
 mod rekey;
 mod secrets;
 mod support;

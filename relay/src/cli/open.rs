@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
-use blazedb::{Database, KdfCost, Options};
+use blazedb::{Database, KdfCost, Memory, Options};
 use blazedb_engine::OpenError;
 
 use super::args::{DbArgs, Kdf};
 use super::failure::Failure;
 use super::passphrase;
+
+/// So much of a log may be in memory while a command reads.
+const READING: Memory = Memory { table_bytes: Memory::SERVER.table_bytes, ..Memory::CLIENT };
 
 /// What the command is going to do with the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +49,8 @@ pub(crate) fn open(args: &DbArgs, intent: Intent) -> Result<(Database, bool), Fa
         Options::passphrase(secret.as_str())
     };
     let options = match intent {
-        Intent::Read => options.create(false).read_only(true),
+        // Beside a writer with much memory: a reader must take all that its log says.
+        Intent::Read => options.create(false).read_only(true).memory(READING),
         Intent::WriteOrCreate(kdf) => with_cost(options.create(true), kdf),
     };
     let db = Database::open(&args.db, options).map_err(|e| explain(&args.db, &e))?;
@@ -81,6 +85,10 @@ fn explain(path: &Path, error: &blazedb::Error) -> Failure {
         OpenError::KeyMissing => (format!("{shown} is encrypted"), "leave --unencrypted away and give its passphrase"),
         OpenError::NotEncrypted => (format!("{shown} is not encrypted"), "add --unencrypted"),
         OpenError::NotAStore { .. } => (format!("{shown} is not a BlazeDB file"), "check the path"),
+        OpenError::TooMuchInLog { .. } => (
+            format!("{shown} was not closed, and its log says more than a reader may hold"),
+            "open it once in the program that writes it, or with `blazedb sync`, and try again",
+        ),
         other => return Failure::because(format!("cannot open {shown}"), other, RESTORE),
     };
     Failure::new(what, next)
