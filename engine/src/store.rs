@@ -81,6 +81,8 @@ pub(crate) struct Inner {
 #[derive(Clone, Copy)]
 pub(crate) struct Config {
     pub(crate) table_bytes: u64,
+    /// Payload bytes after which an open group takes no further commit.
+    pub(crate) group_bytes: usize,
     pub(crate) log_bytes: u64,
     pub(crate) snapshot_bytes_max: u64,
 }
@@ -97,6 +99,7 @@ impl Store {
         let memory = options.memory;
         let config = Config {
             table_bytes: memory.table_bytes as u64,
+            group_bytes: memory.group_bytes(),
             log_bytes: memory.log_bytes,
             snapshot_bytes_max: options.snapshot_bytes_max,
         };

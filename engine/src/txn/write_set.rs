@@ -25,6 +25,8 @@ use crate::txn::record::Record;
 const ROOM_BYTES: usize = 4096;
 /// Records up to this length share room. A record keeps the room alive that it is in, so longer ones have their own.
 const SHARING_BYTES_MAX: usize = 512;
+/// What an entry takes in the table beside its key and value: its place in a leaf that is half full, or more.
+const TABLE_ENTRY_BYTES: usize = 64;
 
 /// A record ordered by its key alone.
 pub(crate) struct Keyed {
@@ -170,6 +172,11 @@ impl WriteSet {
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Returns what the table will take for it, about.
+    pub(crate) fn table_bytes(&self) -> u64 {
+        (self.bytes + self.keys * TABLE_ENTRY_BYTES) as u64
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Record, &Effect)> {
