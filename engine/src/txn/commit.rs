@@ -158,7 +158,7 @@ impl Head {
         Self {
             layers,
             open: OpenGroup::default(),
-            batch: Batch::default(),
+            batch: Batch::with_room(checkpoint_from as usize, tables_bytes(checkpoint_from) as usize),
             state: if writer.is_some() { Running::Yes } else { Running::ReadOnly },
             writer,
             frozen: None,
