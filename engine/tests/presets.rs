@@ -93,7 +93,12 @@ fn one_case() {
         .or_else(|_| tempfile::tempdir())
         .expect("a folder");
     let before = anonymous_bytes().unwrap_or(0);
-    let options = Options::raw_key([1; 32]).memory(preset(case.preset).0);
+    let mut memory = preset(case.preset).0;
+    if let Ok(m) = std::env::var("M") {
+        let v: Vec<usize> = m.split(',').map(|x| x.parse().unwrap()).collect();
+        memory = Memory { cache_bytes: v[0] << 10, table_bytes: v[1] << 10, log_bytes: memory.log_bytes };
+    }
+    let options = Options::raw_key([1; 32]).memory(memory);
     let store = Store::open(Env::file(folder.path().join("a.blaze")), options).expect("opens");
     let (peak, done) = (AtomicU64::new(0), AtomicBool::new(false));
     let begun = Instant::now();

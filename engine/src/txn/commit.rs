@@ -85,6 +85,8 @@ pub(crate) struct Head {
     /// The newest state, commits on their way to the disk included.
     pub(crate) layers: Layers,
     open: OpenGroup,
+    /// The buffer of the last group, for the next one.
+    spare: Vec<u8>,
     /// Empty but while a commit is applied.
     batch: Batch,
     /// At home when nobody leads.
@@ -158,6 +160,7 @@ impl Head {
         Self {
             layers,
             open: OpenGroup::default(),
+            spare: Vec::new(),
             batch: Batch::with_room(checkpoint_from as usize, tables_bytes(checkpoint_from) as usize),
             state: if writer.is_some() { Running::Yes } else { Running::ReadOnly },
             writer,
@@ -444,6 +447,7 @@ impl Inner {
             ];
             let Some(wait) = head.pace.wait(self.now(), more, fill) else { return Ok(()) };
             MutexGuard::unlocked(head, || thread::sleep(wait));
+            head.pace.has_waited(more);
         }
     }
 
@@ -587,6 +591,7 @@ impl Inner {
             head.writer = Some(writer);
             return Waiting::default();
         }
+        head.open.bytes = mem::take(&mut head.spare);
         let layers = head.layers.clone();
         let begun_ms = group.sync.then(|| self.env.clock.monotonic_ms());
         let result = self.without_lock(head, &group.outcome, || {
@@ -606,10 +611,10 @@ impl Inner {
                 self.publish(layers, Some(at), &group.told);
                 group.outcome.set(Ok(())).unwrap_or_else(|_| unreachable!("a group is led once"));
                 head.writer = Some(writer);
-                if head.open.count == 0 {
-                    // The buffer goes on to the next group.
+                // One that a large commit has made long is not kept.
+                if group.bytes.capacity() <= 2 * self.config.group_bytes {
                     group.bytes.clear();
-                    head.open.bytes = mem::take(&mut group.bytes);
+                    head.spare = mem::take(&mut group.bytes);
                 }
             }
             Err(AppendError::DiskFull { during, source }) if group.first > self.published_no() => {

@@ -35,6 +35,8 @@ pub(crate) struct Pace {
     /// How long giving pages to old views took the last time.
     views: Duration,
     step: Option<Step>,
+    /// Bytes of commits that wait now: they will have their place before those that come later.
+    waiting: u64,
     /// What writers have waited.
     pub(crate) waited: Duration,
 }
@@ -50,7 +52,7 @@ struct Step {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { table: Duration::from_millis(250), views: Duration::ZERO, step: None, waited: Duration::ZERO }
+        Self { table: Duration::from_millis(250), views: Duration::ZERO, step: None, waiting: 0, waited: Duration::ZERO }
     }
 }
 
@@ -77,10 +79,11 @@ impl Pace {
         }
     }
 
-    /// Returns how long a commit has to wait that takes `bytes` of the table. `fill`: of the table, with it, and of the
-    /// log.
-    pub(crate) fn wait(&mut self, now: Duration, bytes: u64, fill: [Fill; 2]) -> Option<Duration> {
+    /// Returns how long a commit has to wait that takes `bytes` of the table; `has_waited` ends it. `fill`: of the table,
+    /// with it, and of the log.
+    pub(crate) fn wait(&mut self, now: Duration, bytes: u64, mut fill: [Fill; 2]) -> Option<Duration> {
         let step = self.step?;
+        fill[0].bytes += self.waiting;
         let parts = fill.iter().zip(step.from).map(|(fill, from)| fill.part_since(from));
         let until = step.begun + step.expected.mul_f64(when(parts.fold(0.0, f64::max)));
         let wait = until.saturating_sub(now);
@@ -90,7 +93,13 @@ impl Pace {
         let own = step.expected.mul_f64((bytes as f64 / fill[0].stop.max(1) as f64).min(1.0));
         let wait = wait.min(WAIT_MAX.max(own * OWN_SHARES_MAX));
         self.waited += wait;
+        self.waiting += bytes;
         Some(wait)
+    }
+
+    /// A commit of so many bytes has waited.
+    pub(crate) fn has_waited(&mut self, bytes: u64) {
+        self.waiting -= bytes;
     }
 }
 
@@ -130,16 +139,22 @@ mod tests {
     /// the longest wait, and the sum of the waits of one writer.
     fn run(pace: &mut Pace, ends: Duration, writers: usize, bytes: u64) -> (u64, Duration, Duration) {
         let mut free_at = vec![Duration::ZERO; writers];
+        let mut waits = vec![false; writers];
         let (mut table, mut longest, mut sum) = (0, Duration::ZERO, Duration::ZERO);
         loop {
             let next = (0..writers).min_by_key(|&n| free_at[n]).expect("there is one");
             let now = free_at[next];
+            if std::mem::take(&mut waits[next]) {
+                pace.has_waited(bytes);
+                table += bytes;
+            }
             if now >= ends || table + bytes > FULL {
                 return (table, longest, sum);
             }
-            table += bytes;
-            let wait = pace.wait(now, bytes, fill(table)).unwrap_or_default();
+            let wait = pace.wait(now, bytes, fill(table + bytes)).unwrap_or_default();
             (longest, sum) = (longest.max(wait), sum + if next == 0 { wait } else { Duration::ZERO });
+            waits[next] = !wait.is_zero();
+            table += if wait.is_zero() { bytes } else { 0 };
             // A commit takes time of its own, and a sleep takes longer than it is asked to.
             free_at[next] = now + wait + Duration::from_micros(20 + if wait.is_zero() { 0 } else { 70 });
         }
@@ -168,8 +183,10 @@ mod tests {
         let mut pace = pace_of(1000 * MS);
         // A large one first: it stands for 333 ms, of which it waits some. The small ones behind it wait 4 ms each.
         assert_eq!(pace.wait(Duration::ZERO, 300_000, fill(500_000)), Some(Duration::from_secs_f64(1.0 / 3.0)));
+        pace.has_waited(300_000);
         for n in 0..80 {
             assert_eq!(pace.wait(4 * MS * n, 100, fill(500_000)), Some(WAIT_MAX), "{n}");
+            pace.has_waited(100);
         }
         assert_eq!(pace.wait(334 * MS, 100, fill(500_000)), None, "it is all paid");
     }
@@ -192,6 +209,7 @@ mod tests {
         pace.begin_table(30 * MS, FULL, FULL, [0; 2]);
         let log = Fill { bytes: 625_000, stop: FULL };
         assert_eq!(pace.wait(76 * MS, 1000, [fill(1000)[0], log]), Some(4 * MS), "half of 100 ms from 30 ms on");
+        pace.has_waited(1000);
         assert_eq!(pace.wait(81 * MS, 1000, [fill(1000)[0], log]), None);
     }
 }
