@@ -456,14 +456,12 @@ impl Inner {
         Duration::from_millis(self.env.clock.monotonic_ms())
     }
 
-    /// Returns the bytes of the active table at which writers stop. All tables together take what `Memory::tables_bytes`
-    /// says; without a frozen one there is a part of that, so that what is frozen next leaves room beside it.
+    /// Returns the bytes of the active table at which writers stop. All tables together take what `tables_bytes` says;
+    /// one that is frozen is never so large that there is no room for a whole one beside it.
     fn table_stop(&self, head: &Head) -> u64 {
-        let table_bytes = self.config.table_bytes;
-        match &head.frozen {
-            Some(frozen) => tables_bytes(table_bytes).saturating_sub(frozen.table.bytes()),
-            None => tables_bytes(table_bytes) - table_bytes,
-        }
+        let all = tables_bytes(self.config.table_bytes);
+        let frozen = head.frozen.as_ref().map_or(0, |frozen| frozen.table.bytes());
+        all.saturating_sub(frozen.max(self.config.table_bytes))
     }
 
     fn wait_for_load(&self, head: &mut MutexGuard<'_, Head>) -> Result<(), CommitError> {
