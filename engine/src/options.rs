@@ -239,9 +239,9 @@ pub(crate) const fn tables_bytes(table_bytes: u64) -> u64 {
 
 impl Memory {
     /// A small device: at most 4 MB.
-    pub const TINY: Self = Self { cache_bytes: 1 << 20, table_bytes: 1 << 19, log_bytes: 4 << 20 };
+    pub const TINY: Self = Self { cache_bytes: 3 << 18, table_bytes: 3 << 17, log_bytes: 4 << 20 };
     /// An app on a phone or a desktop: at most 10 MB.
-    pub const CLIENT: Self = Self { cache_bytes: 5 << 19, table_bytes: 2 << 20, log_bytes: 16 << 20 };
+    pub const CLIENT: Self = Self { cache_bytes: 2 << 20, table_bytes: 11 << 17, log_bytes: 16 << 20 };
     /// The relay on a Raspberry Pi: at most 72 MiB.
     pub const RELAY: Self = Self { cache_bytes: 24 << 20, table_bytes: 14 << 20, log_bytes: 64 << 20 };
     /// A server: at most 400 MiB.
@@ -279,8 +279,10 @@ pub struct Options {
     pub read_only: bool,
     /// How much memory the store may take. Default `Memory::CLIENT`.
     pub memory: Memory,
-    /// Bytes of the file that views may keep from being used again; the oldest view that passes it ends with
-    /// `ReadError::SnapshotTooOld`. Default 256 MiB.
+    /// Bytes of the file that views may keep from being used again, and that old ones are given as pages of their own, all
+    /// together. Where it is more, the views of the oldest checkpoint end with `ReadError::SnapshotTooOld`, all of them, as
+    /// one alone would free nothing; then those of the next one; and of views that were to be given pages those for which
+    /// there is no room, the newer ones of them. Looked at whenever a checkpoint is written. Default 256 MiB.
     pub snapshot_bytes_max: u64,
     /// How pages are read. Default `PageAccess::Auto`.
     pub access: PageAccess,

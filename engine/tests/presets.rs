@@ -93,12 +93,7 @@ fn one_case() {
         .or_else(|_| tempfile::tempdir())
         .expect("a folder");
     let before = anonymous_bytes().unwrap_or(0);
-    let mut memory = preset(case.preset).0;
-    if let Ok(m) = std::env::var("M") {
-        let v: Vec<usize> = m.split(',').map(|x| x.parse().unwrap()).collect();
-        memory = Memory { cache_bytes: v[0] << 10, table_bytes: v[1] << 10, log_bytes: memory.log_bytes };
-    }
-    let options = Options::raw_key([1; 32]).memory(memory);
+    let options = Options::raw_key([1; 32]).memory(preset(case.preset).0);
     let store = Store::open(Env::file(folder.path().join("a.blaze")), options).expect("opens");
     let (peak, done) = (AtomicU64::new(0), AtomicBool::new(false));
     let begun = Instant::now();
@@ -109,7 +104,14 @@ fn one_case() {
                 thread::sleep(Duration::from_millis(1));
             }
         });
-        let writers: Vec<_> = (0..case.threads).map(|n| scope.spawn({ let (store, case) = (&store, &case); move || write(store, case, n) })).collect();
+        let writers: Vec<_> = (0..case.threads)
+            .map(|n| {
+                scope.spawn({
+                    let (store, case) = (&store, &case);
+                    move || write(store, case, n)
+                })
+            })
+            .collect();
         let waits = writers.into_iter().flat_map(|writer| writer.join().expect("no panic")).collect();
         done.store(true, Ordering::Relaxed);
         waits

@@ -52,7 +52,13 @@ struct Step {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { table: Duration::from_millis(250), views: Duration::ZERO, step: None, waiting: 0, waited: Duration::ZERO }
+        Self {
+            table: Duration::from_millis(250),
+            views: Duration::ZERO,
+            step: None,
+            waiting: 0,
+            waited: Duration::ZERO,
+        }
     }
 }
 
