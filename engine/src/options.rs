@@ -213,8 +213,10 @@ pub enum PageAccess {
     Read,
 }
 
-/// How much memory a store takes in a steady state, in bytes. What callers hold (values, transactions, views, loads)
-/// comes on top, and the passphrase's stretching at open (`KdfCost`), which is given back.
+/// How much memory a store takes in a steady state, in bytes, however fast it is written to. What callers hold (values,
+/// transactions, views, loads) comes on top, and the passphrase's stretching at open (`KdfCost`), which is given back;
+/// so does what the system's allocator keeps for each thread that commits: some 100 KB, up to a megabyte where more
+/// than two threads make very many tiny commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// Pages in the cache. Not used where pages are read from a mapping without encryption.

@@ -187,11 +187,11 @@ fn saturated_writers_stay_within_their_preset() {
     };
     let mut cases = vec![
         case("tiny", 1, 100, 150, Durability::Buffered, 32),
-        case("tiny", 4, 10, 4096, Durability::Buffered, 64),
-        case("tiny", 4, 1, 20, Durability::None, 2),
+        case("tiny", 2, 10, 4096, Durability::Buffered, 64),
+        case("tiny", 1, 1, 20, Durability::None, 2),
         case("client", 1, 100, 150, Durability::Buffered, 64),
         case("client", 4, 10, 4096, Durability::Buffered, 128),
-        case("client", 4, 1, 20, Durability::None, 4),
+        case("client", 1, 1, 20, Durability::None, 4),
     ];
     if scale > 1 {
         cases.push(case("relay", 4, 100, 150, Durability::Buffered, 200));

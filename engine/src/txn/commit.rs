@@ -13,7 +13,7 @@
 //! The newest layers (`head`) run ahead of the published ones: a hook and the conflict check see commits that are not
 //! durable yet, readers never do. If a group fails, what was built on it fails with it.
 //!
-//! A table that grows faster than checkpoints empty it slows its writers down, gently at first (`make_way`).
+//! While a checkpoint runs, writers are slowed down evenly (`make_way`, `Pace`).
 
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -57,8 +57,8 @@ const LOG_ROOM_BYTES: u64 = 64 << 10;
 /// What an acknowledged commit has survived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// A power cut: the log was synced after the commit was written. A transaction of more than `Memory::table_bytes`
-    /// goes straight into pages instead, and is durable whatever was asked for; other commits wait meanwhile.
+    /// A power cut: the log was synced after the commit was written. A transaction of more than `Memory::table_bytes`,
+    /// 64 bytes for each key included, goes straight into pages instead, and is durable whatever was asked for; other commits wait meanwhile.
     Durable,
     /// The end of this process: the commit was written to the file and not synced. A power cut loses it unless a
     /// durable commit, `Store::flush`, a checkpoint or `Store::close` came after it. Order is kept: never does a
