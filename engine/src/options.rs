@@ -243,7 +243,7 @@ impl Memory {
     /// A small device: at most 4 MB.
     pub const TINY: Self = Self { cache_bytes: 3 << 18, table_bytes: 3 << 17, log_bytes: 4 << 20 };
     /// An app on a phone or a desktop: at most 10 MB.
-    pub const CLIENT: Self = Self { cache_bytes: 2 << 20, table_bytes: 11 << 17, log_bytes: 16 << 20 };
+    pub const CLIENT: Self = Self { cache_bytes: 2 << 20, table_bytes: 3 << 19, log_bytes: 16 << 20 };
     /// The relay on a Raspberry Pi: at most 72 MiB.
     pub const RELAY: Self = Self { cache_bytes: 24 << 20, table_bytes: 14 << 20, log_bytes: 64 << 20 };
     /// A server: at most 400 MiB.

@@ -394,8 +394,8 @@ impl Inner {
         true
     }
 
-    /// Slows a writer down, or lets it wait, while tables are fuller than checkpoints can empty them; and lets it
-    /// wait for a group that is full, or for room in the log.
+    /// Slows a writer down while a checkpoint runs; lets it wait where tables or log end, for a group that is full, or
+    /// for room in the log.
     fn make_way(
         &self,
         head: &mut MutexGuard<'_, Head>,
