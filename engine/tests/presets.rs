@@ -1,6 +1,8 @@
 //! Memory presets and the waits of saturated writers. Each case is a process of its own, so that nothing else is
 //! measured with it: the test starts this program again.
 
+#![allow(clippy::print_stdout, reason = "figures for people")]
+
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -77,7 +79,7 @@ impl Case {
             .expect("starts");
         let out = String::from_utf8_lossy(&child.stdout);
         assert!(child.status.success(), "{self:?}: {out} {}", String::from_utf8_lossy(&child.stderr));
-        print!("{}", out.lines().filter(|line| line.contains("memory")).collect::<String>() + "\n");
+        out.lines().filter(|line| line.contains("memory")).for_each(|line| println!("{line}"));
         let grown = out.split("memory ").nth(1).and_then(|rest| rest.split(' ').next()).expect("it says so");
         grown.parse().ok().filter(|&bytes| bytes > 0)
     }
@@ -182,7 +184,7 @@ fn saturated_writers_stay_within_their_preset() {
         value_bytes,
         durability,
         rows: mebibytes * 4096 * 100 / value_bytes as u64,
-        bytes: scale * mebibytes << 20,
+        bytes: (scale * mebibytes) << 20,
         views: 0,
     };
     let mut cases = vec![
