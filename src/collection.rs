@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use blazedb_engine::{Durability, ReadView};
+use blazedb_engine::{Durability, ReadView, limits};
 use blazedb_sync::DocState;
 use blazedb_wire::{DocumentId, Key, Row};
 use serde::Serialize;
@@ -22,7 +22,7 @@ const CHUNK_BYTES: usize = 128 * 1024;
 const CHUNK_DOCUMENTS: usize = 1000;
 
 /// Times that a single call runs again when another transaction was faster.
-pub(crate) const ATTEMPTS: usize = 1000;
+pub(crate) const ATTEMPTS: usize = limits::ATTEMPTS_MAX;
 
 /// The documents of one collection. Cheap to clone; may be used from many threads at once.
 ///

@@ -164,16 +164,7 @@ impl Inner {
     ///
     /// Attempt by attempt a little longer and never in step with others, up to some milliseconds.
     pub(crate) fn wait_for_winner(&self, attempt: usize) {
-        // An error here is an error of the next attempt, too, which reports it.
-        let _ = self.store.flush();
-        if attempt > 4 {
-            let mut dice = [0; 2];
-            // Without randomness all wait alike, which is slower and not wrong.
-            let _ = self.env.entropy.public(&mut dice);
-            let most_us = 50u64 << attempt.min(11);
-            let us = most_us * u64::from(u16::from_le_bytes(dice)) / u64::from(u16::MAX);
-            std::thread::sleep(std::time::Duration::from_micros(us.min(20_000)));
-        }
+        self.store.wait_for_winner(attempt);
     }
 
     /// Writes the catalogue entries that a record refers to and that may not be durable yet.

@@ -20,7 +20,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::btree::{self, EditValue, Edits, TreeRoot, value_pages};
 use crate::change::Commit;
@@ -191,13 +190,12 @@ impl Inner {
     }
 
     fn is_due(&self, head: &Head) -> bool {
-        let log = head.writer.as_ref().map_or(0, |writer| writer.log_bytes());
         let fill = head.layers.active.bytes();
         !head.checkpointing
             && head.check_maintain().is_ok()
             && (fill >= head.checkpoint_from
                 || head.layers.active.stored_bytes() >= STORED_BYTES_PER_CHECKPOINT
-                || (log >= self.config.log_bytes && !head.layers.active.is_empty()))
+                || (head.log_bytes() >= self.config.log_bytes && !head.layers.active.is_empty()))
     }
 
     /// Writes everything that is published into pages. Commits and readers go on meanwhile.
@@ -215,9 +213,13 @@ impl Inner {
     fn checkpoint_on(&self, disk: &mut Disk, rekey_pages: u64) -> Result<(), MaintainError> {
         self.head.lock().check_maintain()?;
         let _unwinding = PoisonOnPanic { inner: self, was_panicking: std::thread::panicking() };
-        let begun_ms = self.env.clock.monotonic_ms();
         // While views are given pages, too, writers are slowed down rather than stopped.
-        self.head.lock().checkpointing = true;
+        {
+            let mut head = self.head.lock();
+            head.checkpointing = true;
+            let from = [head.layers.active.bytes(), head.log_bytes()];
+            head.pace.begin_views(self.now(), from);
+        }
         let spilled = self.spill_old_views(disk);
         // Looked at before the freeze: what was sealed with the old key and committed is in the table that is frozen. A
         // table that was frozen by a try before this one may be older than the new key, and so may the log behind it.
@@ -230,15 +232,16 @@ impl Inner {
         });
         let mut head = self.head.lock();
         head.checkpointing = false;
+        let bytes = written.as_ref().ok().and_then(|written| written.as_ref().map(|(_, bytes)| *bytes));
+        head.pace.end(self.now(), bytes, self.config.table_bytes);
         let result = match written {
             Ok(None) => Ok(()),
-            Ok(Some((root, bytes))) => {
-                self.settle(&mut head, root);
+            Ok(Some((root, _))) => {
+                let frozen = self.settle(&mut head, &root);
                 head.checkpoints += 1;
-                let took = Duration::from_millis(self.env.clock.monotonic_ms().saturating_sub(begun_ms));
-                head.pace.learn(took, bytes, self.config.table_bytes);
                 head.checkpoint_from = self.config.table_bytes;
                 drop(head);
+                self.move_views(frozen, &root);
                 self.reclaim(disk);
                 let swept = if was_sealed { self.sweep(disk, rekey_pages) } else { Ok(()) };
                 self.count_rekey(disk);
@@ -315,6 +318,10 @@ impl Inner {
             }
         };
         head.checkpointing = frozen.is_some();
+        if let Some(Frozen { table, .. }) = &frozen {
+            let from = [head.layers.active.bytes(), writer.log_bytes()];
+            head.pace.begin_table(self.now(), table.bytes(), self.config.table_bytes, from);
+        }
         head.writer = Some(writer);
         self.hand_over(&head);
         Ok(frozen)
@@ -361,21 +368,22 @@ impl Inner {
         Ok(root)
     }
 
-    /// Step 6.
-    fn settle(&self, head: &mut MutexGuard<'_, Head>, root: Arc<Root>) {
+    /// Step 6, as far as writers have to wait for it. Returns the table that was frozen, for `move_views`: freeing it
+    /// takes a while.
+    fn settle(&self, head: &mut MutexGuard<'_, Head>, root: &Arc<Root>) -> Option<Frozen> {
         // With the writer at home no group is on its way that would publish the old root again.
         while head.writer.is_none() && head.check_maintain().is_ok() {
             self.turn.wait(head);
         }
-        let frozen = head.frozen.take();
-        head.layers.root = Arc::clone(&root);
+        head.layers.root = Arc::clone(root);
         head.layers.frozen = None;
-        let published = self.published();
-        self.publish(
-            Layers { root: Arc::clone(&root), frozen: None, active: Arc::clone(&published.active) },
-            None,
-            &[],
-        );
+        let active = Arc::clone(&self.published().active);
+        self.publish(Layers { root: Arc::clone(root), frozen: None, active }, None, &[]);
+        head.frozen.take()
+    }
+
+    /// The rest of step 6: views that hold the table that is in pages now let it go.
+    fn move_views(&self, frozen: Option<Frozen>, root: &Arc<Root>) {
         let Some(Frozen { table, .. }) = frozen else { return };
         let mut moved = Moved::default();
         let readers = self.visible.lock().readers();
@@ -389,7 +397,7 @@ impl Inner {
                 None
             };
             if let Some(active) = same {
-                moved.exchange(&reader, &layers, || Layers { root: Arc::clone(&root), frozen: None, active });
+                moved.exchange(&reader, &layers, || Layers { root: Arc::clone(root), frozen: None, active });
             }
         }
     }

@@ -17,6 +17,13 @@ pub const TRANSACTION_MEMORY_MAX: usize = 128 << 20;
 /// What a key counts in a transaction's memory beside its own bytes and its value's.
 pub const TRANSACTION_ENTRY_BYTES: usize = 128;
 
+/// Most memory that the keys and ranges take which a transaction has read and its commit checks. Past it neighbours are
+/// put together to ranges: about 35,000 keys are told apart, and no less than half as many ranges.
+pub const READ_SET_BYTES_MAX: usize = 4 << 20;
+
+/// How often `Store::retry` runs a transaction at most.
+pub const ATTEMPTS_MAX: usize = 1000;
+
 /// Most bytes of keys and values that a reader accepts in one commit: a transaction of the largest size, and the name of
 /// every tree there can be. Spans make a commit's encoding much shorter than what it says, so the payload's own length
 /// bounds nothing.

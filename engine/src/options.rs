@@ -213,38 +213,54 @@ pub enum PageAccess {
     Read,
 }
 
-/// How much memory a store takes in a steady state, in bytes. What callers hold (values, transactions, views, loads)
-/// comes on top, and the passphrase's stretching at open (`KdfCost`), which is given back.
+/// How much memory a store takes in a steady state, in bytes, however fast it is written to. What callers hold (values,
+/// transactions, views, loads) comes on top, and the passphrase's stretching at open (`KdfCost`), which is given back;
+/// so does what the system's allocator keeps for each thread that commits: some 100 KB, up to a megabyte where more
+/// than two threads make very many tiny commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// Pages in the cache. Not used where pages are read from a mapping without encryption.
     pub cache_bytes: usize,
-    /// The table of commits that are in the log and not yet in pages, replaced values included. While a checkpoint runs
-    /// there are two. Opening takes two at most, and puts what the log says beyond that into pages; opening read-only
-    /// takes up to eight, and fails with `OpenError::TooMuchInLog` beyond that.
+    /// The table of commits that are in the log and not yet in pages, replaced values included: at so many bytes a
+    /// checkpoint is due. While it runs there are two tables; together they take two and a half times this at most, and
+    /// there writers stop (`Stats::paced_ms` says how long they were slowed down before it came to that). Opening takes two
+    /// at most, and puts what the log says beyond that into pages; opening read-only takes up to eight, and fails with
+    /// `OpenError::TooMuchInLog` beyond that.
     pub table_bytes: usize,
     /// Log that is written before a checkpoint is due on its account, per generation, of which there are up to
     /// three on disk. Not memory; here because it goes with the table: a small commit takes 4 KiB of log.
     pub log_bytes: u64,
 }
 
-/// Buffers beside cache and tables: the open group and the one on its way, a checkpoint's slice, and the pages of
-/// one path.
+/// Buffers beside cache, tables and groups: what a checkpoint writes at once, the pages of one path, the map of pages in
+/// use, and what the allocator keeps between its pieces.
 const BUFFER_BYTES: usize = 512 << 10;
+
+/// What tables take at most, all together: one that is full at its freeze or half as full again, and one beside it.
+pub(crate) const fn tables_bytes(table_bytes: u64) -> u64 {
+    table_bytes * 5 / 2
+}
 
 impl Memory {
     /// A small device: at most 4 MB.
-    pub const TINY: Self = Self { cache_bytes: 1 << 20, table_bytes: 1 << 20, log_bytes: 4 << 20 };
+    pub const TINY: Self = Self { cache_bytes: 3 << 18, table_bytes: 3 << 17, log_bytes: 4 << 20 };
     /// An app on a phone or a desktop: at most 10 MB.
-    pub const CLIENT: Self = Self { cache_bytes: 7 << 19, table_bytes: 5 << 19, log_bytes: 16 << 20 };
-    /// The relay on a Raspberry Pi.
-    pub const RELAY: Self = Self { cache_bytes: 32 << 20, table_bytes: 16 << 20, log_bytes: 64 << 20 };
-    /// A server.
-    pub const SERVER: Self = Self { cache_bytes: 256 << 20, table_bytes: 64 << 20, log_bytes: 256 << 20 };
+    pub const CLIENT: Self = Self { cache_bytes: 2 << 20, table_bytes: 3 << 19, log_bytes: 16 << 20 };
+    /// The relay on a Raspberry Pi: at most 72 MiB.
+    pub const RELAY: Self = Self { cache_bytes: 24 << 20, table_bytes: 14 << 20, log_bytes: 64 << 20 };
+    /// A server: at most 400 MiB.
+    pub const SERVER: Self = Self { cache_bytes: 192 << 20, table_bytes: 64 << 20, log_bytes: 256 << 20 };
 
-    /// Returns the sum: cache, two tables, their filters, buffers.
+    /// Returns the sum: cache, tables where writers stop, their filters, the open group and the one on its way, buffers.
     pub const fn total_bytes(&self) -> usize {
-        self.cache_bytes + 2 * (self.table_bytes + self.table_bytes / 64) + BUFFER_BYTES
+        let tables = tables_bytes(self.table_bytes as u64) as usize;
+        self.cache_bytes + tables + 2 * (self.table_bytes / 64) + 2 * self.group_bytes() + BUFFER_BYTES
+    }
+
+    /// Returns the payload bytes after which an open group takes no further commit.
+    pub(crate) const fn group_bytes(&self) -> usize {
+        let bytes = self.table_bytes / 8;
+        if bytes < GROUP_BYTES_SOFT_MAX { bytes } else { GROUP_BYTES_SOFT_MAX }
     }
 }
 
@@ -267,8 +283,10 @@ pub struct Options {
     pub read_only: bool,
     /// How much memory the store may take. Default `Memory::CLIENT`.
     pub memory: Memory,
-    /// Bytes of the file that views may keep from being used again; the oldest view that passes it ends with
-    /// `ReadError::SnapshotTooOld`. Default 256 MiB.
+    /// Bytes of the file that views may keep from being used again, and that old ones are given as pages of their own, all
+    /// together. Where it is more, the views of the oldest checkpoint end with `ReadError::SnapshotTooOld`, all of them, as
+    /// one alone would free nothing; then those of the next one; and of views that were to be given pages those for which
+    /// there is no room, the newer ones of them. Looked at whenever a checkpoint is written. Default 256 MiB.
     pub snapshot_bytes_max: u64,
     /// How pages are read. Default `PageAccess::Auto`.
     pub access: PageAccess,

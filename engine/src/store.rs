@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::ahead::Ahead;
 use crate::background::Background;
@@ -10,9 +11,9 @@ use crate::change::ChangeFeed;
 
 use crate::disk::{Disk, load_roots};
 use crate::env::{Env, LockOutcome, OpenMode, StorageFile};
-use crate::error::{Corruption, CorruptionKind, MaintainError, OpenError, ReadError, WriteError};
+use crate::error::{CommitError, Corruption, CorruptionKind, MaintainError, OpenError, ReadError, WriteError};
 use crate::keys::{EpochKey, FileKeys, KeySlot, UnwrapError, WrapError};
-use crate::limits::PAGE_BYTES;
+use crate::limits::{ATTEMPTS_MAX, PAGE_BYTES};
 use crate::log::replay::LogEnd;
 use crate::log::writer::{LogPosition, LogWriter};
 use crate::options::{KeySource, Options, PageAccess};
@@ -81,6 +82,8 @@ pub(crate) struct Inner {
 #[derive(Clone, Copy)]
 pub(crate) struct Config {
     pub(crate) table_bytes: u64,
+    /// Payload bytes after which an open group takes no further commit.
+    pub(crate) group_bytes: usize,
     pub(crate) log_bytes: u64,
     pub(crate) snapshot_bytes_max: u64,
 }
@@ -98,6 +101,7 @@ impl Store {
         let memory = options.memory;
         let config = Config {
             table_bytes: memory.table_bytes as u64,
+            group_bytes: memory.group_bytes(),
             log_bytes: memory.log_bytes,
             snapshot_bytes_max: options.snapshot_bytes_max,
         };
@@ -211,6 +215,55 @@ impl Store {
         self.inner.feed_count.store(visible.feeds.len() as u32, Ordering::Release);
         self.inner.subscribing.fetch_sub(1, Ordering::AcqRel);
         feed
+    }
+
+    /// Runs `body` in a transaction and commits it durably. Where another transaction came first
+    /// (`CommitError::Conflict`), `body` runs again, on a new snapshot, up to `limits::ATTEMPTS_MAX` times in all; its
+    /// own errors, and all other ones of the commit, end it at once and leave no trace.
+    ///
+    /// ```
+    /// # use blazedb_engine::{CommitError, Env, Options, Store};
+    /// # let store = Store::open(Env::memory(1), Options::unencrypted())?;
+    /// let counters = store.tree("counters")?;
+    /// let count = store.retry(|tx| {
+    ///     let count = tx.read_checked(counters, b"visits")?.map_or(0, |bytes| bytes[0]) + 1;
+    ///     tx.put(counters, b"visits", &[count])?;
+    ///     Ok::<_, CommitError>(count)
+    /// })?;
+    /// assert_eq!(count, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retry<R, E: From<CommitError>>(
+        &self,
+        mut body: impl FnMut(&mut WriteTransaction) -> Result<R, E>,
+    ) -> Result<R, E> {
+        let mut attempt = 1;
+        loop {
+            let mut tx = self.write();
+            let result = body(&mut tx)?;
+            match tx.commit() {
+                Ok(_) => return Ok(result),
+                Err(CommitError::Conflict { .. }) if attempt < ATTEMPTS_MAX => self.wait_for_winner(attempt),
+                Err(error) => return Err(error.into()),
+            }
+            attempt += 1;
+        }
+    }
+
+    /// After a conflict: waits until whoever won can be seen, so that the next attempt does not lose to the same
+    /// commit again. From the fifth attempt in a row on also for a time that chance gives (`Env::entropy`), 20 ms at
+    /// most: somebody must get out of the way. `attempt`: the one that failed, from 1.
+    pub fn wait_for_winner(&self, attempt: usize) {
+        // An error here is an error of the next attempt, too, which reports it.
+        let _ = self.flush();
+        if attempt > 4 {
+            let mut dice = [0; 2];
+            // Without randomness all wait alike, which is slower and not wrong.
+            let _ = self.inner.env.entropy.public(&mut dice);
+            let most_us = 50 << attempt.min(11);
+            let us: u64 = most_us * u64::from(u16::from_le_bytes(dice)) / u64::from(u16::MAX);
+            crate::sync::thread::sleep(Duration::from_micros(us.min(20_000)));
+        }
     }
 
     /// Makes every commit so far durable, the others too.

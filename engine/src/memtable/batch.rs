@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::leaf::{Kind, Version, head_of};
+use super::room::Room;
 use super::segments::Place;
 use super::{Mem, OWN_SEGMENT_BYTES_MIN, encode_stored};
 use crate::btree::ValueRef;
@@ -14,13 +15,17 @@ const ITEMS_KEPT: usize = 1024;
 /// The effects of one commit: each key once.
 #[derive(Default)]
 pub(crate) struct Batch {
-    /// Records one behind the other: the first segment, if there are any.
-    pub(super) bytes: Vec<u8>,
-    /// Records that are segments of their own.
-    pub(super) own: Vec<Bytes>,
+    /// Where records lie that are no segments of their own; where there is none, in `bytes`.
+    room: Option<Room>,
+    bytes: Vec<u8>,
+    /// The segment that takes records now.
+    open: Option<usize>,
+    pub(super) segments: Vec<Bytes>,
     pub(super) items: Vec<Item>,
     /// Bytes of stored values.
     pub(super) stored_bytes: u64,
+    /// Bytes of room that can hold nothing.
+    pub(super) unused_bytes: u64,
 }
 
 pub(super) struct Item {
@@ -30,9 +35,17 @@ pub(super) struct Item {
 }
 
 impl Batch {
+    /// One that is used again for commit after commit, into tables that take `tables_bytes` at most, all together, and
+    /// `table_bytes` each as a rule.
+    pub(crate) fn with_room(table_bytes: usize, tables_bytes: usize) -> Self {
+        Self { room: Some(Room::new(table_bytes, tables_bytes)), ..Self::default() }
+    }
+
     /// Makes room for this many effects, which have about this many bytes of keys and values.
     pub(crate) fn reserve(&mut self, effects: usize, bytes: usize) {
-        self.bytes.reserve_exact(bytes);
+        if self.room.is_none() {
+            self.bytes.reserve_exact(bytes);
+        }
         self.items.shrink_to(ITEMS_KEPT);
         self.items.reserve_exact(effects);
     }
@@ -67,16 +80,42 @@ impl Batch {
     }
 
     fn copy(&mut self, tree: u32, (key, value): (&[u8], &[u8]), kind: Kind) {
-        let place = Place { segment: 0, at: self.bytes.len() as u32 };
-        self.bytes.extend_from_slice(key);
-        self.bytes.extend_from_slice(value);
+        let len = key.len() + value.len();
+        if self.room.as_ref().is_some_and(|room| !room.fits(len)) {
+            self.close();
+            self.unused_bytes += self.room.as_mut().map_or(0, |room| room.next_chunk(len) as u64);
+        }
+        let segment = *self.open.get_or_insert_with(|| {
+            self.segments.push(Bytes::new());
+            self.segments.len() - 1
+        });
+        let at = match &mut self.room {
+            Some(room) => room.add(key, value),
+            None => {
+                let at = self.bytes.len();
+                self.bytes.extend_from_slice(key);
+                self.bytes.extend_from_slice(value);
+                at
+            }
+        };
+        let place = Place { segment: segment as u32, at: at as u32 };
         self.item(tree, key, value.len(), place, kind);
     }
 
     fn own(&mut self, tree: u32, record: Bytes, key_len: usize) {
-        let place = Place { segment: 1 + self.own.len() as u32, at: 0 };
+        let place = Place { segment: self.segments.len() as u32, at: 0 };
         self.item(tree, &record[..key_len], record.len() - key_len, place, Kind::Inline);
-        self.own.push(record);
+        self.segments.push(record);
+    }
+
+    /// Ends the segment that takes records now.
+    pub(super) fn close(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        self.segments[open] = match &mut self.room {
+            Some(room) => room.close(),
+            // Without the room that records of their own segments did not take.
+            None => std::mem::take(&mut self.bytes).into_boxed_slice().into(),
+        };
     }
 
     fn item(&mut self, tree: u32, key: &[u8], value_len: usize, place: Place, kind: Kind) {

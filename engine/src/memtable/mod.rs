@@ -23,6 +23,7 @@ mod cursor;
 mod filter;
 mod leaf;
 mod node;
+mod room;
 mod segments;
 
 use std::ops::Bound;
@@ -42,7 +43,7 @@ use segments::Segments;
 
 /// Records from this length on are segments of their own: shared with the transaction that wrote them, and with whoever
 /// reads their values.
-pub(crate) const OWN_SEGMENT_BYTES_MIN: usize = 4096;
+pub(crate) const OWN_SEGMENT_BYTES_MIN: usize = 16 << 10;
 /// Bytes of a stored value's reference.
 const STORED_BYTES: usize = 25;
 
@@ -154,9 +155,9 @@ impl Mem {
     pub(crate) fn apply(&mut self, commit_no: u64, batch: &mut Batch) {
         let shared = Arc::clone(&self.shared);
         let first = self.next_segment;
-        // Without the room that records of their own segments did not take.
-        let bytes = Bytes::from(std::mem::take(&mut batch.bytes).into_boxed_slice());
-        for segment in std::iter::once(bytes).chain(batch.own.drain(..)) {
+        batch.close();
+        self.segment_bytes += std::mem::take(&mut batch.unused_bytes);
+        for segment in batch.segments.drain(..) {
             self.segment_bytes += segment.len() as u64 + Segments::EACH_BYTES;
             shared.segments.add(self.next_segment, segment);
             self.next_segment += 1;

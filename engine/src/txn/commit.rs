@@ -13,7 +13,7 @@
 //! The newest layers (`head`) run ahead of the published ones: a hook and the conflict check see commits that are not
 //! durable yet, readers never do. If a group fails, what was built on it fails with it.
 //!
-//! A table that grows faster than checkpoints empty it slows its writers down, gently at first (`make_way`).
+//! While a checkpoint runs, writers are slowed down evenly (`make_way`, `Pace`).
 
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -25,18 +25,19 @@ use bytes::Bytes;
 use crate::change::{Change, ChangeKind, Commit};
 use crate::checkpoint::Frozen;
 use crate::error::{CommitError, HookError, MaintainError, Poison};
-use crate::limits::{GROUP_BYTES_SOFT_MAX, TREES_MAX};
+use crate::limits::TREES_MAX;
 use crate::log::group::HEADER_BYTES;
 use crate::log::redo::CommitEncoder;
 use crate::log::writer::{AppendError, LogWriter};
 use crate::memtable::{Batch, Mem};
+use crate::options::tables_bytes;
 use crate::snapshot::Layers;
 use crate::store::Inner;
 use crate::sync::thread::{self, Thread};
 use crate::sync::{MutexGuard, OnceLock};
 use crate::txn::conflict::check_conflicts;
 use crate::txn::names::CatalogueEntry;
-use crate::txn::pace::Pace;
+use crate::txn::pace::{Fill, Pace};
 use crate::txn::write_set::{Effect, SetEdits, WriteSet};
 use crate::txn::{CATALOGUE, Serial, TreeId, WriteTransaction};
 
@@ -56,15 +57,16 @@ const LOG_ROOM_BYTES: u64 = 64 << 10;
 /// What an acknowledged commit has survived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// A power cut: the log was synced after the commit was written. A transaction of more than `Memory::table_bytes`
-    /// goes straight into pages instead, and is durable whatever was asked for; other commits wait meanwhile.
+    /// A power cut: the log was synced after the commit was written. A transaction of more than `Memory::table_bytes`,
+    /// 64 bytes for each key included, goes straight into pages instead, and is durable whatever was asked for; other commits wait meanwhile.
     Durable,
     /// The end of this process: the commit was written to the file and not synced. A power cut loses it unless a
     /// durable commit, `Store::flush`, a checkpoint or `Store::close` came after it. Order is kept: never does a
     /// later commit survive without it.
     Buffered,
     /// Nothing yet: the commit is in memory, and goes to the file with the next commit of another kind, with
-    /// `Store::flush` or `Store::close`, or when a megabyte of such commits has gathered. Whatever ends the
+    /// `Store::flush` or `Store::close`, or when so much has gathered as a group may have: an eighth of
+    /// `Memory::table_bytes`, a megabyte at most. Whatever ends the
     /// process loses it until then. Order is kept as with `Buffered`.
     None,
 }
@@ -83,6 +85,8 @@ pub(crate) struct Head {
     /// The newest state, commits on their way to the disk included.
     pub(crate) layers: Layers,
     open: OpenGroup,
+    /// The buffer of the last group, for the next one.
+    spare: Vec<u8>,
     /// Empty but while a commit is applied.
     batch: Batch,
     /// At home when nobody leads.
@@ -156,7 +160,8 @@ impl Head {
         Self {
             layers,
             open: OpenGroup::default(),
-            batch: Batch::default(),
+            spare: Vec::new(),
+            batch: Batch::with_room(checkpoint_from as usize, tables_bytes(checkpoint_from) as usize),
             state: if writer.is_some() { Running::Yes } else { Running::ReadOnly },
             writer,
             frozen: None,
@@ -193,6 +198,11 @@ impl Head {
         }
     }
 
+    /// Returns the bytes of log that the next checkpoint makes superfluous; 0 while the log's writer is away.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.writer.as_ref().map_or(0, |writer| writer.log_bytes())
+    }
+
     pub(crate) fn has_open_commits(&self) -> bool {
         self.open.count > 0
     }
@@ -216,7 +226,7 @@ impl Inner {
         hook: impl FnOnce(&mut Serial<'_>) -> Result<(), HookError>,
     ) -> Result<CommitInfo, CommitError> {
         // A streamed value's pages are spoken for by the log.
-        if tx.writes.bytes() as u64 > self.config.table_bytes && !tx.writes.has_stored() {
+        if tx.writes.table_bytes() > self.config.table_bytes && !tx.writes.has_stored() {
             return self.commit_as_load(tx, hook);
         }
         // Before the serial section, and in all kinds of durability: a later commit's sync may make this one survive.
@@ -375,7 +385,7 @@ impl Inner {
         let room = open.bytes.len() as u64;
         let alone = !open.sync && open.first + u64::from(open.count) == self.published_no() + 2;
         let Some(writer) = head.writer.as_ref() else { return false };
-        if !alone || room > GROUP_BYTES_SOFT_MAX as u64 || !writer.has_room(room) {
+        if !alone || room > self.config.group_bytes as u64 || !writer.has_room(room) {
             return false;
         }
         let at = writer.at();
@@ -384,19 +394,20 @@ impl Inner {
         true
     }
 
-    /// Slows a writer down, or lets it wait, while tables are fuller than checkpoints can empty them; and lets it
-    /// wait for a group that is full, or for room in the log.
+    /// Slows a writer down while a checkpoint runs; lets it wait where tables or log end, for a group that is full, or
+    /// for room in the log.
     fn make_way(
         &self,
         head: &mut MutexGuard<'_, Head>,
         tx: &WriteTransaction,
         durability: Durability,
     ) -> Result<(), CommitError> {
-        let full = self.config.table_bytes;
+        let more = tx.writes.table_bytes();
         let failed_before = head.checkpoints_failed;
+        let mut waited = false;
         loop {
             self.wait_for_load(head)?;
-            if head.open.bytes.len() > GROUP_BYTES_SOFT_MAX {
+            if head.open.bytes.len() > self.config.group_bytes {
                 self.lead_or_wait(head);
                 continue;
             }
@@ -410,33 +421,47 @@ impl Inner {
                     continue;
                 }
             }
-            if !self.is_over_budget(head) {
-                break;
+            if self.is_over_budget(head, more) {
+                // Here memory and log end: wait until a checkpoint is through, or was tried in vain.
+                if head.checkpoints_failed > failed_before {
+                    let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+                    let poison = Poison { during: "writing a checkpoint", source };
+                    return Err(CommitError::DiskFull { source: Arc::new(poison) });
+                }
+                if self.background.is_running() {
+                    self.background.request();
+                    self.turn.wait_for(head, Duration::from_millis(50));
+                } else {
+                    MutexGuard::unlocked(head, || self.checkpoint_where(|head| self.is_over_budget(head, more)));
+                }
+                continue;
             }
-            // Twice the budget is where memory ends: wait until a checkpoint is through, or was tried in vain.
-            if head.checkpoints_failed > failed_before {
-                let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
-                let poison = Poison { during: "writing a checkpoint", source };
-                return Err(CommitError::DiskFull { source: Arc::new(poison) });
+            if waited || !head.checkpointing || !self.background.is_running() {
+                return Ok(());
             }
-            if self.background.is_running() {
-                self.background.request();
-                self.turn.wait_for(head, Duration::from_millis(50));
-            } else {
-                MutexGuard::unlocked(head, || self.checkpoint_where(|head| self.is_over_budget(head)));
-            }
+            // As long as a checkpoint runs: slow writers, never stop them. Others may fill the room meanwhile.
+            waited = true;
+            let fill = [
+                Fill { bytes: head.layers.active.bytes() + more, stop: self.table_stop(head) },
+                Fill { bytes: head.log_bytes(), stop: 2 * self.config.log_bytes },
+            ];
+            let Some(wait) = head.pace.wait(self.now(), more, fill) else { return Ok(()) };
+            MutexGuard::unlocked(head, || thread::sleep(wait));
+            head.pace.has_waited(more);
         }
-        let over = head.layers.active.bytes().saturating_sub(full / 2);
-        if head.checkpointing && self.background.is_running() && over > 0 {
-            // From half full on, as long as a checkpoint runs: slow writers gradually, never stop them.
-            if let Some(wait) =
-                head.pace.wait_after(tx.writes.bytes() as u64, over as f64 / (full * 3 / 2) as f64, full)
-            {
-                MutexGuard::unlocked(head, || thread::sleep(wait));
-                self.wait_for_load(head)?;
-            }
-        }
-        Ok(())
+    }
+
+    /// Returns the time as `Pace` wants it.
+    pub(crate) fn now(&self) -> Duration {
+        Duration::from_millis(self.env.clock.monotonic_ms())
+    }
+
+    /// Returns the bytes of the active table at which writers stop. All tables together take what `tables_bytes` says;
+    /// one that is frozen is never so large that there is no room for a whole one beside it.
+    fn table_stop(&self, head: &Head) -> u64 {
+        let all = tables_bytes(self.config.table_bytes);
+        let frozen = head.frozen.as_ref().map_or(0, |frozen| frozen.table.bytes());
+        all.saturating_sub(frozen.max(self.config.table_bytes))
     }
 
     fn wait_for_load(&self, head: &mut MutexGuard<'_, Head>) -> Result<(), CommitError> {
@@ -449,9 +474,11 @@ impl Inner {
         }
     }
 
-    fn is_over_budget(&self, head: &Head) -> bool {
-        let log = head.writer.as_ref().map_or(0, |writer| writer.log_bytes());
-        head.layers.active.bytes() >= 2 * self.config.table_bytes || log >= 2 * self.config.log_bytes
+    /// Whether there is no room for a commit that takes so much of the table. An empty table has room for any.
+    fn is_over_budget(&self, head: &Head, more: u64) -> bool {
+        let active = head.layers.active.bytes();
+        let is_full = active + more > self.table_stop(head) && (active > 0 || head.frozen.is_some());
+        is_full || head.log_bytes() >= 2 * self.config.log_bytes
     }
 
     fn make_room(&self, head: &mut MutexGuard<'_, Head>, bytes: u64) -> Result<(), CommitError> {
@@ -562,6 +589,7 @@ impl Inner {
             head.writer = Some(writer);
             return Waiting::default();
         }
+        head.open.bytes = mem::take(&mut head.spare);
         let layers = head.layers.clone();
         let begun_ms = group.sync.then(|| self.env.clock.monotonic_ms());
         let result = self.without_lock(head, &group.outcome, || {
@@ -581,10 +609,10 @@ impl Inner {
                 self.publish(layers, Some(at), &group.told);
                 group.outcome.set(Ok(())).unwrap_or_else(|_| unreachable!("a group is led once"));
                 head.writer = Some(writer);
-                if head.open.count == 0 {
-                    // The buffer goes on to the next group.
+                // One that a large commit has made long is not kept.
+                if group.bytes.capacity() <= 2 * self.config.group_bytes {
                     group.bytes.clear();
-                    head.open.bytes = mem::take(&mut group.bytes);
+                    head.spare = mem::take(&mut group.bytes);
                 }
             }
             Err(AppendError::DiskFull { during, source }) if group.first > self.published_no() => {

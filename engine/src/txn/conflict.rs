@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::error::CommitError;
 use crate::snapshot::{Layers, Walk};
-use crate::txn::write::ReadRange;
+use crate::txn::reads::ReadRange;
 use crate::txn::{TreeId, WriteTransaction};
 
 /// First committer wins, by key.
@@ -13,15 +13,15 @@ pub(super) fn check_conflicts(newest: &Layers, tx: &WriteTransaction) -> Result<
     if newest.commit_no() == snapshot {
         return Ok(());
     }
-    let reads = tx.reads.as_ref().map(|reads| reads.lock());
+    let reads = tx.reads.lock();
     let written = tx.writes.iter().map(|(tree, record, _)| (tree, record.key()));
-    let read = tx.checked.iter().chain(reads.iter().flat_map(|r| &r.keys)).map(|(tree, key)| (*tree, &key[..]));
+    let read = reads.keys.iter().map(|(tree, key)| (*tree, &key[..]));
     for (tree, key) in written.chain(read) {
         if key_moved(newest, tx, tree, key)? {
             return Err(CommitError::Conflict { tree: TreeId(tree), key: Bytes::copy_from_slice(key) });
         }
     }
-    for range in reads.iter().flat_map(|r| &r.ranges) {
+    for range in &reads.ranges {
         if let Some(key) = range_moved(newest, tx, range)? {
             return Err(CommitError::Conflict { tree: TreeId(range.tree), key });
         }

@@ -14,6 +14,7 @@ use crate::store::Inner;
 use crate::sync::Mutex;
 use crate::txn::commit::{CommitInfo, Durability};
 use crate::txn::cursor::{Cursor, Source};
+use crate::txn::reads::Reads;
 use crate::txn::record::Record;
 use crate::txn::value::ValueWriter;
 use crate::txn::view::prefix_end;
@@ -31,38 +32,36 @@ const READ_BYTES: u64 = 64 << 10;
 pub struct WriteTransaction {
     pub(crate) view: ReadView,
     pub(crate) writes: WriteSet,
-    pub(crate) checked: Vec<(u32, Bytes)>,
-    pub(crate) reads: Option<Mutex<Reads>>,
+    /// What the commit checks.
+    pub(crate) reads: Mutex<Reads>,
+    is_serializable: bool,
     pub(crate) label: u32,
-}
-
-/// What a serializable transaction has looked at.
-#[derive(Default)]
-pub(crate) struct Reads {
-    pub(crate) keys: Vec<(u32, Bytes)>,
-    pub(crate) ranges: Vec<ReadRange>,
-}
-
-pub(crate) struct ReadRange {
-    pub(crate) tree: u32,
-    pub(crate) lower: Bound<Vec<u8>>,
-    pub(crate) upper: Bound<Vec<u8>>,
 }
 
 /// A moment of a transaction to go back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Savepoint(usize);
+pub struct Savepoint(pub(super) u64);
 
 impl WriteTransaction {
     pub(crate) fn new(inner: &Arc<Inner>) -> Self {
-        Self { view: ReadView::new(inner), writes: WriteSet::default(), checked: Vec::new(), reads: None, label: 0 }
+        Self {
+            view: ReadView::new(inner),
+            writes: WriteSet::default(),
+            reads: Mutex::default(),
+            is_serializable: false,
+            label: 0,
+        }
     }
 
     /// Makes this transaction serializable: from here on every key and range that it reads is checked at its
     /// commit, which fails with `Conflict` if another transaction wrote there in between. A range counts as read
     /// from bound to bound, however far its cursor went.
+    ///
+    /// What was read takes at most `limits::READ_SET_BYTES_MAX` of memory. Past that, keys and ranges that follow one
+    /// another count as one range, what lies between them included: then the commit may fail where nothing that was
+    /// read has changed, and takes longer, as it looks at whole ranges. It never passes where something has.
     pub fn serializable(&mut self) {
-        self.reads.get_or_insert_default();
+        self.is_serializable = true;
     }
 
     /// Returns the tree of this name; it exists from the commit of this transaction on, if it did not before.
@@ -138,24 +137,24 @@ impl WriteTransaction {
     }
 
     fn note_read(&self, tree: TreeId, key: &[u8]) {
-        if let Some(reads) = &self.reads {
-            reads.lock().keys.push((tree.0, Bytes::copy_from_slice(key)));
+        if self.is_serializable {
+            self.reads.lock().note_key(tree.0, key);
         }
     }
 
-    /// Like `get`, and the commit fails with `Conflict` if another transaction writes the key in between.
+    /// Like `get`, and the commit fails with `Conflict` if another transaction writes the key in between. Very many of
+    /// them become ranges; see `serializable`.
     pub fn read_checked(&mut self, tree: TreeId, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
         let value = self.get(tree, key)?;
-        self.checked.push((tree.0, Bytes::copy_from_slice(key)));
+        self.reads.lock().note_key(tree.0, key);
         Ok(value)
     }
 
     /// Walks the keys within bounds, own writes included.
     pub fn range(&self, tree: TreeId, bounds: impl RangeBounds<[u8]>) -> TransactionCursor<'_> {
         let (lower, upper) = (bounds.start_bound(), bounds.end_bound());
-        if let Some(reads) = &self.reads {
-            let owned = |bound: Bound<&[u8]>| bound.map(<[u8]>::to_vec);
-            reads.lock().ranges.push(ReadRange { tree: tree.0, lower: owned(lower), upper: owned(upper) });
+        if self.is_serializable {
+            self.reads.lock().note_range(tree.0, lower, upper);
         }
         TransactionCursor::new(&self.writes, self.view.cursor(tree.0, lower, upper), tree, lower, upper)
     }
@@ -237,8 +236,9 @@ impl WriteTransaction {
         Savepoint(self.writes.mark())
     }
 
-    /// Takes back every put and delete since the savepoint. Savepoints made after it are gone; going back to one
-    /// of those is the same as going back to this one.
+    /// Takes back every put and delete since the savepoint. Savepoints made after it are gone: going back to one of
+    /// those, now or later, is the same as going back to this one. With a savepoint of another transaction this goes
+    /// back to some moment of this one, or to its beginning.
     pub fn roll_back_to(&mut self, savepoint: Savepoint) {
         self.writes.roll_back_to(savepoint.0);
     }

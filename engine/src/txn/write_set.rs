@@ -25,6 +25,8 @@ use crate::txn::record::Record;
 const ROOM_BYTES: usize = 4096;
 /// Records up to this length share room. A record keeps the room alive that it is in, so longer ones have their own.
 const SHARING_BYTES_MAX: usize = 512;
+/// What an entry takes in the table beside its key and value: its place in a leaf that is half full, or more.
+const TABLE_ENTRY_BYTES: usize = 64;
 
 /// A record ordered by its key alone.
 pub(crate) struct Keyed {
@@ -59,6 +61,10 @@ pub(crate) struct WriteSet {
     has_stored: bool,
     /// What writes replaced, oldest first; kept from the first savepoint on.
     journal: Option<Vec<Replaced>>,
+    /// Savepoints that are not gone: their numbers, and how long the journal was.
+    marks: Vec<(u64, usize)>,
+    /// How many savepoints there ever were.
+    marks_made: u64,
     /// Bytes of keys and values that the journal keeps.
     journal_bytes: usize,
 }
@@ -172,6 +178,11 @@ impl WriteSet {
         self.bytes
     }
 
+    /// Returns what the table will take for it, about.
+    pub(crate) fn table_bytes(&self) -> u64 {
+        (self.bytes + self.keys * TABLE_ENTRY_BYTES) as u64
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Record, &Effect)> {
         self.trees.iter().flat_map(|(tree, writes)| writes.iter().map(move |(k, e)| (*tree, &k.record, e)))
     }
@@ -216,12 +227,25 @@ impl WriteSet {
         Record::new(self.room.split().freeze(), key.len())
     }
 
-    /// Returns the length of the journal, which begins here if it did not before.
-    pub(crate) fn mark(&mut self) -> usize {
-        self.journal.get_or_insert_default().len()
+    /// Returns the number of a savepoint that is made here. The journal begins with the first one.
+    pub(crate) fn mark(&mut self) -> u64 {
+        let len = self.journal.get_or_insert_default().len();
+        match self.marks.last() {
+            // Nothing has happened since: it is the same one, so that there are no more of them than writes.
+            Some(&(number, at)) if at == len => number,
+            _ => {
+                self.marks_made += 1;
+                self.marks.push((self.marks_made, len));
+                self.marks_made
+            }
+        }
     }
 
-    pub(crate) fn roll_back_to(&mut self, mark: usize) {
+    /// Goes back to a savepoint; where it is gone, to the last one made before it that is not.
+    pub(crate) fn roll_back_to(&mut self, number: u64) {
+        let kept = self.marks.partition_point(|&(made, _)| made <= number);
+        self.marks.truncate(kept);
+        let mark = self.marks.last().map_or(0, |&(_, at)| at);
         let undone = self.journal.as_mut().map(|journal| journal.split_off(mark.min(journal.len())));
         for Replaced { tree, key, old } in undone.into_iter().flatten().rev() {
             self.journal_bytes -= key.len() + old.as_ref().map_or(0, |(record, _)| record.len());

@@ -245,3 +245,38 @@ fn a_panic_in_a_checkpoint_poisons() {
     assert_eq!(get(&store, "t", b"a").as_deref(), Some(&b"1"[..]));
     store.verify(&mut |_| {}).expect("pages and space agree");
 }
+
+/// Four threads count in one row: whoever loses runs again, and no increment is lost.
+#[test]
+fn a_transaction_that_loses_runs_again() {
+    let disk = SimDisk::new(3);
+    let store = open(&disk);
+    let tree = store.tree("t").expect("a good name");
+    let attempts = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let count = store.retry(|tx| {
+                        attempts.fetch_add(1, Ordering::Relaxed);
+                        let count = tx.get(tree, b"n")?.map_or(0, |bytes| bytes[0]) + 1;
+                        // Long enough for another one to come in between.
+                        std::thread::yield_now();
+                        tx.put(tree, b"n", &[count])?;
+                        Ok::<_, CommitError>(count)
+                    });
+                    count.expect("in a thousand attempts it wins once");
+                }
+            });
+        }
+    });
+    assert_eq!(get(&store, "t", b"n"), Some(vec![200]));
+    assert!(attempts.load(Ordering::Relaxed) >= 200);
+    // What the body refuses ends it at once.
+    let mut calls = 0;
+    let refused: Result<(), CommitError> = store.retry(|_| {
+        calls += 1;
+        Err(CommitError::Closed)
+    });
+    assert!(matches!((refused, calls), (Err(CommitError::Closed), 1)));
+}

@@ -188,7 +188,7 @@ fn retries_on_a_full_disk_end_and_go_on_when_there_is_room() {
         let tree = store.tree("t").expect("a good name");
         let (answers, answered) = std::sync::mpsc::channel();
         // Too little for a load, too much for the room that the log has; far beyond where writers stop.
-        let (size, tries) = (900 << 10, 10);
+        let (size, tries) = (Memory::TINY.table_bytes / 8 * 7, 10);
         assert!(size < Memory::TINY.table_bytes && size * tries > 4 * Memory::TINY.table_bytes);
         for is_empty in [true, false] {
             if is_empty {

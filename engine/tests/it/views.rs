@@ -3,7 +3,9 @@
 use std::ops::Bound;
 
 use blazedb_engine::env::{SimDisk, Survivors};
-use blazedb_engine::{CommitError, Durability, KdfCost, KeySource, Memory, PageAccess, ReadError, RekeyOptions, Store};
+use blazedb_engine::{
+    CommitError, Durability, KdfCost, KeySource, Memory, PageAccess, ReadError, RekeyOptions, Store, WriteTransaction,
+};
 
 use crate::support::{Model, NAME, Random, content, model_of, open, options, put, scale, unencrypted};
 
@@ -297,6 +299,61 @@ fn savepoints_take_back_what_came_after_them() {
     tx.roll_back_to(second);
     tx.commit().expect("commits");
     assert_eq!(model_of(&store)["t"].len(), 2);
+}
+
+/// A savepoint that is gone never keeps what came after the one that took it away.
+#[test]
+fn going_back_to_a_savepoint_that_is_gone_is_going_back_to_the_one_before_it() {
+    let store = open(&SimDisk::new(7));
+    let mut tx = store.write();
+    let tree = tx.tree("t").expect("a good name");
+    let count = |tx: &WriteTransaction| tx.range(tree, ..).count();
+    let write = |tx: &mut WriteTransaction, keys: std::ops::Range<u8>| {
+        keys.for_each(|key| tx.put(tree, &[key], b"v").expect("room"));
+    };
+    write(&mut tx, 0..1);
+    let first = tx.savepoint();
+    write(&mut tx, 1..6);
+    let second = tx.savepoint();
+    assert_eq!(tx.savepoint(), second, "nothing has happened in between");
+    tx.roll_back_to(first);
+    write(&mut tx, 10..20);
+    tx.roll_back_to(second);
+    assert_eq!(count(&tx), 1, "none of the ten stays");
+    // A later one goes with it, and one that was made before stays good.
+    write(&mut tx, 20..23);
+    let third = tx.savepoint();
+    write(&mut tx, 23..30);
+    tx.roll_back_to(third);
+    assert_eq!(count(&tx), 4);
+    tx.roll_back_to(second);
+    assert_eq!(count(&tx), 1);
+    tx.roll_back_to(third);
+    assert_eq!(count(&tx), 1);
+    tx.commit().expect("commits");
+    assert_eq!(model_of(&store)["t"].len(), 1);
+}
+
+/// More reads than are told apart: what was read conflicts all the same, what is far from it does not.
+#[test]
+fn a_serializable_transaction_reads_any_number_of_keys_in_bounded_memory() {
+    let store = open(&SimDisk::new(9));
+    let tree = store.tree("t").expect("a good name");
+    put(&store, "t", b"z", b"far away").expect("commits");
+    let key = |n: u32| [b"row", &n.to_be_bytes()[..]].concat();
+    for (written, conflicts) in [(key(0), true), (key(77_777), true), (key(149_999), true), (b"z".to_vec(), false)] {
+        let mut tx = store.write();
+        tx.serializable();
+        for n in 0..150_000 {
+            assert_eq!(tx.get(tree, &key(n)).expect("reads"), None);
+        }
+        tx.put(tree, b"summary", b"none").expect("room");
+        put(&store, "t", &written, b"new").expect("commits");
+        assert_eq!(matches!(tx.commit(), Err(CommitError::Conflict { .. })), conflicts, "{written:?}");
+        let mut tx = store.write();
+        tx.delete(tree, &written).expect("a good key");
+        tx.commit().expect("commits");
+    }
 }
 
 /// spec: E-16

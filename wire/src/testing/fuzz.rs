@@ -19,7 +19,8 @@ pub fn walk(value: &ValueRef<'_>) -> Value {
             assert_eq!(items.len(), array.len());
             assert!(array.get(items.len()).is_none());
             for (index, item) in items.iter().enumerate().take(4) {
-                assert_eq!(array.get(index).map(|item| walk(&item)).as_ref(), Some(item));
+                // Not walked again: that would double the work at every level.
+                assert_eq!(array.get(index).map(|item| item.to_value()).as_ref(), Some(item));
             }
             Value::Array(items)
         }
@@ -29,8 +30,8 @@ pub fn walk(value: &ValueRef<'_>) -> Value {
             assert_eq!(fields.len(), map.len());
             for (index, (name, value)) in fields.iter().enumerate().take(4) {
                 let (name_there, value_there) = map.get_index(index);
-                assert_eq!((name_there, &walk(&value_there)), (name.as_str(), value));
-                assert_eq!(map.get(name).map(|value| walk(&value)).as_ref(), Some(value));
+                assert_eq!((name_there, &value_there.to_value()), (name.as_str(), value));
+                assert_eq!(map.get(name).map(|value| value.to_value()).as_ref(), Some(value));
             }
             Value::Map(Document::from_pairs(fields).expect("keys of a map are unique"))
         }
