@@ -36,6 +36,7 @@ pub mod testing;
 pub mod time;
 pub mod value;
 pub mod varint;
+pub mod websocket;
 pub mod writer;
 
 pub use batch::{Batch, BatchBuilder, BatchHead, Columns};

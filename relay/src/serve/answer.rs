@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use super::connection::{Running, Shared};
 use super::health::{self, Service, Watch};
 use super::web::{self, Source};
-use super::{Gate, encoding, grpc};
+use super::{Gate, encoding, grpc, websocket};
 
 /// How a gRPC call is spoken, and so its answer.
 #[derive(Clone, Copy)]
@@ -59,7 +59,7 @@ pub(super) async fn answer<G: Gate>(
 
 async fn route<G: Gate>(
     shared: &Arc<Shared<G>>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     running: &mut Option<Running>,
 ) -> Response<Outgoing<G>> {
     if request.headers().len() > shared.limits.headers_max {
@@ -74,6 +74,9 @@ async fn route<G: Gate>(
         *response.status_mut() = StatusCode::NO_CONTENT;
         web::allow_calls(response.headers_mut());
         return response;
+    }
+    if websocket::is_upgrade(&request) {
+        return upgrade(shared, &mut request, running);
     }
     let Some(dialect) = Dialect::of(request.headers()) else {
         return if matches!(path, wire::SYNC_PATH | health::CHECK_PATH | health::WATCH_PATH) {
@@ -149,6 +152,22 @@ async fn call<G: Gate>(
             Err(Status::new(Code::Unimplemented, format!("there is no method {path}")))
         }
     }
+}
+
+fn upgrade<G: Gate>(
+    shared: &Arc<Shared<G>>,
+    request: &mut Request<Incoming>,
+    running: &mut Option<Running>,
+) -> Response<Outgoing<G>> {
+    let activity = running.as_ref().map(|running| Arc::clone(running.activity())).expect("nobody else takes it");
+    let (status, headers, session) = websocket::accept(shared, request, running);
+    if let Some(session) = session {
+        *activity.upgraded.lock() = Some(Box::pin(session));
+    }
+    let mut response = Response::new(Reply::Empty.plain());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
 }
 
 fn health_answer<G: Gate>(shared: &Shared<G>, method: &Method) -> Response<Outgoing<G>> {

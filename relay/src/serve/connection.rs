@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -43,7 +44,12 @@ pub(super) struct Activity {
     cut: Notify,
     /// Set once a token was good.
     pub(super) known: Arc<AtomicBool>,
+    /// What goes on with the connection once HTTP/1.1 has let go of it.
+    pub(super) upgraded: Mutex<Option<Upgraded>>,
 }
+
+/// What is run on a connection that is no longer HTTP.
+pub(super) type Upgraded = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 struct ActivityState {
     running: usize,
@@ -58,7 +64,7 @@ impl Activity {
         let now = Instant::now();
         let give_ups = Bucket::new(limits.give_ups_max, limits.give_ups_per_second, now);
         let state = ActivityState { running: 0, any: false, quiet_since: now, give_ups, cut_because: "" };
-        Self { state: Mutex::new(state), cut: Notify::new(), known: Arc::default() }
+        Self { state: Mutex::new(state), cut: Notify::new(), known: Arc::default(), upgraded: Mutex::default() }
     }
 
     /// Returns when nothing will have been served for so long, as far as is known now.
@@ -234,7 +240,7 @@ async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>
             async move { Ok::<_, Infallible>(answer(&shared, request, running).await) }
         })
     };
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
     let mut stop = shared.stop.clone();
     let mut saying_goodbye = false;
     // One request and its answer. While that is made it may take what it takes (gRPC-Web has streams, too); whoever says it
@@ -247,7 +253,7 @@ async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>
                 if let Err(error) = ended {
                     tracing::debug!(%peer, %error, "connection failed");
                 }
-                return;
+                break;
             }
             _ = stop.wait_for(|stop| *stop), if !saying_goodbye => {
                 // An answer that has begun is ended by its own deadline; what has not begun needs no goodbye.
@@ -267,5 +273,9 @@ async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>
                 wake = quiet_until;
             }
         }
+    }
+    let upgraded = activity.upgraded.lock().take();
+    if let Some(upgraded) = upgraded {
+        upgraded.await;
     }
 }

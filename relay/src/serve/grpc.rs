@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use blazedb_wire::grpc::{Code, MessageBuf, MessageDecoder, Packer, Status, parse_timeout};
+use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
@@ -33,7 +34,7 @@ use super::{ConnId, Gate, GateConnection, Outbound};
 use crate::token::{Grant, LEEWAY_S, Verifier, unix_now};
 
 /// A place in the gate. Given back exactly once, at the latest when dropped.
-struct Seat<G: Gate> {
+pub(super) struct Seat<G: Gate> {
     gate: G,
     id: ConnId,
     left: AtomicBool,
@@ -41,7 +42,18 @@ struct Seat<G: Gate> {
 }
 
 impl<G: Gate> Seat<G> {
-    fn leave(&self) {
+    /// Hands the gate one message; false if it takes no more.
+    pub(super) async fn frame(&self, message: Bytes) -> bool {
+        self.gate.frame(self.id, message).await
+    }
+
+    /// Says that this many bytes of frames are on their way.
+    pub(super) fn sent(&self, bytes: usize) {
+        self.gate.sent(self.id, bytes);
+    }
+
+    /// Gives the place back, if it has not been.
+    pub(super) fn leave(&self) {
         if !self.left.swap(true, Ordering::AcqRel) {
             self.gate.disconnect(self.id);
         }
@@ -69,34 +81,14 @@ pub(super) async fn sync<G: Gate>(
     source: Source,
     running: &mut Option<Running>,
 ) -> Result<SyncBody<G>, Status> {
-    let now_unix = unix_now();
-    let grant = authorize(&shared.verifier, headers, now_unix)?;
-    let activity = running.as_ref().map(|running| Arc::clone(running.activity())).expect("nobody else takes it");
-    activity.known.store(true, Ordering::Release);
+    let activity = running.as_ref().expect("nobody else takes it");
+    let waiting = Waiting::default();
+    let (grant, deadlines) = admit(shared, headers, activity, Arc::clone(&waiting))?;
     let encoding = Encoding::of(headers)?;
-    let now = Instant::now();
-    let token_left = Duration::from_secs(grant.expires_unix.saturating_add(LEEWAY_S).saturating_sub(now_unix));
-    let expiry = now + token_left.min(STREAM_AGE_MAX);
-    let deadline = call_timeout(headers)?.map(|timeout| now + timeout.min(STREAM_AGE_MAX));
     let (seat, outbound) = take_seat(shared, grant).await?;
     let seat = Arc::new(seat);
     let (end_tx, end) = oneshot::channel();
-    let waiting = Arc::new(Mutex::new(None));
-    let pump = Pump {
-        gate: shared.gate.clone(),
-        id: seat.id,
-        source,
-        decoder: encoding.decoder(shared.limits.message_bytes_max),
-    };
-    let deadlines = Deadlines {
-        expiry,
-        deadline,
-        stall_max: shared.limits.stall_max,
-        close_max: shared.limits.close_max,
-        stop: shared.stop.clone(),
-        waiting: Arc::clone(&waiting),
-        activity,
-    };
+    let pump = Pump { seat: Arc::clone(&seat), source, decoder: encoding.decoder(shared.limits.message_bytes_max) };
     let task = tokio::spawn(run_pump(pump, deadlines, Arc::clone(&seat), end_tx));
     Ok(SyncBody {
         outbound,
@@ -113,6 +105,31 @@ pub(super) async fn sync<G: Gate>(
     })
 }
 
+/// Checks the token of a call and says when the call ends at the latest. From here on the connection is a member's.
+pub(super) fn admit<G: Gate>(
+    shared: &Arc<Shared<G>>,
+    headers: &HeaderMap,
+    running: &Running,
+    waiting: Waiting,
+) -> Result<(Grant, Deadlines), Status> {
+    let now_unix = unix_now();
+    let grant = authorize(&shared.verifier, headers, now_unix)?;
+    let activity = Arc::clone(running.activity());
+    activity.known.store(true, Ordering::Release);
+    let now = Instant::now();
+    let token_left = Duration::from_secs(grant.expires_unix.saturating_add(LEEWAY_S).saturating_sub(now_unix));
+    let deadlines = Deadlines {
+        expiry: now + token_left.min(STREAM_AGE_MAX),
+        deadline: call_timeout(headers)?.map(|timeout| now + timeout.min(STREAM_AGE_MAX)),
+        stall_max: shared.limits.stall_max,
+        close_max: shared.limits.close_max,
+        stop: shared.stop.clone(),
+        waiting,
+        activity,
+    };
+    Ok((grant, deadlines))
+}
+
 /// Returns the request's `grpc-timeout`, if it has one (spec: G-7).
 pub(super) fn call_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
     let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
@@ -124,7 +141,7 @@ pub(super) fn call_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Stat
 
 /// Asks the gate in a task of its own: if the client goes away meanwhile, the answer, and with it the seat, is
 /// dropped, and so given back.
-async fn take_seat<G: Gate>(
+pub(super) async fn take_seat<G: Gate>(
     shared: &Arc<Shared<G>>,
     grant: Grant,
 ) -> Result<(Seat<G>, mpsc::Receiver<Outbound>), Status> {
@@ -174,8 +191,7 @@ pub(super) fn trailers(status: &Status) -> HeaderMap {
 }
 
 struct Pump<G: Gate> {
-    gate: G,
-    id: ConnId,
+    seat: Arc<Seat<G>>,
     source: Source,
     decoder: MessageDecoder,
 }
@@ -199,7 +215,7 @@ impl<G: Gate> Pump<G> {
                 match self.decoder.poll_message() {
                     Ok(None) => break,
                     Ok(Some(message)) => {
-                        if !self.gate.frame(self.id, message).await {
+                        if !self.seat.frame(message).await {
                             return End::Drained(gone());
                         }
                     }
@@ -210,11 +226,12 @@ impl<G: Gate> Pump<G> {
     }
 }
 
-fn gone() -> Status {
+pub(super) fn gone() -> Status {
     Status::new(Code::Unavailable, "the relay closed this stream; reconnect")
 }
 
-struct Deadlines {
+/// When a call ends for a reason that is not in its bytes.
+pub(super) struct Deadlines {
     expiry: Instant,
     deadline: Option<Instant>,
     stall_max: Duration,
@@ -225,8 +242,13 @@ struct Deadlines {
 }
 
 impl Deadlines {
-    /// Returns when the call has to end for a reason that is not in its bytes.
-    async fn reached(&mut self) -> Status {
+    /// Returns where the call notes that something waits for its client.
+    pub(super) fn waiting(&self) -> Waiting {
+        Arc::clone(&self.waiting)
+    }
+
+    /// Returns when the call has to end.
+    pub(super) async fn reached(&mut self) -> Status {
         let deadline = self.deadline;
         let timed_out = async {
             match deadline {
@@ -274,7 +296,7 @@ async fn run_pump<G: Gate>(pump: Pump<G>, mut deadlines: Deadlines, seat: Arc<Se
 }
 
 /// Since when a piece waits for the client to make room, if one does.
-type Waiting = Arc<Mutex<Option<Instant>>>;
+pub(super) type Waiting = Arc<Mutex<Option<Instant>>>;
 
 /// What the relay sends, as hyper asks for it.
 pub(super) struct SyncBody<G: Gate> {
@@ -300,7 +322,7 @@ impl<G: Gate> SyncBody<G> {
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<MessageBuf>>> {
         if self.handed > 0 {
             // hyper asks again only after HTTP/2 has taken the piece before.
-            self.seat.gate.sent(self.seat.id, std::mem::take(&mut self.handed));
+            self.seat.sent(std::mem::take(&mut self.handed));
         }
         *self.waiting.lock() = None;
         if self.done {

@@ -6,7 +6,7 @@
 //! ```text
 //!   TCP -> address count -> TLS 1.3 (ALPN) -> HTTP/2 or HTTP/1.1 -> /healthz, grpc.health.v1
 //!                                                 \-> Sync: token -> Gate::connect -> frames both ways
-//!                                                 (gRPC over HTTP/2; gRPC-Web over both)
+//!                                                 (gRPC over HTTP/2; gRPC-Web over both; WebSocket over HTTP/1.1)
 //! ```
 //!
 //! Invariants: nothing of a session's body is read before its token is verified; every connection that a gate granted
@@ -22,6 +22,7 @@ mod limits;
 mod meter;
 mod tls;
 mod web;
+mod websocket;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -3,6 +3,7 @@
 mod calls;
 mod health;
 mod web;
+mod websocket;
 
 use std::collections::HashMap;
 use std::future::Future;

@@ -5,7 +5,7 @@
 use super::tree::{Offence, Tree};
 
 /// What each of our packages may name under `[dependencies]`, besides crates that are not ours.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("blazedb-wire", &[]),
     ("blazedb-engine", &["blazedb-wire"]),
     ("blazedb-sync", &["blazedb-wire"]),
@@ -15,6 +15,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("blazedb-codecs", WITH_TOOLS),
     ("blazedb-compare", WITH_TOOLS),
     ("blazedb-harness", EVERYTHING),
+    ("blazedb-tonic-client", &[]),
     ("blazedb-fuzz", WITH_TOOLS),
 ];
 const EVERYTHING: &[&str] = &["blazedb-wire", "blazedb-engine", "blazedb-sync", "blazedb", "blazedb-relay"];

@@ -73,6 +73,6 @@ mod tests {
     fn trailers_are_a_message() {
         assert_eq!(&web_trailers(&Status::ok())[..], b"\x80\0\0\0\x0fgrpc-status:0\r\n");
         let status = Status::new(Code::NotFound, "100%\n");
-        assert_eq!(&web_trailers(&status)[..], b"\x80\0\0\0\x29grpc-status:5\r\ngrpc-message:100%25%0A\r\n");
+        assert_eq!(&web_trailers(&status)[..], b"\x80\0\0\0\x27grpc-status:5\r\ngrpc-message:100%25%0A\r\n");
     }
 }

@@ -9,7 +9,8 @@ use crate::reader::Reader;
 use crate::row::{RawField, Row, RowRef, encode_body};
 use crate::shape::Shape;
 use crate::value::{Document, Value, ValueRef, encode_value, validate_body, validate_value};
-use bytes::Bytes;
+use crate::websocket::{Decoder, Event, OpCode, Side, encode};
+use bytes::{Bytes, BytesMut};
 
 /// Owns a value by way of the borrowing getters alone, item by item: the second road to the same value.
 pub fn walk(value: &ValueRef<'_>) -> Value {
@@ -268,6 +269,59 @@ pub fn fuzz_grpc(data: &[u8]) {
     if whole.1.is_ok() {
         assert_eq!(messages, stream.len(), "nothing is left over");
     }
+}
+
+/// The bytes of a WebSocket: first who sends (bit 7: a server) and how they are cut into chunks (a count, then that many
+/// lengths), then the bytes. However they are cut, the same events come out and the same end is reached.
+pub fn fuzz_websocket(data: &[u8]) {
+    let Some((&first, rest)) = data.split_first() else { return };
+    let side = if first & 0x80 == 0 { Side::Client } else { Side::Server };
+    let (cuts, stream) = rest.split_at(usize::from(first & 0x7f).min(rest.len()));
+    let read = |chunks: &mut dyn Iterator<Item = &[u8]>| {
+        let mut decoder = Decoder::new(side, FUZZ_MESSAGE_BYTES_MAX);
+        let mut events = Vec::new();
+        for chunk in chunks {
+            decoder.input().extend_from_slice(chunk);
+            loop {
+                match decoder.poll_event() {
+                    Ok(Some(event)) => events.push(event),
+                    Ok(None) => break,
+                    Err(code) => {
+                        assert_eq!(decoder.poll_event(), Err(code), "an error is final");
+                        return (events, Err(code));
+                    }
+                }
+            }
+        }
+        (events, Ok(()))
+    };
+    let whole = read(&mut std::iter::once(stream));
+    let mut left = stream;
+    let mut cuts = cuts.iter();
+    let cut = read(&mut std::iter::from_fn(|| {
+        let len = cuts.next().map_or(left.len(), |&len| usize::from(len).min(left.len()));
+        let (chunk, rest) = left.split_at(len);
+        left = rest;
+        (!chunk.is_empty() || !left.is_empty()).then_some(chunk)
+    }));
+    assert_eq!(whole, cut, "chunks mean nothing");
+    let mut bytes = 0;
+    let mut again = BytesMut::new();
+    for event in &whole.0 {
+        let (op, payload) = match event {
+            Event::Message(message) => (OpCode::Binary, message),
+            Event::Ping(payload) => (OpCode::Ping, payload),
+            Event::Pong | Event::Close(_) => continue,
+        };
+        assert!(payload.len() <= FUZZ_MESSAGE_BYTES_MAX);
+        bytes += payload.len();
+        let mask = (side == Side::Client).then_some([1, 2, 3, first]);
+        encode(op, payload, mask, &mut again);
+        let mut decoder = Decoder::new(side, FUZZ_MESSAGE_BYTES_MAX);
+        decoder.input().extend_from_slice(&again.split());
+        assert_eq!(decoder.poll_event(), Ok(Some(event.clone())), "what came is what would be sent");
+    }
+    assert!(bytes <= stream.len());
 }
 
 /// Small, so that a fuzzer reaches it.

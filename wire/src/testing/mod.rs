@@ -6,7 +6,8 @@
 mod fuzz;
 
 pub use fuzz::{
-    fuzz_batch, fuzz_columns, fuzz_compressed, fuzz_envelope, fuzz_frame, fuzz_grpc, fuzz_row, fuzz_value, walk,
+    fuzz_batch, fuzz_columns, fuzz_compressed, fuzz_envelope, fuzz_frame, fuzz_grpc, fuzz_row, fuzz_value,
+    fuzz_websocket, walk,
 };
 
 use crate::batch::{Batch, BatchBuilder, BatchHead, Columns};
@@ -18,7 +19,8 @@ use crate::row::Row;
 use crate::shape::Shape;
 use crate::time::Hlc;
 use crate::value::{Decimal, Document, Timestamp, Uuid, Value};
-use bytes::Bytes;
+use crate::websocket::{OpCode, close, encode, encode_close};
+use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 
 /// A seeded generator (splitmix64).
@@ -352,6 +354,36 @@ impl Gen {
             out.extend_from_slice(&(message.len() as u32).to_be_bytes());
             out.extend_from_slice(&message);
         }
+        out
+    }
+
+    /// Returns what `fuzz_websocket` reads: who sends, how it is cut, then messages in fragments, pings, perhaps a close.
+    pub fn websocket(&mut self) -> Vec<u8> {
+        let mut out = self.bytes(20);
+        let is_server = self.one_in(2);
+        out.insert(0, out.len() as u8 | u8::from(is_server) << 7);
+        let mut stream = BytesMut::new();
+        for _ in 0..self.below(4) {
+            let message = self.frame().to_bytes();
+            let mask = if is_server { None } else { Some(self.u64() as u32) };
+            let mask = mask.map(u32::to_le_bytes);
+            let (first, rest) = message.split_at(message.len() / 2);
+            let at = stream.len();
+            if self.one_in(2) {
+                encode(OpCode::Binary, first, mask, &mut stream);
+                // Not the last.
+                stream[at] &= 0x7f;
+                encode(OpCode::Ping, b"there?", mask, &mut stream);
+                encode(OpCode::Continuation, rest, mask, &mut stream);
+            } else {
+                encode(OpCode::Binary, &message, mask, &mut stream);
+                encode(OpCode::Pong, b"", mask, &mut stream);
+            }
+            if self.one_in(4) {
+                encode_close(close::NORMAL, "done", mask, &mut stream);
+            }
+        }
+        out.extend_from_slice(&stream);
         out
     }
 
