@@ -62,6 +62,7 @@ mod checkpoint;
 mod disk;
 pub mod env;
 mod error;
+pub mod explain;
 mod keys;
 pub mod limits;
 mod load;

@@ -18,7 +18,7 @@ use blazedb_wire::{Document, Row, encode_value};
 type Check = fn(&[u8]);
 
 /// The fuzz targets by name.
-const CHECKS: [(&str, Check); 14] = [
+const CHECKS: [(&str, Check); 15] = [
     ("row", wire::fuzz_row),
     ("value", wire::fuzz_value),
     ("batch", wire::fuzz_batch),
@@ -27,6 +27,7 @@ const CHECKS: [(&str, Check); 14] = [
     ("columns", wire::fuzz_columns),
     ("compressed", wire::fuzz_compressed),
     ("grpc", wire::fuzz_grpc),
+    ("explain", wire::fuzz_explain),
     ("json", blazedb_wire::json::fuzz_json),
     ("page", engine::fuzz_page),
     ("header", engine::fuzz_header),
@@ -82,6 +83,7 @@ fn made_seeds() -> BTreeMap<String, Vec<u8>> {
         put("columns", generator.columns().to_vec());
         put("compressed", generator.compressed());
         put("grpc", generator.grpc());
+        put("explain", generator.explained());
 
         put("page", engine::seed_page(seed));
         put("header", engine::seed_header(seed));

@@ -18,8 +18,10 @@
 #![warn(missing_docs)]
 
 pub mod batch;
+mod display;
 pub mod envelope;
 pub mod error;
+pub mod explain;
 pub mod frame;
 pub mod grpc;
 pub mod id;

@@ -46,7 +46,7 @@ fn some_columns(source: &mut Gen) -> Vec<u8> {
     source.columns().to_vec()
 }
 
-const TARGETS: [Target; 8] = [
+const TARGETS: [Target; 9] = [
     (a_value, testing::fuzz_value),
     (a_row, testing::fuzz_row),
     (a_batch, testing::fuzz_batch),
@@ -55,6 +55,7 @@ const TARGETS: [Target; 8] = [
     (some_columns, testing::fuzz_columns),
     (Gen::compressed, testing::fuzz_compressed),
     (Gen::grpc, testing::fuzz_grpc),
+    (Gen::explained, testing::fuzz_explain),
 ];
 
 proptest! {
