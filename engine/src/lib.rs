@@ -78,6 +78,8 @@ mod snapshot;
 mod store;
 mod superblock;
 mod sync;
+#[cfg(test)]
+mod tables;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod txn;

@@ -33,6 +33,8 @@ pub mod row;
 pub mod serde;
 pub mod shape;
 mod small;
+#[cfg(test)]
+mod tables;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod time;
