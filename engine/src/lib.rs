@@ -62,6 +62,7 @@ mod checkpoint;
 mod disk;
 pub mod env;
 mod error;
+pub mod explain;
 mod keys;
 pub mod limits;
 mod load;
@@ -78,6 +79,8 @@ mod snapshot;
 mod store;
 mod superblock;
 mod sync;
+#[cfg(test)]
+mod tables;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod txn;

@@ -28,8 +28,8 @@ pub(crate) const FORMAT_VERSION: u16 = 0;
 pub(crate) const FIRST_EPOCH: u16 = 0;
 pub(crate) const KEY_SLOTS: usize = 4;
 
-const MAGIC: [u8; 8] = *b"BLAZEDB\0";
-const KEY_SLOT_BYTES: usize = 96;
+pub(crate) const MAGIC: [u8; 8] = *b"BLAZEDB\0";
+pub(crate) const KEY_SLOT_BYTES: usize = 96;
 /// Numbers that only ever go up by one stay below this, so that nothing that is added to them overflows.
 const NUMBER_MAX: u64 = 1 << 62;
 const AT_VERSION: usize = 8;
@@ -56,6 +56,40 @@ const AT_RESERVED: usize = 212;
 const AT_KEYS: usize = 256;
 const AT_MAC: usize = 4060;
 const AT_CRC: usize = 4092;
+/// Where the parts of a slot begin, in the order of the specification's table.
+#[cfg(test)]
+pub(crate) const PARTS: [usize; 30] = [
+    0,
+    AT_VERSION,
+    AT_FEATURES,
+    AT_CIPHER,
+    AT_CIPHER + 1,
+    AT_EPOCH,
+    AT_SEQUENCE,
+    AT_UUID,
+    AT_LOG_BLOCK,
+    AT_PAGE_BYTES,
+    AT_COMMIT,
+    AT_FLOOR,
+    AT_LOG_GENERATION,
+    AT_LOG_OFFSET,
+    AT_LOG_TAG,
+    AT_HEIGHT,
+    AT_HEIGHT + 1,
+    AT_ROOTS,
+    AT_ROOTS + 8,
+    AT_ENTRIES,
+    AT_SPACE,
+    AT_SPACE + 8,
+    AT_PAGE_COUNT,
+    AT_WALL,
+    AT_PREVIOUS,
+    AT_RESERVED,
+    AT_KEYS,
+    AT_KEYS + KEY_SLOTS * KEY_SLOT_BYTES,
+    AT_MAC,
+    AT_CRC,
+];
 const _: () = assert!(AT_KEYS + KEY_SLOTS * KEY_SLOT_BYTES <= AT_MAC);
 const _: () = assert!(AT_MAC + 32 == AT_CRC && AT_CRC + 4 == SLOT_BYTES);
 const _: () = assert!(NOTE_OFFSET >= SLOT_BYTES as u64 && NOTE_OFFSET + SLOT_BYTES as u64 <= SLOT_OFFSETS[1]);

@@ -18,7 +18,7 @@ use blazedb_wire::{Document, Row, encode_value};
 type Check = fn(&[u8]);
 
 /// The fuzz targets by name.
-const CHECKS: [(&str, Check); 15] = [
+const CHECKS: [(&str, Check); 16] = [
     ("row", wire::fuzz_row),
     ("value", wire::fuzz_value),
     ("batch", wire::fuzz_batch),
@@ -28,6 +28,7 @@ const CHECKS: [(&str, Check); 15] = [
     ("compressed", wire::fuzz_compressed),
     ("grpc", wire::fuzz_grpc),
     ("websocket", wire::fuzz_websocket),
+    ("explain", wire::fuzz_explain),
     ("json", blazedb_wire::json::fuzz_json),
     ("page", engine::fuzz_page),
     ("header", engine::fuzz_header),
@@ -84,6 +85,7 @@ fn made_seeds() -> BTreeMap<String, Vec<u8>> {
         put("compressed", generator.compressed());
         put("grpc", generator.grpc());
         put("websocket", generator.websocket());
+        put("explain", generator.explained());
 
         put("page", engine::seed_page(seed));
         put("header", engine::seed_header(seed));

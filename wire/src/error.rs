@@ -52,7 +52,12 @@ pub enum DecodeErrorKind {
     /// The frame has a version this program does not speak.
     BadVersion(u8),
     /// A kind (of frame, batch or operation) that is unknown, or reserved and not spoken yet.
-    UnknownKind(u8),
+    UnknownKind {
+        /// Its number.
+        kind: u8,
+        /// The rule in spec/ that lists the known ones.
+        rule: &'static str,
+    },
     /// A frame codec that is unknown, or that this kind of frame does not have.
     Codec(u8),
     /// A compressed body that its codec cannot read, or that is longer or shorter than it says.
@@ -117,7 +122,7 @@ impl fmt::Display for DecodeError {
             DecodeErrorKind::BadVersion(version) => {
                 write!(f, "frame version {version} is not spoken here; update the older side")
             }
-            DecodeErrorKind::UnknownKind(kind) => {
+            DecodeErrorKind::UnknownKind { kind, .. } => {
                 write!(f, "kind {kind} is not spoken here; update this program to read it")
             }
             DecodeErrorKind::Codec(codec) => {

@@ -18,8 +18,10 @@
 #![warn(missing_docs)]
 
 pub mod batch;
+mod display;
 pub mod envelope;
 pub mod error;
+pub mod explain;
 pub mod frame;
 pub mod grpc;
 pub mod id;
@@ -31,6 +33,8 @@ pub mod row;
 pub mod serde;
 pub mod shape;
 mod small;
+#[cfg(test)]
+mod tables;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod time;

@@ -8,7 +8,7 @@ pub(crate) const HEADER_BYTES: usize = 96;
 /// Groups begin and end at multiples of this: a cache line.
 pub(crate) const ALIGN_BYTES: u64 = 64;
 
-const MAGIC: [u8; 4] = *b"BLZG";
+pub(crate) const MAGIC: [u8; 4] = *b"BLZG";
 const AT_LEN: usize = 4;
 const AT_CRC: usize = 8;
 const AT_COUNT: usize = 12;
@@ -21,6 +21,24 @@ const AT_EPOCH: usize = 60;
 const AT_PREVIOUS: usize = 64;
 const AT_TAG: usize = 80;
 const _: () = assert!(AT_TAG + 16 == HEADER_BYTES);
+/// Where the parts of a group begin, in the order of the specification's table.
+#[cfg(test)]
+pub(crate) const PARTS: [usize; 14] = [
+    0,
+    AT_LEN,
+    AT_CRC,
+    AT_COUNT,
+    AT_FIRST,
+    AT_DURABLE,
+    AT_GENERATION,
+    AT_NONCE,
+    AT_COUNTER,
+    AT_EPOCH,
+    AT_EPOCH + 2,
+    AT_PREVIOUS,
+    AT_TAG,
+    HEADER_BYTES,
+];
 
 /// Where the checksum ends.
 pub(super) const SUM_END: usize = AT_COUNT;

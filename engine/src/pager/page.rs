@@ -39,6 +39,9 @@ const AT_GENERATION: usize = 16;
 const AT_COUNTER: usize = 28;
 const AT_TAG: usize = 40;
 const _: () = assert!(AT_TAG + 16 == PAGE_HEADER_BYTES);
+/// Where the parts of a page begin, in the order of the specification's table.
+#[cfg(test)]
+pub(crate) const PARTS: [usize; 8] = [0, AT_KIND, AT_CIPHER, AT_EPOCH, AT_NO, AT_GENERATION, AT_TAG, PAGE_HEADER_BYTES];
 
 /// Sealers of generations kept ready for reading. A file has one generation per open that wrote pages; pages of
 /// more generations than this still open, each at the price of a key derivation (about 2 us).
@@ -48,6 +51,24 @@ const GENERATIONS_KEPT: usize = 64;
 #[inline]
 pub(crate) fn proof_of(page: &[u8]) -> u64 {
     u64_at(page, AT_TAG)
+}
+
+/// Returns whether a page's checksum holds.
+pub(crate) fn is_intact(page: &[u8]) -> bool {
+    page.len() >= PAGE_HEADER_BYTES && crc32fast::hash(&page[AT_KIND..]) == u32_at(page, 0)
+}
+
+/// Returns the kind that a page says it is of.
+pub(super) fn kind_of(page: &[u8]) -> Option<PageKind> {
+    let kinds = [
+        PageKind::Leaf,
+        PageKind::Branch,
+        PageKind::Value,
+        PageKind::ValueIndex,
+        PageKind::Space,
+        PageKind::SpaceIndex,
+    ];
+    kinds.into_iter().find(|kind| *kind as u8 == page[AT_KIND])
 }
 
 /// Returns the key epoch that a page carries.

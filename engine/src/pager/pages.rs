@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::frames::{FrameStats, Frames, Loaded, PAGE_NO_MAX};
-use super::page::{PageOpener, is_the_one};
+use super::page::{PageOpener, is_the_one, kind_of, proof_of};
 use super::{PAGE_BYTES, PAGE_HEADER_BYTES, Page, PageError, PageKind, PageRef};
 use crate::env::{FileMap, StorageFile};
 use crate::keys::FileKeys;
@@ -99,6 +99,19 @@ impl Pages {
     /// Lets the key of an epoch go of which no page that anybody can reach is left.
     pub(crate) fn forget_epoch(&self, epoch: u16) {
         self.opener.forget(epoch);
+    }
+
+    /// Reads a page that nobody names and opens it, as far as it can be checked by itself; past the cache.
+    pub(crate) fn open_alone(&self, no: u64) -> io::Result<Result<Vec<u8>, &'static str>> {
+        let mut page = vec![0; self.page_bytes];
+        let offset = no.checked_mul(self.page_bytes as u64).filter(|&at| at >= PAGES_START);
+        let Some(offset) = offset else { return Ok(Err("no page has this number")) };
+        if self.file.read_at(offset, &mut page)? != page.len() {
+            return Ok(Err("the file ends before it"));
+        }
+        let Some(kind) = kind_of(&page) else { return Ok(Err("there is no such kind of page")) };
+        let at = PageRef { no, proof: proof_of(&page) };
+        Ok(self.opener.open(&mut page, at, kind).map(|()| page))
     }
 
     pub(crate) fn cache_stats(&self) -> FrameStats {

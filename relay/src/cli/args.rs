@@ -109,6 +109,20 @@ Examples:
 The inbox keeps what a merge could not apply: edits of a record that another device had deleted, the last state of a
 record that was deleted while somebody else edited it, and operations that the relay refused.";
 
+const DUMP_EXAMPLES: &str = "\
+Examples:
+  blazedb dump things.bb                           what the frames of an export say
+  blazedb dump --hex things.bb | less              what each byte of it means
+  blazedb dump --hex --as row row.bin              a shape and the body of a row
+  blazedb dump --hex laptop.blaze                  the header of a database, without its key
+  blazedb dump --hex --page 33 laptop.blaze        and a page of it; its body stays sealed
+  blazedb dump --hex --page 33 --passphrase-file secret.txt laptop.blaze
+
+Each line is an offset, bytes, and what they mean; what lies inside of something is indented. Numbers of rules (V-8,
+F-7, E-30) are those of the specification in spec/. Bytes that are refused are explained as far as they make sense,
+then it is said at which byte which rule is broken. Bytes that were compressed are explained as they were before, at
+offsets that begin with `+`. Exit codes: 0 everything is accepted, 1 something is refused or cannot be read.";
+
 /// The command line.
 #[derive(Parser, Debug)]
 #[command(name = "blazedb", version, about = "A local-first database", long_about = ABOUT_LONG, after_help = ROOT_EXAMPLES)]
@@ -139,6 +153,8 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// List what merges could not apply
     Inbox(InboxArgs),
+    /// Explain the bytes of a frame, a row, an export or a database
+    Dump(DumpArgs),
 }
 
 #[derive(Args, Debug)]
@@ -338,6 +354,47 @@ pub(crate) struct InboxArgs {
     /// One JSON object per line for other programs
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = DUMP_EXAMPLES)]
+pub(crate) struct DumpArgs {
+    /// What to look at; `-` is stdin
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Explain every byte: offset, bytes, meaning
+    #[arg(long)]
+    pub(crate) hex: bool,
+    /// What the file holds
+    #[arg(long = "as", value_enum, default_value_t = DumpKind::Auto, value_name = "KIND")]
+    pub(crate) kind: DumpKind,
+    /// Of a database, this page as well
+    #[arg(long, value_name = "NUMBER", requires = "hex")]
+    pub(crate) page: Option<u64>,
+    /// Open the page with the passphrase in this file
+    #[arg(long, value_name = "FILE", requires = "page")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+}
+
+/// What a file that is dumped holds.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DumpKind {
+    /// A database or frames, told from the first bytes
+    Auto,
+    /// Frames one behind the other, as in an export
+    Frames,
+    /// The body of a batch
+    Batch,
+    /// An envelope
+    Envelope,
+    /// A columnar batch
+    Columns,
+    /// A shape, then the body of a row
+    Row,
+    /// A tag, then the payload of a value
+    Value,
+    /// A database file
+    Store,
 }
 
 /// Ten years: long enough for any token, short enough never to overflow a clock.

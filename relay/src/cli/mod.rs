@@ -9,6 +9,7 @@
 
 mod args;
 mod demo;
+mod dump;
 mod export;
 mod failure;
 mod import;
@@ -54,6 +55,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Stats(args) => inspect::stats(&args),
         Command::Verify(args) => inspect::verify(&args),
         Command::Inbox(args) => inspect::inbox(&args),
+        Command::Dump(args) => dump::run(&args),
     };
     match outcome {
         Ok(code) => ExitCode::from(code),

@@ -209,7 +209,7 @@ impl Hub {
     fn handle_rubbish(&mut self, now: Now, conn: ConnId, cause: &DecodeError, out: &mut Vec<Effect>) {
         let text = format!("the message cannot be read: {cause}");
         match cause.kind {
-            DecodeErrorKind::UnknownKind(_) => {
+            DecodeErrorKind::UnknownKind { .. } => {
                 let frame = Frame::Error(error(ErrorCode::Unsupported, 0, &text));
                 self.answer(now, conn, &frame, out);
             }

@@ -7,6 +7,7 @@
 mod crash;
 mod demo;
 mod devices;
+mod dump;
 mod local;
 mod refusals;
 mod support;

@@ -46,7 +46,7 @@ pub(super) fn decode(bytes: Bytes, at: usize) -> Result<Batch, DecodeError> {
     let head_at = reader.offset();
     match reader.u8()? {
         KIND_ROWS => {}
-        kind => return Err(DecodeError::new(head_at, DecodeErrorKind::UnknownKind(kind))),
+        kind => return Err(DecodeError::new(head_at, DecodeErrorKind::UnknownKind { kind, rule: "B-1" })),
     }
     let space = SpaceId(reader.array()?);
     let replica = ReplicaId(reader.array()?);
@@ -217,7 +217,7 @@ impl Tables {
             0 => OpKind::Create,
             1 => OpKind::Update,
             2 => OpKind::Delete,
-            kind => return Err(DecodeError::new(start, DecodeErrorKind::UnknownKind(kind))),
+            kind => return Err(DecodeError::new(start, DecodeErrorKind::UnknownKind { kind, rule: "O-1" })),
         };
         // spec: O-4
         let has_unset = flags & op_bits::UNSET != 0;
@@ -230,7 +230,9 @@ impl Tables {
             merge @ 1..=MergeKind::RESERVED_MAX => {
                 return Err(DecodeError::new(start + 1, DecodeErrorKind::ReservedTag(merge)));
             }
-            merge => return Err(DecodeError::new(start + 1, DecodeErrorKind::UnknownKind(merge))),
+            kind => {
+                return Err(DecodeError::new(start + 1, DecodeErrorKind::UnknownKind { kind, rule: "O-2" }));
+            }
         }
         let (delta, hlc) = read_delta(&mut reader, self.base_hlc, "timestamp delta")?;
         self.least_hlc_delta = self.least_hlc_delta.min(delta);

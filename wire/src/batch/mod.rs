@@ -5,7 +5,7 @@
 //! `Batch` is the proof that bytes were checked. `Columns` turns several batches into one that is smaller, and back.
 
 mod builder;
-mod columns;
+pub(crate) mod columns;
 mod decode;
 
 pub use builder::BatchBuilder;

@@ -74,7 +74,7 @@ pub fn compress_frame(frame: &Bytes, codec: Codec) -> Bytes {
 }
 
 /// Returns a checked frame with its body inflated, under the header that it has; nobody looks at that again.
-pub(super) fn inflate(codec: Codec, frame: &[u8]) -> Result<Bytes, DecodeError> {
+pub(crate) fn inflate(codec: Codec, frame: &[u8]) -> Result<Bytes, DecodeError> {
     let (header, body) = frame.split_at_checked(HEADER_BYTES).unwrap_or_default();
     let mut reader = Reader::with_offset(body, HEADER_BYTES);
     let given = reader.u32()?;

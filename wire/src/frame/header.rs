@@ -10,11 +10,13 @@ use crate::writer::{put_u16, put_u32};
 pub const HEADER_BYTES: usize = 16;
 
 /// What every frame begins with.
-const MAGIC: [u8; 2] = *b"BZ";
+pub(crate) const MAGIC: [u8; 2] = *b"BZ";
 /// The version of the format: 0 until the first release (spec: F-2).
-const VERSION: u8 = 0;
+pub(crate) const VERSION: u8 = 0;
+/// Where its parts begin: magic, version, kind, codec, flags, reserved, length, checksum.
+pub(crate) const HEADER_AT: [usize; 8] = [0, 2, 3, 4, 5, 6, 8, 12];
 /// The bytes of the header that the checksum covers.
-const COVERED: usize = 12;
+const COVERED: usize = HEADER_AT[7];
 
 /// What a frame is (spec: F-3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,7 +124,8 @@ impl FrameHeader {
         }
         // spec: F-3
         let number = reader.u8()?;
-        let kind = FrameKind::from_number(number).ok_or(DecodeError::new(3, DecodeErrorKind::UnknownKind(number)))?;
+        let unknown = DecodeErrorKind::UnknownKind { kind: number, rule: "F-3" };
+        let kind = FrameKind::from_number(number).ok_or(DecodeError::new(3, unknown))?;
         // spec: F-4
         let number = reader.u8()?;
         // spec: F-20
@@ -192,7 +195,7 @@ pub(super) fn begin(out: &mut Vec<u8>, kind: FrameKind, codec: Codec) -> usize {
 /// Writes length and checksum into the header that starts at `start`, for the body that ends here.
 pub(super) fn end(out: &mut [u8], start: usize) {
     let (header, body) = out[start..].split_at_mut(HEADER_BYTES);
-    header[8..12].copy_from_slice(&(body.len() as u32).to_le_bytes());
+    header[HEADER_AT[6]..COVERED].copy_from_slice(&(body.len() as u32).to_le_bytes());
     let crc = checksum(header, body);
-    header[12..].copy_from_slice(&crc.to_le_bytes());
+    header[COVERED..].copy_from_slice(&crc.to_le_bytes());
 }

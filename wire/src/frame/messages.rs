@@ -194,7 +194,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// The greatest number.
-    const NUMBER_MAX: u64 = 13;
+    pub(crate) const NUMBER_MAX: u64 = 13;
 
     /// Returns the number in the format.
     pub const fn number(self) -> u8 {

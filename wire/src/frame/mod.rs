@@ -8,8 +8,11 @@ mod codec;
 mod header;
 mod messages;
 
+pub(crate) use codec::inflate;
 pub use codec::{COMPRESS_BYTES_MIN, Codec, compress_frame};
 pub use header::{FrameHeader, FrameKind, HEADER_BYTES};
+#[cfg(test)]
+pub(crate) use header::{HEADER_AT, MAGIC, VERSION};
 pub use messages::{ErrorCode, ErrorFrame, Hello, Reads, Welcome};
 
 use crate::batch::{Batch, Columns};
@@ -136,7 +139,7 @@ impl Frame {
         let header = FrameHeader::check(&bytes)?;
         let bytes = match header.codec {
             Codec::None => bytes,
-            codec => codec::inflate(codec, &bytes)?,
+            codec => inflate(codec, &bytes)?,
         };
         let mut reader = Reader::with_offset(bytes.get(HEADER_BYTES..).unwrap_or_default(), HEADER_BYTES);
         let frame = match header.kind {

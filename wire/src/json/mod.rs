@@ -30,6 +30,7 @@ mod fuzz;
 
 pub(crate) use self::base64::write_base64;
 pub(crate) use self::rfc3339::{parse_rfc3339, write_rfc3339};
+pub(crate) use self::write::write_text;
 
 pub use self::documents::{Documents, Layout, Parsed};
 pub use self::error::{JsonError, JsonErrorKind, JsonWriteError, JsonWriteErrorKind};

@@ -174,7 +174,7 @@ fn refused(kind: JsonWriteErrorKind) -> JsonWriteError {
 }
 
 /// Appends a string with its quotes. spec: J-33
-pub(super) fn write_text(text: &str, out: &mut Vec<u8>) {
+pub(crate) fn write_text(text: &str, out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.reserve(text.len() + 2);
     out.push(b'"');

@@ -2,6 +2,7 @@
 
 use crate::batch::{Batch, BatchBuilder, Columns};
 use crate::envelope::Envelope;
+use crate::explain::{Encoding, explain, rule};
 use crate::frame::{COMPRESS_BYTES_MIN, Codec, Frame, FrameHeader, FrameKind, HEADER_BYTES, compress_frame};
 use crate::grpc::{MessageDecoder, PREFIX_BYTES};
 use crate::limits::{COLUMNS_ROWS_BYTES_MAX, FRAME_BODY_BYTES_MAX};
@@ -53,6 +54,27 @@ pub fn fuzz_value(data: &[u8]) {
     let mut again = Vec::new();
     assert_eq!(encode_value(&owned, &mut again), Ok(tag));
     assert_eq!(again, payload, "canonical");
+}
+
+/// What an encoding is (the first byte says), then bytes of it: their explanation covers each byte once, in order.
+pub fn fuzz_explain(data: &[u8]) {
+    let Some((&which, data)) = data.split_first() else { return };
+    let encoding = Encoding::ALL[usize::from(which) % Encoding::ALL.len()];
+    let (mut next, mut next_inflated) = (0, 0);
+    let outcome = explain(encoding, data, &mut |part| {
+        let next = if part.inflated { &mut next_inflated } else { &mut next };
+        assert_eq!(part.offset, *next, "{part:?}");
+        assert!(!part.bytes.is_empty() && !part.meaning.is_empty(), "{part:?}");
+        assert!(part.meaning.chars().all(|c| !c.is_control()), "a terminal obeys nothing: {part:?}");
+        *next += part.bytes.len();
+        if !part.inflated {
+            assert_eq!(part.bytes, &data[part.offset..*next]);
+        }
+    });
+    assert_eq!(next, data.len(), "every byte has a meaning");
+    if let Err(error) = outcome {
+        assert!(!rule(encoding, &error).is_empty());
+    }
 }
 
 /// A row: shape, then body.

@@ -6,8 +6,8 @@
 mod fuzz;
 
 pub use fuzz::{
-    fuzz_batch, fuzz_columns, fuzz_compressed, fuzz_envelope, fuzz_frame, fuzz_grpc, fuzz_row, fuzz_value,
-    fuzz_websocket, walk,
+    fuzz_batch, fuzz_columns, fuzz_compressed, fuzz_envelope, fuzz_explain, fuzz_frame, fuzz_grpc, fuzz_row,
+    fuzz_value, fuzz_websocket, walk,
 };
 
 use crate::batch::{Batch, BatchBuilder, BatchHead, Columns};
@@ -18,7 +18,7 @@ use crate::op::{MergeKind, Op, OpKind};
 use crate::row::Row;
 use crate::shape::Shape;
 use crate::time::Hlc;
-use crate::value::{Decimal, Document, Timestamp, Uuid, Value};
+use crate::value::{Decimal, Document, Timestamp, Uuid, Value, encode_value};
 use crate::websocket::{OpCode, close, encode, encode_close};
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
@@ -385,6 +385,43 @@ impl Gen {
         }
         out.extend_from_slice(&stream);
         out
+    }
+
+    /// Returns what `fuzz_explain` reads: the number of an encoding, then bytes of it.
+    pub fn explained(&mut self) -> Vec<u8> {
+        let which = self.below(6);
+        let bytes = match which {
+            0 if self.one_in(4) => {
+                let packed = self.compressed();
+                let mut frame = [b'B', b'Z', 0, packed[0], packed[1] + 1, 0, 0, 0].to_vec();
+                frame[3] = if packed[0] == 2 { 12 } else { 13 };
+                frame.extend_from_slice(&(packed.len() as u32 - 2).to_le_bytes());
+                let sum = crc32fast::hash(&[&frame[..], &packed[2..]].concat());
+                frame.extend_from_slice(&sum.to_le_bytes());
+                frame.extend_from_slice(&packed[2..]);
+                frame
+            }
+            0 => self.frame().to_bytes().to_vec(),
+            1 => self.batch().bytes().to_vec(),
+            2 => {
+                let batch = self.batch();
+                self.envelope(&batch).to_vec()
+            }
+            3 => self.columns().to_vec(),
+            4 => {
+                let row = self.row();
+                let mut out = Vec::new();
+                row.shape().encode(&mut out);
+                out.extend_from_slice(row.body());
+                out
+            }
+            _ => {
+                let mut out = vec![0];
+                out[0] = encode_value(&self.value(4), &mut out).expect("generated values are within the limits");
+                out
+            }
+        };
+        [&[which as u8][..], &bytes].concat()
     }
 
     fn reads(&mut self) -> Reads {

@@ -85,17 +85,6 @@ pub(crate) fn encode_scalar(value: &Value, out: &mut Vec<u8>) -> Result<Option<u
         Value::I64(n) => encode_integer(*n, out),
         Value::U64(n) => encode_unsigned(*n, out),
         Value::F64(x) => encode_float(*x, out),
-        Value::Decimal(decimal) => encode_decimal(*decimal, out),
-        Value::VectorF32(vector) => {
-            check_size(vector.0.len().saturating_mul(4))?;
-            vector.encode(out);
-            TAG_VECTOR_32
-        }
-        Value::VectorF64(vector) => {
-            check_size(vector.0.len().saturating_mul(8))?;
-            vector.encode(out);
-            TAG_VECTOR_64
-        }
         Value::Timestamp(Timestamp(micros)) => encode_timestamp(*micros, out),
         Value::Uuid(Uuid(bytes)) => {
             out.extend_from_slice(bytes);
@@ -112,8 +101,28 @@ pub(crate) fn encode_scalar(value: &Value, out: &mut Vec<u8>) -> Result<Option<u
             TAG_BYTES
         }
         Value::Array(_) | Value::Map(_) => return Ok(None),
+        Value::Decimal(_) | Value::VectorF32(_) | Value::VectorF64(_) => encode_seldom(value, out)?,
     };
     Ok(Some(tag))
+}
+
+/// Kept out of the way of the others.
+#[inline(never)]
+fn encode_seldom(value: &Value, out: &mut Vec<u8>) -> Result<u8, EncodeError> {
+    Ok(match value {
+        Value::Decimal(decimal) => encode_decimal(*decimal, out),
+        Value::VectorF32(vector) => {
+            check_size(vector.0.len().saturating_mul(4))?;
+            vector.encode(out);
+            TAG_VECTOR_32
+        }
+        Value::VectorF64(vector) => {
+            check_size(vector.0.len().saturating_mul(8))?;
+            vector.encode(out);
+            TAG_VECTOR_64
+        }
+        _ => TAG_NULL,
+    })
 }
 
 /// Refuses a payload above the limit of one field (spec: L-5).

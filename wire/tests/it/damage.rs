@@ -29,7 +29,7 @@ fn every_flipped_bit_is_refused() {
                 0 | 1 => matches!(error.kind, DecodeErrorKind::BadMagic),
                 2 => matches!(error.kind, DecodeErrorKind::BadVersion(_)),
                 // A kind that is spoken is caught by the checksum.
-                3 => matches!(error.kind, DecodeErrorKind::UnknownKind(_) | DecodeErrorKind::Checksum { .. }),
+                3 => matches!(error.kind, DecodeErrorKind::UnknownKind { .. } | DecodeErrorKind::Checksum { .. }),
                 // So is a codec, where the kind has one.
                 4 => matches!(error.kind, DecodeErrorKind::Codec(_) | DecodeErrorKind::Checksum { .. }),
                 5..8 => matches!(error.kind, DecodeErrorKind::NotCanonical("F-5")),
@@ -98,6 +98,10 @@ fn reserved_kinds_are_named_and_refused() {
         let mut bytes = *Frame::Bye.to_bytes().first_chunk::<HEADER_BYTES>().expect("a header");
         bytes[3] = number;
         let error = FrameHeader::decode(&bytes).expect_err("reserved");
-        assert_eq!((error.offset, error.kind), (3, DecodeErrorKind::UnknownKind(number)), "{name}");
+        assert_eq!(
+            (error.offset, error.kind),
+            (3, DecodeErrorKind::UnknownKind { kind: number, rule: "F-3" }),
+            "{name}"
+        );
     }
 }

@@ -7,5 +7,6 @@ mod known;
 mod limits;
 mod numbers;
 mod properties;
+mod reserved;
 mod rules;
 mod vectors;

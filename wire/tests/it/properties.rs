@@ -46,7 +46,7 @@ fn some_columns(source: &mut Gen) -> Vec<u8> {
     source.columns().to_vec()
 }
 
-const TARGETS: [Target; 9] = [
+const TARGETS: [Target; 10] = [
     (a_value, testing::fuzz_value),
     (a_row, testing::fuzz_row),
     (a_batch, testing::fuzz_batch),
@@ -56,6 +56,7 @@ const TARGETS: [Target; 9] = [
     (Gen::compressed, testing::fuzz_compressed),
     (Gen::grpc, testing::fuzz_grpc),
     (Gen::websocket, testing::fuzz_websocket),
+    (Gen::explained, testing::fuzz_explain),
 ];
 
 proptest! {

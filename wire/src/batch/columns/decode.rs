@@ -169,7 +169,7 @@ fn read_forms(reader: &mut Reader<'_>, collections: usize, shapes: usize) -> Res
         let deletes = match flags & op_bits::KIND {
             0 | 1 => false,
             2 => true,
-            kind => return Err(DecodeError::new(at, DecodeErrorKind::UnknownKind(kind))),
+            kind => return Err(DecodeError::new(at, DecodeErrorKind::UnknownKind { kind, rule: "O-1" })),
         };
         let unsets = flags & op_bits::UNSET != 0;
         if unsets && flags & op_bits::KIND != 1 {
@@ -412,7 +412,7 @@ pub(super) fn decode(bytes: &[u8], at: usize) -> Result<Columns, DecodeError> {
     match reader.u8()? {
         KIND_COLUMNS => {}
         // spec: K-12
-        kind => return Err(DecodeError::new(at, DecodeErrorKind::UnknownKind(kind))),
+        kind => return Err(DecodeError::new(at, DecodeErrorKind::UnknownKind { kind, rule: "K-12" })),
     }
     let flags_at = reader.offset();
     let flags = reader.u8()?;

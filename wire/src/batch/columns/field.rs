@@ -15,7 +15,7 @@ use crate::value::{Decimal, Timestamp, Uuid, Value, ValueRef};
 use crate::writer::put_uvarint;
 
 /// Numbers of the classes (spec/columns.md, Classes).
-pub(super) mod class {
+pub(crate) mod class {
     pub(crate) const NULL: u8 = 0;
     pub(crate) const FALSE: u8 = 1;
     pub(crate) const TRUE: u8 = 2;
@@ -387,14 +387,14 @@ impl<'a> Column<'a> {
             }
             // A number that could be said with fewer places is refused, not mended. spec: K-9
             Values::Decimals(places, series) => {
-                let (places, n) = (places.below(PLACES_BOUND, "places")? as u8, series.next()?.into());
+                let (places, n) = (places.below(PLACES_BOUND, "decimal places")? as u8, series.next()?.into());
                 match Decimal::new(n, places) {
                     Ok(decimal) if decimal.coefficient() == n && decimal.places() == places => Value::Decimal(decimal),
                     _ => return refuse("K-9"),
                 }
             }
             Values::WideDecimals(places, strings) => {
-                let places = places.below(PLACES_BOUND, "places")? as u8;
+                let places = places.below(PLACES_BOUND, "decimal places")? as u8;
                 match Decimal::from_digits(strings.next()?, places) {
                     Some(decimal) if i64::try_from(decimal.coefficient()).is_err() => Value::Decimal(decimal),
                     _ => return refuse("K-9"),

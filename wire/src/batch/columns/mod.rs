@@ -19,7 +19,7 @@
 
 mod decode;
 mod encode;
-mod field;
+pub(crate) mod field;
 mod heap;
 mod numbers;
 

@@ -231,7 +231,7 @@ impl<'a> Series<'a> {
         let at = reader.offset();
         let mode = reader.u8()?;
         if mode >> 1 > UNIT_MAX {
-            return Err(DecodeError::new(at, DecodeErrorKind::UnknownKind(mode)));
+            return Err(DecodeError::new(at, DecodeErrorKind::UnknownKind { kind: mode, rule: "K-6" }));
         }
         Ok(Self {
             numbers: Numbers::read(reader)?,

@@ -1,6 +1,6 @@
 //! Vectors that are accepted.
 
-use super::{Vector, What, hex, notation, raw};
+use super::{Vector, What, hex, raw};
 use crate::batches::{create, head};
 use blazedb_wire::{
     Batch, BatchBuilder, BatchHead, Bitmap, Columns, Document, DocumentId, Envelope, ErrorCode, ErrorFrame, Frame,
@@ -103,13 +103,13 @@ pub(super) fn values() -> Vec<Vector> {
     for (name, spec, value) in values {
         let mut bytes = vec![0];
         bytes[0] = encode_value(&value, &mut bytes).expect("small");
-        out.push(vector(What::Value, name, spec, &bytes, notation::value(&value)));
+        out.push(vector(What::Value, name, spec, &bytes, value.to_string()));
     }
     for (name, names) in [("shape-empty", vec![]), ("shape", vec!["title", "done", "", "\u{e9}t\u{e9}"])] {
         let shape = Shape::new(names).expect("distinct names");
         let mut bytes = Vec::new();
         shape.encode(&mut bytes);
-        out.push(vector(What::Shape, name, "V-22", &bytes, notation::names(&shape)));
+        out.push(vector(What::Shape, name, "V-22", &bytes, shape.to_string()));
     }
     let rows = [
         ("row-empty", map([])),
@@ -123,7 +123,7 @@ pub(super) fn values() -> Vec<Vector> {
         let mut bytes = Vec::new();
         row.shape().encode(&mut bytes);
         bytes.extend_from_slice(row.body());
-        out.push(vector(What::Row, name, "V-23", &bytes, notation::value(&document)));
+        out.push(vector(What::Row, name, "V-23", &bytes, document.to_string()));
     }
     out
 }
@@ -205,7 +205,7 @@ pub(super) fn batches() -> Vec<Vector> {
         ("batch-full", "B-3, B-4, B-5, B-6, B-7, B-9, O-4, O-5, O-11", full()),
         ("batch-of-greatest-numbers", "B-2, B-10", last),
     ] {
-        out.push(vector(What::Batch, name, spec, batch.bytes(), notation::batch(&batch)));
+        out.push(vector(What::Batch, name, spec, batch.bytes(), batch.to_string()));
     }
     let mut known = mixed();
     known.first_seq = 0;
@@ -214,7 +214,7 @@ pub(super) fn batches() -> Vec<Vector> {
         ("envelope-mixed", "F-12, F-13", mixed()),
         ("envelope-known-before", "F-14", known),
     ] {
-        out.push(vector(What::Envelope, name, spec, &envelope.to_vec(), notation::envelope(&envelope)));
+        out.push(vector(What::Envelope, name, spec, &envelope.to_vec(), envelope.to_string()));
     }
     out
 }
@@ -300,7 +300,7 @@ pub(super) fn columns() -> Vec<Vector> {
     list.map(|(name, spec, bytes)| {
         let bytes = bytes.expect("small");
         let read = Columns::decode(&bytes).expect("what was written is read");
-        vector(What::Columns, name, spec, &bytes, notation::columns(&read))
+        vector(What::Columns, name, spec, &bytes, read.to_string())
     })
     .into()
 }
@@ -376,14 +376,13 @@ pub(super) fn frames() -> Vec<Vector> {
         ("pushes", "F-22", Frame::Pushes(vec![full(), smallest()])),
         ("digest", "F-8", Frame::Digest { seq: 400, digest: std::array::from_fn(|i| i as u8), documents: 12 }),
     ];
-    let mut out: Vec<Vector> = list
-        .map(|(name, spec, frame)| vector(What::Frame, name, spec, &frame.to_bytes(), notation::frame(&frame)))
-        .into();
+    let mut out: Vec<Vector> =
+        list.map(|(name, spec, frame)| vector(What::Frame, name, spec, &frame.to_bytes(), frame.to_string())).into();
     for (name, spec, bytes) in
         [("push-lz4", "F-4, F-20, F-21", lz4_frame()), ("pushes-zstd", "F-4, F-20, F-21, F-22", zstd_frame())]
     {
         let frame = Frame::decode(Bytes::from(bytes.clone())).expect("what was written is read");
-        out.push(vector(What::Frame, name, spec, &bytes, notation::frame(&frame)));
+        out.push(vector(What::Frame, name, spec, &bytes, frame.to_string()));
     }
     out
 }

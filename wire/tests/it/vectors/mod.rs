@@ -10,6 +10,7 @@ mod raw;
 mod refused;
 mod refused_columns;
 
+use blazedb_wire::explain::{Encoding, explain, rule};
 use blazedb_wire::{
     Batch, Columns, DecodeError, Envelope, Frame, Reader, Row, RowRef, Shape, Value, ValueRef, encode_value, testing,
     validate_body, validate_value,
@@ -122,6 +123,52 @@ fn parse(text: &str) -> Vec<Vector> {
         .collect()
 }
 
+/// The encodings that are explained.
+fn encoding(what: What) -> Option<Encoding> {
+    match what {
+        What::Value => Some(Encoding::Value),
+        What::Row => Some(Encoding::Row),
+        What::Batch => Some(Encoding::Batch),
+        What::Envelope => Some(Encoding::Envelope),
+        What::Columns => Some(Encoding::Columns),
+        What::Frame => Some(Encoding::Frame),
+        What::Uvarint | What::Shape => None,
+    }
+}
+
+/// A dump says which rule refused bytes break: one of those that the vector is about, or that of the length.
+#[test]
+fn what_is_refused_is_said_to_break_the_rule_that_it_breaks() {
+    let mut wrong = Vec::new();
+    for vector in FILES.into_iter().flat_map(|(_, _, vectors)| vectors()) {
+        let (Some(encoding), Err((error, _))) = (encoding(vector.what), &vector.expected) else { continue };
+        let bytes = unhex(&vector.hex);
+        let found = explain(encoding, &bytes, &mut |_| {}).expect_err("a refused vector");
+        let cut_or_trailing = error.starts_with("UnexpectedEnd") || error.starts_with("TrailingBytes");
+        let rule = rule(encoding, &found);
+        if !cut_or_trailing && !vector.spec.split(", ").any(|listed| listed == rule) {
+            wrong.push(format!("{}: {} breaks {rule}, not {}", vector.name, error, vector.spec));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Every byte of every vector has a meaning.
+#[test]
+fn every_vector_is_explained() {
+    for vector in FILES.into_iter().flat_map(|(_, _, vectors)| vectors()) {
+        let Some(encoding) = encoding(vector.what) else { continue };
+        let bytes = unhex(&vector.hex);
+        let which = Encoding::ALL.iter().position(|each| *each == encoding).expect("every encoding is listed");
+        testing::fuzz_explain(&[&[which as u8][..], &bytes].concat());
+        let mut not_understood = 0;
+        let _ = explain(encoding, &bytes, &mut |part| {
+            not_understood += usize::from(part.meaning.contains("not understood"));
+        });
+        assert!(vector.expected.is_err() || not_understood == 0, "{}", vector.name);
+    }
+}
+
 #[test]
 fn vectors_in_spec_hold() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../spec/vectors");
@@ -190,14 +237,14 @@ fn read(what: What, bytes: &[u8]) -> Result<(String, Vec<u8>), DecodeError> {
             let owned = owned?;
             again.push(0);
             again[0] = encode_value(&owned, &mut again).expect("what was read can be written");
-            notation::value(&owned)
+            owned.to_string()
         }
         What::Shape => {
             let mut reader = Reader::new(bytes);
             let shape = Shape::decode(&mut reader)?;
             reader.finish()?;
             shape.encode(&mut again);
-            notation::names(&shape)
+            shape.to_string()
         }
         What::Row => {
             testing::fuzz_row(bytes);
@@ -215,19 +262,19 @@ fn read(what: What, bytes: &[u8]) -> Result<(String, Vec<u8>), DecodeError> {
             let row = Row::encode(&document).expect("what was read can be written");
             row.shape().encode(&mut again);
             again.extend_from_slice(row.body());
-            notation::value(&Value::Map(document))
+            document.to_string()
         }
         What::Batch => {
             testing::fuzz_batch(bytes);
             let batch = Batch::decode(Bytes::copy_from_slice(bytes))?;
             again.extend_from_slice(&notation::rebuild(&batch));
-            notation::batch(&batch)
+            batch.to_string()
         }
         What::Envelope => {
             testing::fuzz_envelope(bytes);
             let envelope = Envelope::decode(bytes)?;
             envelope.encode(&mut again);
-            notation::envelope(&envelope)
+            envelope.to_string()
         }
         What::Columns => {
             testing::fuzz_columns(bytes);
@@ -237,7 +284,7 @@ fn read(what: What, bytes: &[u8]) -> Result<(String, Vec<u8>), DecodeError> {
                 None => Columns::encode(columns.batches()),
             };
             again.extend_from_slice(&written.expect("what was read can be written"));
-            notation::columns(&columns)
+            columns.to_string()
         }
         What::Frame => {
             testing::fuzz_frame(bytes);
@@ -247,7 +294,7 @@ fn read(what: What, bytes: &[u8]) -> Result<(String, Vec<u8>), DecodeError> {
                 // Compressors of other versions may write other bytes for one body.
                 _ => again.extend_from_slice(bytes),
             }
-            notation::frame(&frame)
+            frame.to_string()
         }
     };
     Ok((says, again))

@@ -300,7 +300,7 @@ pub(super) fn batches() -> Vec<Vector> {
         ),
         batch(
             "batch-collection-empty-name",
-            "L-3",
+            "L-3, B-6",
             RawBatch { collections: b"\x01\x00".to_vec(), ..good.clone() },
             "OutOfRange collection name bytes",
             tables + 1,
@@ -421,7 +421,7 @@ pub(super) fn batches() -> Vec<Vector> {
             4,
         ),
         op("op-shape-index-too-large", "O-6", RawOp { rest: vec![1, 1, 2], ..raw() }, "OutOfRange shape index", rest),
-        op("op-body-refused", "V-23", RawOp { rest: vec![0, 1, 3], ..raw() }, "BadTag 03", rest + 3),
+        op("op-body-refused", "V-23, V-5", RawOp { rest: vec![0, 1, 3], ..raw() }, "BadTag 03", rest + 3),
         op("op-body-cut", "V-23", RawOp { rest: vec![0, 1], ..raw() }, "UnexpectedEnd", rest + 1),
         op("op-delete-with-row", "O-10", RawOp { flags: 2, ..raw() }, "TrailingBytes 3", rest),
         batch(
@@ -637,7 +637,7 @@ pub(super) fn frames() -> Vec<Vector> {
         ),
         list(
             "ack-trailing",
-            "F-8",
+            "F-8, F-11",
             frame(4, &[&envelope.bytes()[..], &[0]].concat()),
             "Checksum",
             16 + envelope.bytes().len() - 3,

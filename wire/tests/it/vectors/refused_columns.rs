@@ -217,7 +217,12 @@ pub(super) fn columns() -> Vec<Vector> {
             "NotCanonical K-9",
         ),
         refuse("columns-decimal-not-lowest", "K-9, V-24", exact(&[2], &series_of(&[200])), "NotCanonical K-9"),
-        refuse("columns-decimal-of-39-places", "K-9, L-21", exact(&[39], &series_of(&[2])), "OutOfRange places"),
+        refuse(
+            "columns-decimal-of-39-places",
+            "K-9, L-21",
+            exact(&[39], &series_of(&[2])),
+            "OutOfRange decimal places",
+        ),
         refuse("columns-decimal-places-left-over", "K-1", exact(&[1, 1], &series_of(&[2])), "NotCanonical K-1"),
         refuse("columns-wide-decimal-that-is-not", "K-9", wide(&[1]), "NotCanonical K-9"),
         refuse("columns-wide-decimal-of-39-digits", "K-9", wide(&10i128.pow(38).to_le_bytes()), "NotCanonical K-9"),
@@ -269,7 +274,7 @@ pub(super) fn columns() -> Vec<Vector> {
         ),
         refuse(
             "columns-bit-2",
-            "K-16",
+            "K-4",
             entries([list(&[2]), none(), none(), none(), list(&[2]), none()]),
             "OutOfRange bit",
         ),
