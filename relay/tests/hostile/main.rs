@@ -1,5 +1,5 @@
 //! Attacks on a whole relay, over TLS, by hand-made HTTP/2: each costs its own connection or stream and bounded memory,
-//! and the member beside it notices nothing ([`World`] checks that at its end).
+//! and the member beside it notices nothing ([`World`] checks that at its end). And the other way round, in `server`.
 //!
 //! A binary of its own, because memory is counted for the whole process.
 
@@ -7,6 +7,7 @@ mod floods;
 mod http2;
 mod messages;
 mod rig;
+mod server;
 mod streams;
 
 use rig::World;
