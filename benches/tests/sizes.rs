@@ -3,7 +3,11 @@
 //! `cargo test -p blazedb-benches --test sizes -- --nocapture` prints the figures; peers are in benches/codecs.
 
 use blazedb_benches::operations::{self, CHANGES, INSERTS};
-use blazedb_wire::{Batch, Codec, Columns, FrameKind, HEADER_BYTES, OpKind, columns_frame, compress_frame, push_frame};
+use blazedb_wire::serde::RowEncoder;
+use blazedb_wire::{
+    Batch, Codec, Columns, FrameKind, HEADER_BYTES, OpKind, ValueRef, columns_frame, compress_frame, encode_value,
+    push_frame,
+};
 use bytes::Bytes;
 
 const SEED: u64 = 1;
@@ -86,6 +90,54 @@ fn a_thousand_documents() {
     println!("rows {} zstd {}, columns {} zstd {}", sizes.rows, sizes.rows_zstd, sizes.columns, sizes.columns_zstd);
     assert!(sizes.columns_zstd as f64 <= 0.85 * json_zstd as f64, "{} of {json_zstd}", sizes.columns_zstd);
     assert!(sizes.columns_zstd <= 97 * 1000, "15 % below the 114 bytes that were measured elsewhere");
+}
+
+/// The document of ten fields as a row: 261 bytes, where 245 were asked for. What it is made of says why it stays so.
+///
+/// The values alone, by the shortest payload that is still read where it lies (text as text, a float exactly, an integer in
+/// its fewest bytes), are 232, so that 245 leave 13; the tags of ten fields and of three words are 13 already. Each text and
+/// list but the last needs a length, and the list a number of words: 252 without a byte to spare, in a row whose fields
+/// are found by walking. The other 9 are what finding a field at once costs: ends of fields whose tag says their length (5),
+/// widths (2) and the list's empty key table (2).
+///
+/// What would come below 245 gives up what rows are for: a UUID spelled as text kept as 16 bytes (20 less, and no `&str`
+/// lies in the row any more), a float kept as a decimal (6 less, and a division for each read). Columns do both, where
+/// nobody reads in place.
+#[test]
+#[expect(clippy::print_stdout, reason = "figures for people")]
+fn the_ten_field_document() {
+    let (mut rows, mut values, mut walked) = (0, 0, 0);
+    for ticket in operations::tickets(SEED, 1000) {
+        let row = RowEncoder::default().encode_row(&ticket).expect("small");
+        rows += row.body().len();
+        let mut heap = 0;
+        let mut texts = 0;
+        for (_, value) in row.as_ref().iter() {
+            let mut payload = Vec::new();
+            encode_value(&value.to_value(), &mut payload).expect("small");
+            match value {
+                ValueRef::Array(words) => {
+                    heap += words.iter().map(|word| word.to_value().to_string().len() - 2).sum::<usize>();
+                    // The number of words, their tags, and the lengths of all but the last.
+                    texts += 1;
+                    walked += 1 + 2 * words.len() - 1;
+                }
+                value => {
+                    heap += payload.len();
+                    texts += usize::from(matches!(value, ValueRef::Text(_)));
+                }
+            }
+        }
+        values += heap;
+        // A tag for each field, and a length for each whose tag does not say it, but for the last.
+        walked += row.len() + texts - 1;
+    }
+    let floor = values + walked;
+    println!("ticket: row {}, values {}, floor of a row that is walked {}", rows / 1000, values / 1000, floor / 1000);
+    assert!(rows <= 262 * 1000, "what was recorded");
+    assert!(floor > 245 * 1000, "were it less, there would be a layout to look for");
+    // The price of finding any field at once: 9, and rarely more, where a heap above 255 bytes has wider ends.
+    assert!(rows - floor <= 10 * 1000);
 }
 
 #[test]

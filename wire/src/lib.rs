@@ -12,6 +12,8 @@
 //! allocates before it has checked a length against a limit and against the bytes left; every refusal has an offset;
 //! borrowed and owned decoding accept exactly the same bytes; no input makes a decoder panic.
 //!
+//! `Display` and [`explain`] are for people: what encodings say, and what each of their bytes means.
+//!
 //! Never here: input and output, a clock, randomness, threads, `unsafe`. Read [`Row`] first, then [`Batch`], then
 //! [`Frame`].
 #![forbid(unsafe_code)]

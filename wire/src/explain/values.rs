@@ -139,6 +139,8 @@ impl<'a> Walk<'a, '_> {
         if depth > DEPTH_MAX {
             return Err(self.reader.fail(DecodeErrorKind::TooDeep));
         }
+        // Else names in names in names would be written out for every item.
+        let label = &shortened(label.to_owned());
         let own;
         let table = match table {
             Some(table) => table,
