@@ -253,7 +253,9 @@ pub(crate) fn trusted_scalar(tag: u8, payload: &[u8]) -> Option<ValueRef<'_>> {
     trusted_other(tag, payload)
 }
 
-/// What is seldom. The elements of a vector are not looked at again.
+/// What is seldom, out of the way of what is not. The elements of a vector are not looked at again.
+#[cold]
+#[inline(never)]
 fn trusted_other(tag: u8, payload: &[u8]) -> Option<ValueRef<'_>> {
     match tag {
         TAG_VECTOR_32 => Some(VectorRef::trusted(payload).map_or(ValueRef::Null, ValueRef::VectorF32)),
