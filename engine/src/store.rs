@@ -16,7 +16,7 @@ use crate::limits::PAGE_BYTES;
 use crate::log::replay::{LogEnd, replay};
 use crate::log::writer::{LogPosition, LogWriter};
 use crate::memtable::{IntoTable, Mem};
-use crate::options::{KeySource, Options, PageAccess};
+use crate::options::{AutoVacuum, KeySource, Options, PageAccess};
 use crate::pager::{MissFrom, PageError, Pages, Space, SpaceCounts, first_page};
 use crate::readers::{LogAt, Visible};
 use crate::rekey::KeyState;
@@ -83,6 +83,7 @@ pub(crate) struct Config {
     pub(crate) table_bytes: u64,
     pub(crate) log_bytes: u64,
     pub(crate) snapshot_bytes_max: u64,
+    pub(crate) auto_vacuum: Option<AutoVacuum>,
 }
 
 impl Store {
@@ -99,6 +100,7 @@ impl Store {
             table_bytes: memory.table_bytes as u64,
             log_bytes: memory.log_bytes,
             snapshot_bytes_max: options.snapshot_bytes_max,
+            auto_vacuum: options.auto_vacuum,
         };
         let layers = Layers { root: Arc::new(root), frozen: None, active: Arc::new(table) };
         let names = Names::from_catalogue(&layers).map_err(|error| match error {

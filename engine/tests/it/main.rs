@@ -11,5 +11,6 @@ mod paths;
 mod rekey;
 mod secrets;
 mod support;
+mod vacuum;
 mod values;
 mod views;
