@@ -20,6 +20,7 @@ mod serve;
 mod signals;
 mod sync;
 mod ui;
+mod vacuum;
 
 use std::process::ExitCode;
 
@@ -53,6 +54,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Sync(args) => sync::run(&args),
         Command::Stats(args) => inspect::stats(&args),
         Command::Verify(args) => inspect::verify(&args),
+        Command::Vacuum(args) => vacuum::run(&args),
         Command::Inbox(args) => inspect::inbox(&args),
     };
     match outcome {
