@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use blazedb_engine::{Durability, Env, Store};
+use blazedb_engine::{Durability, Env, Store, VacuumProgress};
 use blazedb_sync::{HlcClock, InboxEntry};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -236,6 +236,18 @@ impl Database {
         }
         self.inbox()?;
         Ok(report)
+    }
+
+    /// Makes the file as short as it can be and gives the space back to the file system, in steps, while everything else
+    /// goes on; `progress` is told how far it is after each. What open transactions and old views still need stays
+    /// ([`VacuumProgress::held_bytes`]); calling it again when they have ended gives that back as well. A database whose
+    /// file is free by a good part does it by itself while it is in use.
+    ///
+    /// # Errors
+    /// Only those of the store.
+    pub fn vacuum(&self, progress: &mut dyn FnMut(VacuumProgress)) -> Result<VacuumProgress, Error> {
+        let done = self.inner.store.vacuum(0, progress);
+        done.map_err(|e| Error::with(ErrorKind::Storage, "the file could not be made shorter; nothing is lost", e))
     }
 
     /// Closes the file: what was committed is on disk, the log is folded, and the lock is released. Handles that are

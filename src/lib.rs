@@ -57,7 +57,7 @@ mod transaction;
 #[cfg(feature = "sync")]
 pub mod transport;
 
-pub use blazedb_engine::{Env, KdfCost, Memory, Secret, Store, VerifyProgress, log_file_names};
+pub use blazedb_engine::{Env, KdfCost, Memory, Secret, Store, VacuumProgress, VerifyProgress, log_file_names};
 pub use blazedb_sync::{BoxReason, InboxEntry, OutboxPosition};
 pub use blazedb_wire::{
     Decimal, DecimalError, Document, DocumentId, Key, ReplicaId, Row, SpaceId, Timestamp, Uuid, Value, Vector,

@@ -1,9 +1,11 @@
-//! The store's one thread of its own, which writes checkpoints while commits go on.
+//! The store's one thread of its own, which writes checkpoints while commits go on, and gives back what the file does not
+//! need.
 //!
 //! A world that is simulated has none (`Env::threads` is false): there the commit that makes a checkpoint due
 //! writes it, so that one seed repeats one order of calls.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::store::Inner;
 use crate::sync::thread::{Builder, JoinHandle};
@@ -62,6 +64,9 @@ impl Background {
     }
 }
 
+/// For how long the thread leaves the disk to others.
+pub(crate) struct Pause(pub(crate) Duration);
+
 fn work(inner: &Arc<Inner>) {
     /// Says that the thread is gone, also when it panics.
     struct Gone<'i>(&'i Inner);
@@ -72,16 +77,27 @@ fn work(inner: &Arc<Inner>) {
         }
     }
     let _gone = Gone(inner);
+    let mut pause = None;
     loop {
-        {
+        let is_wanted = {
             let mut wishes = inner.background.wishes.lock();
-            inner.background.news.wait_while(&mut wishes, |w| !w.checkpoint && !w.stop);
+            match pause {
+                None => inner.background.news.wait_while(&mut wishes, |w| !w.checkpoint && !w.stop),
+                // Woken early it goes on early, which harms nobody.
+                Some(Pause(time)) if !wishes.checkpoint && !wishes.stop => {
+                    inner.background.news.wait_for(&mut wishes, time);
+                }
+                Some(_) => {}
+            }
             if wishes.stop {
                 return;
             }
-            wishes.checkpoint = false;
+            std::mem::take(&mut wishes.checkpoint)
+        };
+        if is_wanted {
+            // An error is told where it matters: a full disk to the commits that wait for room, all else by poison.
+            let _ = inner.checkpoint();
         }
-        // An error is told where it matters: a full disk to the commits that wait for room, all else by poison.
-        let _ = inner.checkpoint();
+        pause = inner.auto_vacuum();
     }
 }

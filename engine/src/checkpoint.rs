@@ -41,12 +41,29 @@ use crate::txn::commit::{Head, Outcome};
 use crate::txn::names::CatalogueEntry;
 use crate::txn::view::Held;
 use crate::txn::{CATALOGUE, CommitInfo};
+use crate::vacuum::VacuumStep;
 
 /// A frozen table, and where the log goes on after it.
 #[derive(Clone)]
 pub(crate) struct Frozen {
     pub(crate) table: Arc<Mem>,
     pub(crate) then: LogPosition,
+}
+
+/// What a checkpoint does beside writing the table, by about so many pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    None,
+    /// Goes on with the change of the master key, if one is under way.
+    Rekey(u64),
+    /// Goes on with a vacuum, if one is under way.
+    Vacuum(u64),
+}
+
+/// One step of something that goes on from checkpoint to checkpoint.
+pub(crate) enum Step {
+    Rekey(RekeyStep),
+    Vacuum(VacuumStep),
 }
 
 /// Edits out of a table.
@@ -185,7 +202,7 @@ impl Inner {
         let mut guard = self.disk.lock();
         let is_wanted = is_wanted(&self.head.lock());
         if let Some(disk) = guard.as_mut().filter(|_| is_wanted) {
-            let _ = self.checkpoint_on(disk, 0);
+            let _ = self.checkpoint_on(disk, Work::None);
         }
     }
 
@@ -200,17 +217,17 @@ impl Inner {
 
     /// Writes everything that is published into pages. Commits and readers go on meanwhile.
     pub(crate) fn checkpoint(&self) -> Result<(), MaintainError> {
-        self.checkpoint_and_rekey(0)
+        self.checkpoint_with(Work::None)
     }
 
-    /// A checkpoint that goes on with the change of the master key, if one is under way, by this many pages.
-    pub(crate) fn checkpoint_and_rekey(&self, rekey_pages: u64) -> Result<(), MaintainError> {
+    /// A checkpoint that does something else, too.
+    pub(crate) fn checkpoint_with(&self, work: Work) -> Result<(), MaintainError> {
         let mut guard = self.disk.lock();
         let Some(disk) = guard.as_mut() else { return self.head.lock().check_maintain() };
-        self.checkpoint_on(disk, rekey_pages)
+        self.checkpoint_on(disk, work)
     }
 
-    fn checkpoint_on(&self, disk: &mut Disk, rekey_pages: u64) -> Result<(), MaintainError> {
+    pub(crate) fn checkpoint_on(&self, disk: &mut Disk, work: Work) -> Result<(), MaintainError> {
         self.head.lock().check_maintain()?;
         let _unwinding = PoisonOnPanic { inner: self, was_panicking: std::thread::panicking() };
         // While views are given pages, too, writers are slowed down rather than stopped.
@@ -223,10 +240,17 @@ impl Inner {
         let spilled = self.spill_old_views(disk);
         // Looked at before the freeze: what was sealed with the old key and committed is in the table that is frozen. A
         // table that was frozen by a try before this one may be older than the new key, and so may the log behind it.
-        let may_step = rekey_pages > 0 && self.head.lock().frozen.is_none();
-        let step = if may_step { disk.next_rekey_step(rekey_pages) } else { None };
-        let was_sealed = step.as_ref().is_some_and(RekeyStep::is_sealed);
-        let written = spilled.and_then(|()| self.freeze(step.is_some())).and_then(|frozen| match frozen {
+        let may_step = work != Work::None && self.head.lock().frozen.is_none();
+        let step = match work {
+            Work::Rekey(pages) if may_step => disk.next_rekey_step(pages).map(Step::Rekey),
+            Work::Vacuum(pages) if may_step => disk.next_vacuum_step(pages).map(Step::Vacuum),
+            _ => None,
+        };
+        let sweeps = match (work, &step) {
+            (Work::Rekey(pages), Some(Step::Rekey(step))) if step.is_sealed() => Some(pages),
+            _ => None,
+        };
+        let written = spilled.and_then(|()| self.freeze(step.as_ref())).and_then(|frozen| match frozen {
             Some(frozen) => Ok(Some((self.write_checkpoint(disk, &frozen, step)?, frozen.table.bytes()))),
             None => Ok(None),
         });
@@ -243,7 +267,7 @@ impl Inner {
                 drop(head);
                 self.move_views(frozen, &root);
                 self.reclaim(disk);
-                let swept = if was_sealed { self.sweep(disk, rekey_pages) } else { Ok(()) };
+                let swept = sweeps.map_or(Ok(()), |pages| self.sweep(disk, pages));
                 self.count_rekey(disk);
                 self.turn.notify_all();
                 return swept;
@@ -282,9 +306,10 @@ impl Inner {
     }
 
     /// Step 2. Returns the frozen table, the one of a try before this one where that failed; `None` where there is
-    /// nothing to write, unless the checkpoint `rekeys`: then the log goes on in its next generation all the same, in an
-    /// empty file, and nothing behind that place is sealed with a key of the past.
-    fn freeze(&self, rekeys: bool) -> Result<Option<Frozen>, CheckpointError> {
+    /// nothing to write, unless the checkpoint takes a step: then the log goes on in its next generation all the same; for
+    /// a change of the master key in an empty file, and nothing behind that place is sealed with a key of the past.
+    fn freeze(&self, step: Option<&Step>) -> Result<Option<Frozen>, CheckpointError> {
+        let rekeys = matches!(step, Some(Step::Rekey(_)));
         let mut head = self.head.lock();
         let mut writer = self.take_writer(&mut head)?;
         let frozen = loop {
@@ -292,7 +317,7 @@ impl Inner {
                 break Some(frozen.clone());
             }
             let published = self.published();
-            if published.active.is_empty() && !rekeys {
+            if published.active.is_empty() && step.is_none() {
                 break None;
             }
             // Commits that were shown without being written belong to the frozen table, and their group to the
@@ -351,7 +376,7 @@ impl Inner {
         &self,
         disk: &mut Disk,
         frozen: &Frozen,
-        mut step: Option<RekeyStep>,
+        mut step: Option<Step>,
     ) -> Result<Arc<Root>, CheckpointError> {
         let old = Arc::clone(&self.published().root);
         let written = match write_pages(disk, &old, &frozen.table, step.as_mut()) {
@@ -361,9 +386,12 @@ impl Inner {
                 return Err(error.into());
             }
         };
+        disk.note_room();
         let root = write_root(&self.env, disk, &old, written, frozen.table.commit_no, frozen.then, 1)?;
-        if let Some(step) = step {
-            disk.rekey = Some(step.walk);
+        match step {
+            Some(Step::Rekey(step)) => disk.rekey = Some(step.walk),
+            Some(Step::Vacuum(step)) => disk.vacuum = Some(step.vacuum),
+            None => {}
         }
         Ok(root)
     }
@@ -411,7 +439,7 @@ impl Inner {
     /// Gives a load the serial section: no commit is on its way, none can begin, and all are in pages.
     pub(crate) fn begin_load(&self, disk: &mut Disk) -> Result<Loading<'_>, CommitError> {
         // Most of what is in tables is written while others still commit.
-        self.checkpoint_on(disk, 0)?;
+        self.checkpoint_on(disk, Work::None)?;
         self.head.lock().loading = true;
         let loading = Loading(self);
         let mut head = self.head.lock();
@@ -423,7 +451,7 @@ impl Inner {
             self.lead_or_wait(&mut head);
         }
         drop(head);
-        self.checkpoint_on(disk, 0)?;
+        self.checkpoint_on(disk, Work::None)?;
         Ok(loading)
     }
 
@@ -691,12 +719,7 @@ pub(crate) fn write_root(
 }
 
 /// Writes the pages of a checkpoint; returns the trees, the tree of their roots, and the space.
-fn write_pages(
-    disk: &mut Disk,
-    old: &Arc<Root>,
-    table: &Mem,
-    rekey: Option<&mut RekeyStep>,
-) -> Result<Written, PageError> {
+fn write_pages(disk: &mut Disk, old: &Arc<Root>, table: &Mem, step: Option<&mut Step>) -> Result<Written, PageError> {
     adopt_stored(disk, old, table)?;
     let mut writer = disk.writer(old.map.as_deref());
     let mut trees = NewTrees::new(old.trees.clone());
@@ -706,7 +729,7 @@ fn write_pages(
     for at in table.superseded_stored() {
         btree::release_value(&mut writer, &at)?;
     }
-    trees.finish(writer, old, rekey)
+    trees.finish(writer, old, step)
 }
 
 /// Writes the pages of a load; as `write_pages`.
@@ -759,25 +782,28 @@ impl NewTrees {
         Ok(())
     }
 
-    /// Writes the tree of roots and the space, and before them what a change of the master key has to seal anew.
+    /// Writes the tree of roots and the space, and before them what a step has to write anew.
     pub(crate) fn finish(
         self,
         mut writer: PageWriter<'_>,
         old: &Root,
-        rekey: Option<&mut RekeyStep>,
+        mut step: Option<&mut Step>,
     ) -> Result<Written, PageError> {
         let Self(mut trees) = self;
         debug_assert!(trees.len() <= TREES_MAX + 1, "tree numbers are checked where they are given out");
-        let mut at_end = None;
-        if let Some(step) = rekey.filter(|step| !step.is_sealed()) {
-            at_end = step.seal_trees(&mut writer, &mut trees)?.then_some(step);
-        }
+        let is_last = match &mut step {
+            Some(Step::Rekey(step)) => !step.is_sealed() && step.seal_trees(&mut writer, &mut trees)?,
+            Some(Step::Vacuum(step)) => step.change_trees(&mut writer, &mut trees)?,
+            None => false,
+        };
         let before = |tree: usize| old.trees.get(tree).copied().unwrap_or_default();
         let changed = trees.iter().enumerate().filter(|&(tree, root)| *root != before(tree));
         let edits = changed.map(|(tree, root)| ((tree as u32).to_be_bytes(), encode_root(root))).collect();
         let mut roots = btree::apply(&mut writer, &old.roots, &mut RootEdits { edits, at: 0 })?;
-        if let Some(step) = at_end {
-            step.seal_rest(&mut writer, &mut roots)?;
+        match step.filter(|_| is_last) {
+            Some(Step::Rekey(step)) => step.seal_rest(&mut writer, &mut roots)?,
+            Some(Step::Vacuum(step)) => step.move_rest(&mut writer, &mut roots)?,
+            None => {}
         }
         let space = writer.save_space()?;
         writer.finish()?;

@@ -24,6 +24,7 @@ use crate::pager::{
 use crate::rekey::{RekeyStep, RekeyWalk};
 use crate::superblock::{SLOT_OFFSETS, Superblock};
 use crate::sync::Mutex;
+use crate::vacuum::{Room, Vacuum, VacuumStep};
 
 pub(crate) struct Disk {
     file: Arc<dyn StorageFile>,
@@ -38,6 +39,10 @@ pub(crate) struct Disk {
     pub(crate) own_slot: Option<usize>,
     /// A change of the master key that is under way.
     pub(crate) rekey: Option<RekeyWalk>,
+    /// A vacuum that is under way.
+    pub(crate) vacuum: Option<Vacuum>,
+    /// How much of the file the last checkpoints could do without.
+    pub(crate) room: Room,
     /// Master keys that no header needs any more, and the first header whose pages are all free of them: the keys go
     /// when no view is older.
     retiring: Vec<(u16, u64)>,
@@ -63,7 +68,20 @@ impl Disk {
             Arc::clone(&env.entropy),
             Arc::clone(&space),
         );
-        Self { file, pages, header, keys, space, ahead: Arc::new(ahead), sealer, own_slot, rekey, retiring: Vec::new() }
+        Self {
+            file,
+            pages,
+            header,
+            keys,
+            space,
+            ahead: Arc::new(ahead),
+            sealer,
+            own_slot,
+            rekey,
+            vacuum: None,
+            room: Room::default(),
+            retiring: Vec::new(),
+        }
     }
 
     /// Returns the next step of the change of the master key, if one is under way and can go on: whoever seals pages
@@ -79,6 +97,43 @@ impl Disk {
             newest: self.header.key_epoch,
             budget: budget_pages,
         })
+    }
+
+    /// Returns the next step of a vacuum, if one is under way.
+    pub(crate) fn next_vacuum_step(&self, budget_pages: u64) -> Option<VacuumStep> {
+        self.vacuum.clone().map(|vacuum| VacuumStep { vacuum, budget: budget_pages })
+    }
+
+    /// Returns how many pages the file has room for.
+    pub(crate) fn file_pages(&self) -> io::Result<u64> {
+        Ok(self.file.len()? / self.pages.page_bytes() as u64)
+    }
+
+    /// Notes how many pages of the file nobody needs, with all pages of a checkpoint written and none of the last one's
+    /// free yet.
+    pub(crate) fn note_room(&mut self) {
+        let counts = self.space.lock().counts();
+        // Where the length cannot be read, nothing is known to be superfluous.
+        let pages = self.file_pages().unwrap_or(0);
+        self.room.note(pages.saturating_sub(counts.end - counts.free));
+    }
+
+    /// Gives back to the file system what lies behind the last page that anybody needs: the header in either slot, a
+    /// view, a value that is being written. `mapped_pages`: so many pages a reader's map has, in which a page that a
+    /// damaged file names is looked at without asking how long the file is. Returns how many pages are left.
+    pub(crate) fn cut_tail(&mut self, mapped_pages: u64) -> io::Result<u64> {
+        let page_bytes = self.pages.page_bytes() as u64;
+        // Nobody takes a number meanwhile, and then writes where the file is being cut.
+        let mut space = self.space.lock();
+        let end = space.trim().max(mapped_pages);
+        let len = self.file.len()?;
+        if len <= end * page_bytes {
+            return Ok(len / page_bytes);
+        }
+        self.file.set_len(end * page_bytes)?;
+        drop(space);
+        self.pages.forget(end..len.div_ceil(page_bytes));
+        Ok(end)
     }
 
     /// Goes on with the walk over free pages: overwrites with zeros what they held, up to `budget_pages` numbers.

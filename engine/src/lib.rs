@@ -31,7 +31,7 @@
 //!
 //! # Floors, from top to bottom
 //!
-//! `store` and `maintain` (open, close, verify), `txn` (views, transactions, the serial section), `load` (many rows in
+//! `store` and `maintain` (open, close, verify), `vacuum` (a shorter file), `txn` (views, transactions, the serial section), `load` (many rows in
 //! one commit, past log and table), `ahead` (long values, into pages at once), `checkpoint` and `disk` (from table to
 //! pages), `snapshot` and `readers` (what a view sees), `change` (feeds), `memtable` (the table),
 //! `btree` (trees of pages), `log` (groups, redo, replay), `pager` (pages, their cache, which are in use),
@@ -84,6 +84,7 @@ mod tables;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod txn;
+mod vacuum;
 
 pub use change::{Change, ChangeFeed, ChangeKind, Commit, FeedEvent};
 pub use env::{Clock, Entropy, Env, Storage, StorageFile};
@@ -95,8 +96,8 @@ pub use load::{LoadProgress, Loader};
 pub use log::writer::log_file_names;
 pub use maintain::{Stats, VerifyProgress, VerifyReport};
 pub use options::{
-    CipherChoice, KdfCost, KeyKind, KeyProvider, KeyRequest, KeySlotInfo, KeySource, Memory, Options, PageAccess,
-    RekeyOptions, RekeyProgress, Secret,
+    AutoVacuum, CipherChoice, KdfCost, KeyKind, KeyProvider, KeyRequest, KeySlotInfo, KeySource, Memory, Options,
+    PageAccess, RekeyOptions, RekeyProgress, Secret, VacuumProgress,
 };
 pub use store::Store;
 pub use txn::{

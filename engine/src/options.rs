@@ -168,6 +168,41 @@ pub struct RekeyProgress {
     pub finished: bool,
 }
 
+/// How far a vacuum is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VacuumProgress {
+    /// Pages that were looked at.
+    pub done: u64,
+    /// How many there are to look at, as far as that is known: writers may make it more.
+    pub total: u64,
+    /// Bytes of the file when it began.
+    pub from_bytes: u64,
+    /// Bytes of the file now.
+    pub file_bytes: u64,
+    /// Bytes of the file that only old views need, and values that are being written. They come free when those end; the
+    /// file can be shorter by about as much after that.
+    pub held_bytes: u64,
+    /// The commit of the oldest view that holds pages, if there is one.
+    pub oldest_reader: Option<u64>,
+    /// Nothing is left to do; what is held is not waited for.
+    pub finished: bool,
+}
+
+/// When a store begins a vacuum by itself. Both must be so, at several checkpoints in a row, of what those did not need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AutoVacuum {
+    /// So many percent of the file are free.
+    pub free_percent: u8,
+    /// So many bytes of it are free.
+    pub free_bytes: u64,
+}
+
+impl Default for AutoVacuum {
+    fn default() -> Self {
+        Self { free_percent: 25, free_bytes: 16 << 20 }
+    }
+}
+
 /// How dear it is to try a passphrase: Argon2id's memory and passes, written into the file when its key slot is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KdfCost {
@@ -288,6 +323,10 @@ pub struct Options {
     /// one alone would free nothing; then those of the next one; and of views that were to be given pages those for which
     /// there is no room, the newer ones of them. Looked at whenever a checkpoint is written. Default 256 MiB.
     pub snapshot_bytes_max: u64,
+    /// When the store gives space back to the file system by itself, in steps between checkpoints; `None`: never, only
+    /// when it is asked to (`Store::vacuum`) and when it is closed. A store without a thread of its own (`Env::threads`)
+    /// does not. Default `None`; `Some(AutoVacuum::default())` begins at 25 % and 16 MiB.
+    pub auto_vacuum: Option<AutoVacuum>,
     /// How pages are read. Default `PageAccess::Auto`.
     pub access: PageAccess,
     /// Bytes of a page in a file that this open creates: 4096, 8192 or 16384. Default 4096.
@@ -310,6 +349,7 @@ impl Options {
             read_only: false,
             memory: Memory::CLIENT,
             snapshot_bytes_max: 256 << 20,
+            auto_vacuum: None,
             access: PageAccess::Auto,
             page_bytes: PAGE_BYTES[0],
             log_block_bytes: 4096,
@@ -354,6 +394,12 @@ impl Options {
     /// Sets `snapshot_bytes_max`.
     pub fn snapshot_bytes_max(mut self, bytes: u64) -> Self {
         self.snapshot_bytes_max = bytes;
+        self
+    }
+
+    /// Sets `auto_vacuum`.
+    pub fn auto_vacuum(mut self, when: Option<AutoVacuum>) -> Self {
+        self.auto_vacuum = when;
         self
     }
 

@@ -18,7 +18,8 @@
 
 use std::time::Duration;
 
-use crate::btree::{self, Place, TreeRoot};
+use crate::btree::{self, Place, TreeRoot, TreesPlace};
+use crate::checkpoint::Work;
 use crate::disk::Disk;
 use crate::error::MaintainError;
 use crate::keys::{EpochKey, KeySlot, PreviousKey, SlotKind, UnwrapError, WrapError};
@@ -75,8 +76,7 @@ impl KeyState {
 /// finds all.
 #[derive(Clone, Debug)]
 pub(crate) struct RekeyWalk {
-    tree: usize,
-    place: Place,
+    at: TreesPlace,
     /// No header names a page of the old key, but for the older one.
     is_sealed: bool,
     /// Free pages below this number hold nothing.
@@ -89,8 +89,7 @@ pub(crate) struct RekeyWalk {
 
 impl Default for RekeyWalk {
     fn default() -> Self {
-        let place = Place::default();
-        Self { tree: 0, place, is_sealed: false, swept_to: 0, is_swept_durably: true, done: 0 }
+        Self { at: TreesPlace::default(), is_sealed: false, swept_to: 0, is_swept_durably: true, done: 0 }
     }
 }
 
@@ -118,17 +117,8 @@ impl RekeyStep {
         writer: &mut PageWriter<'_>,
         trees: &mut [TreeRoot],
     ) -> Result<bool, PageError> {
-        let RekeyWalk { tree, place, done, .. } = &mut self.walk;
-        while self.budget > 0
-            && let Some(root) = trees.get_mut(*tree)
-        {
-            let budget = &mut self.budget;
-            let (new, next) = btree::rewrite(writer, root, place, budget, &mut old_pages(self.newest, done))?;
-            *root = new;
-            *tree += usize::from(next.is_none());
-            *place = next.unwrap_or_default();
-        }
-        Ok(*tree >= trees.len())
+        let RekeyWalk { at, done, .. } = &mut self.walk;
+        btree::rewrite_trees(writer, trees, at, &mut self.budget, &mut old_pages(self.newest, done))
     }
 
     /// Seals the tree of roots and the space anew, as the last thing of all. Both are small: at most some 60 pages,
@@ -263,7 +253,7 @@ impl Store {
     /// meanwhile. A step that finds nothing done waits for somebody who seals pages of a long value with the old key.
     pub fn rekey_step(&self, budget_pages: u64) -> Result<RekeyProgress, MaintainError> {
         if let Some(now) = self.inner.rekey_progress()? {
-            self.inner.checkpoint_and_rekey(budget_pages.max(1))?;
+            self.inner.checkpoint_with(Work::Rekey(budget_pages.max(1)))?;
             return Ok(self.inner.rekey_progress()?.unwrap_or(RekeyProgress { finished: true, ..now }));
         }
         Ok(RekeyProgress { done: 0, total: 0, finished: true })

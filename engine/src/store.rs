@@ -16,7 +16,7 @@ use crate::keys::{EpochKey, FileKeys, KeySlot, UnwrapError, WrapError};
 use crate::limits::{ATTEMPTS_MAX, PAGE_BYTES};
 use crate::log::replay::LogEnd;
 use crate::log::writer::{LogPosition, LogWriter};
-use crate::options::{KeySource, Options, PageAccess};
+use crate::options::{AutoVacuum, KeySource, Options, PageAccess};
 use crate::pager::{MissFrom, PageError, Pages, Space, SpaceCounts, first_page};
 use crate::readers::{LogAt, Visible};
 use crate::recover::{IntoPages, Stored, Surveyed, read_names, survey};
@@ -86,6 +86,7 @@ pub(crate) struct Config {
     pub(crate) group_bytes: usize,
     pub(crate) log_bytes: u64,
     pub(crate) snapshot_bytes_max: u64,
+    pub(crate) auto_vacuum: Option<AutoVacuum>,
 }
 
 impl Store {
@@ -104,6 +105,7 @@ impl Store {
             group_bytes: memory.group_bytes(),
             log_bytes: memory.log_bytes,
             snapshot_bytes_max: options.snapshot_bytes_max,
+            auto_vacuum: options.auto_vacuum,
         };
         let mut layers = Layers { root: Arc::new(root), frozen: None, active: Arc::new(table) };
         let mut names = read_names(&layers)?;

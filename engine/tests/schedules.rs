@@ -665,3 +665,42 @@ fn a_change_of_keys_beside_commits_views_and_checkpoints() {
         assert_eq!(store.read().get(tree, b"b").expect("a sound store reads").as_deref(), Some(&[1; BIG][..]));
     });
 }
+
+#[test]
+fn a_vacuum_beside_streamed_values_views_and_commits() {
+    const LEN: usize = 9_000;
+    explore(|| {
+        let world = World::new();
+        let stream = |key: u8, byte: u8| {
+            let mut tx = world.store.write();
+            tx.put_stream(world.tree, &[key], LEN as u64, &mut io::repeat(byte)).expect("a good value");
+            tx.commit().expect("nobody else writes this key");
+        };
+        // Pages in front that come free, and some behind them that do not.
+        (0..8).for_each(|n| stream(b'0' + n, n));
+        stream(b'a', 1);
+        let mut tx = world.store.write();
+        (0..8).for_each(|n| tx.delete(world.tree, &[b'0' + n]).expect("a good key"));
+        tx.commit().expect("commits");
+        world.store.checkpoint().expect("checkpoints");
+        let long = world.store.stats().page_file_bytes;
+        let look = || {
+            let view = world.store.read();
+            let mut reader = view.value_reader(world.tree, b"a").expect("a sound store reads").expect("it is there");
+            let (mut first, mut rest) = (vec![0; 100], Vec::new());
+            io::Read::read_exact(&mut reader, &mut first).expect("it is longer");
+            thread::yield_now();
+            io::Read::read_to_end(&mut reader, &mut rest).expect("a sound store reads");
+            assert_eq!(first.len() + rest.len(), LEN);
+            assert!(rest.iter().all(|&byte| byte == first[0]), "one value and not two");
+        };
+        let vacuum = || {
+            world.store.vacuum(4, &mut |_| thread::yield_now()).expect("vacuums");
+        };
+        at_once(&[&vacuum, &|| stream(b'a', 2), &look]);
+        world.store.vacuum(4, &mut |_| {}).expect("vacuums");
+        assert!(world.store.stats().page_file_bytes < long, "the file is shorter than {long} bytes");
+        world.store.verify(&mut |_| {}).expect("pages and space agree");
+        assert_eq!(world.after_reopening(b'a'), Some(vec![2; LEN]));
+    });
+}

@@ -35,6 +35,8 @@ pub(crate) enum EditValue<'e> {
     /// The value lies in pages already; from now on they belong to this tree.
     PutStored(ValueRef),
     Delete,
+    /// Nothing; but the leaf in whose range the key is, is written anew.
+    Touch,
 }
 
 /// A stream of edits. Keys ascend strictly.
@@ -57,6 +59,21 @@ pub(crate) fn apply<W: PageWrite>(
         return Ok(*root);
     }
     let out = Out::new(pages, root.page.is_none());
+    let mut rewrite = Rewrite { edits, out, added: 0, removed: 0 };
+    rewrite.root(root)
+}
+
+/// As `apply`, and fills pages by so many percent, wherever in the tree they are.
+pub(super) fn apply_packed<W: PageWrite>(
+    pages: &mut W,
+    root: &TreeRoot,
+    edits: &mut dyn Edits,
+    fill: usize,
+) -> Result<TreeRoot, PageError> {
+    if edits.peek().is_none() {
+        return Ok(*root);
+    }
+    let out = Out { fill_at_end: fill, ..Out::new(pages, true) };
     let mut rewrite = Rewrite { edits, out, added: 0, removed: 0 };
     rewrite.root(root)
 }
@@ -133,6 +150,7 @@ impl<W: PageWrite> Rewrite<'_, W> {
             };
             i = to.max(i) + usize::from(found);
             if is_same(now, value) {
+                changed |= matches!(value, EditValue::Touch);
                 if found {
                     self.out.push_entries(&leaf, to..i, old.at, &mut room)?;
                 }
@@ -290,7 +308,7 @@ impl<W: PageWrite> Rewrite<'_, W> {
 /// Whether a key has this value, or no value, already.
 fn is_same(now: Option<CellValue<'_>>, edit: EditValue<'_>) -> bool {
     match (now, edit) {
-        (None, EditValue::Delete) => true,
+        (None, EditValue::Delete) | (_, EditValue::Touch) => true,
         (Some(CellValue::Inline(now)), EditValue::Put(new)) => now == new,
         (Some(CellValue::Stored(now)), EditValue::PutStored(new)) => now == new,
         _ => false,
@@ -316,12 +334,22 @@ struct Out<'r, W> {
     body: Vec<u8>,
     /// Entries come behind the last key of the tree.
     at_end: bool,
+    /// How full pages are made then, in percent.
+    fill_at_end: usize,
 }
 
 impl<'r, W: PageWrite> Out<'r, W> {
     fn new(pages: &'r mut W, at_end: bool) -> Self {
-        let builders = Vec::new();
-        Self { pages, builders, low: Vec::new(), last_key: Vec::new(), has_last: false, body: Vec::new(), at_end }
+        Self {
+            pages,
+            builders: Vec::new(),
+            low: Vec::new(),
+            last_key: Vec::new(),
+            has_last: false,
+            body: Vec::new(),
+            at_end,
+            fill_at_end: FILL_AT_END,
+        }
     }
 
     fn broken(&self, at: PageRef, rule: Rule) -> PageError {
@@ -334,7 +362,7 @@ impl<'r, W: PageWrite> Out<'r, W> {
 
     fn builder(&mut self, level: u8) -> &mut Builder {
         let body_bytes = self.pages.body_bytes();
-        let limit = body_bytes * if self.at_end { FILL_AT_END } else { FILL } / 100;
+        let limit = body_bytes * if self.at_end { self.fill_at_end } else { FILL } / 100;
         while self.builders.len() <= usize::from(level) {
             self.builders.push(Builder::new(self.builders.len() as u8, body_bytes, limit));
         }
@@ -398,7 +426,7 @@ impl<'r, W: PageWrite> Out<'r, W> {
         assert!(key.len() <= KEY_BYTES_MAX, "whoever takes a key in checks its length");
         let key = [key, &[]];
         let pushed = match value {
-            EditValue::Delete => return Ok(()),
+            EditValue::Delete | EditValue::Touch => return Ok(()),
             EditValue::Put(bytes) if bytes.len() <= inline_max(self.pages.body_bytes()) => {
                 self.builder(0).push(key, bytes, false)
             }

@@ -5,8 +5,8 @@
 //! come as one sorted stream (`apply`), which writes the touched leaves and their ancestors anew, beside the old ones.
 //!
 //! `node.rs` reads pages, `build.rs` cuts sorted entries into pages, `search.rs` looks up, `cursor.rs` walks,
-//! `apply.rs` changes, `value.rs` keeps values that need pages of their own, `rewrite.rs` moves pages and leaves what
-//! they say alone, `check.rs` proves a tree. All I/O goes through `PageRead` and `PageWrite`. Read `TreeRoot`, then `apply`.
+//! `apply.rs` changes, `value.rs` keeps values that need pages of their own, `pack.rs` makes fewer
+//! leaves of half empty ones, `rewrite.rs` moves pages and leaves what they say alone, `check.rs` proves a tree. All I/O goes through `PageRead` and `PageWrite`. Read `TreeRoot`, then `apply`.
 //!
 //! Invariants:
 //! - keys ascend strictly within a leaf and from leaf to leaf;
@@ -22,6 +22,7 @@ mod cursor;
 #[cfg(any(test, feature = "testing"))]
 mod fuzz;
 mod node;
+mod pack;
 mod rewrite;
 mod search;
 mod value;
@@ -35,7 +36,8 @@ pub(crate) use self::cursor::TreeCursor;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use self::fuzz::{fuzz_inline_values, fuzz_node, fuzz_references, fuzz_value};
 pub(crate) use self::node::CellValue;
-pub(crate) use self::rewrite::{Place, rewrite};
+pub(crate) use self::pack::{Packing, pack};
+pub(crate) use self::rewrite::{Place, TreesPlace, rewrite, rewrite_trees};
 pub(crate) use self::search::{Found, get};
 pub(crate) use self::value::{ValueWriter, read_value, release_value, value_pages};
 

@@ -79,7 +79,7 @@ pub(super) struct Cell {
 pub(super) struct LeafShape {
     pub(super) len: usize,
     pub(super) prefix_len: usize,
-    used: usize,
+    pub(super) used: usize,
 }
 
 /// What both kinds of node have: the arrays that are searched, and the common beginning.

@@ -27,6 +27,32 @@ pub(crate) struct Place {
     value_pages: u64,
 }
 
+/// Where a walk over all trees stands.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TreesPlace {
+    tree: usize,
+    place: Place,
+}
+
+/// Goes on with a walk over trees, as far as the budget goes. Returns whether that was all; else as `rewrite`.
+pub(crate) fn rewrite_trees<W: PageWrite>(
+    pages: &mut W,
+    trees: &mut [TreeRoot],
+    at: &mut TreesPlace,
+    budget: &mut u64,
+    wanted: &mut dyn FnMut(&W, PageRef, PageKind) -> Result<bool, PageError>,
+) -> Result<bool, PageError> {
+    while *budget > 0
+        && let Some(root) = trees.get_mut(at.tree)
+    {
+        let (new, next) = rewrite(pages, root, &at.place, budget, wanted)?;
+        *root = new;
+        at.tree += usize::from(next.is_none());
+        at.place = next.unwrap_or_default();
+    }
+    Ok(at.tree >= trees.len())
+}
+
 /// Goes on with a walk from a place, until it has looked at `budget` pages or the tree is at its end. `wanted` says of
 /// a page whether it is to be copied. Returns the new root, and where the next step goes on: `None` at the end. After
 /// an error, what was written belongs to no tree.

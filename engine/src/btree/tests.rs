@@ -2,6 +2,7 @@
 
 mod damage;
 mod model;
+mod pack;
 mod rewrite;
 mod shape;
 mod store;

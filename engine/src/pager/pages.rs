@@ -7,6 +7,7 @@
 //! Whatever the way, the page's proof and kind are compared at each use: they lie in the cache line before the body.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::frames::{FrameStats, Frames, Loaded, PAGE_NO_MAX};
@@ -228,6 +229,14 @@ impl Pages {
             rest[..body.len()].copy_from_slice(body);
             rest[body.len()..].fill(0);
         });
+    }
+
+    /// Forgets all that is known of pages that the file does not have any more.
+    pub(crate) fn forget(&self, numbers: Range<u64>) {
+        for no in numbers {
+            self.checked.clear(no);
+            self.frames.forget(no);
+        }
     }
 
     pub(super) fn write_file(&self, no: u64, sealed: &[u8]) -> Result<(), PageError> {

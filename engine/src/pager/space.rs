@@ -51,6 +51,8 @@ pub(crate) struct Space {
     cursor: u64,
     /// There may be a run of `RUN_GOOD`: no search has found otherwise since numbers became free.
     long_runs: bool,
+    /// Numbers from here on are taken only where there are none below.
+    ceiling: u64,
     /// The header in the making.
     current: u64,
     pending: BTreeMap<u64, Vec<u64>>,
@@ -100,6 +102,7 @@ impl Space {
             ahead: 0,
             cursor: first_page(page_bytes),
             long_runs: true,
+            ceiling: u64::MAX,
             current,
             pending: BTreeMap::new(),
             chunks: Vec::new(),
@@ -255,6 +258,8 @@ impl Space {
     /// The header in the making will not be: what was released for it is in use again, and its save never was. The
     /// pages that its writer took are given back by the writer.
     pub(crate) fn abort(&mut self) {
+        // The next try looks for room in front: where this one ended there may be none on the disk.
+        self.cursor = first_page(self.page_bytes);
         for no in self.pending.remove(&self.current).unwrap_or_default() {
             set(&mut self.named, no);
             self.touch(no);
@@ -303,6 +308,20 @@ impl Space {
     /// Returns the numbers of the bitmap's own pages, as last saved or loaded.
     pub(crate) fn own_pages(&self) -> impl Iterator<Item = u64> {
         self.chunks.iter().filter_map(|c| c.at).map(|at| at.no).chain(self.index.iter().copied())
+    }
+
+    /// Says from where on numbers are taken only where there are none below: while the pages there move down.
+    pub(crate) fn set_ceiling(&mut self, ceiling: Option<u64>) {
+        self.ceiling = ceiling.unwrap_or(u64::MAX);
+        self.long_runs = true;
+    }
+
+    /// Returns how many numbers at or above `from` are in use, pending or taken ahead.
+    pub(crate) fn in_use_from(&self, from: u64) -> u64 {
+        let word = from / 64;
+        let words = self.used.get(word as usize..).unwrap_or_default();
+        let all: u64 = words.iter().map(|w| u64::from(w.count_ones())).sum();
+        all - words.first().map_or(0, |first| u64::from((first & ((1 << (from % 64)) - 1)).count_ones()))
     }
 
     /// Lowers `end` to behind the last number in use or pending. Returns it.
@@ -358,15 +377,17 @@ impl Space {
             return None;
         }
         let first = first_page(self.page_bytes);
+        let below = self.end.min(self.ceiling);
         if self.long_runs {
             let good = want.min(RUN_GOOD);
-            let run = self.scan(self.cursor..self.end, good, want).or_else(|| self.scan(first..self.end, good, want));
+            let run = self.scan(self.cursor..below, good, want).or_else(|| self.scan(first..below, good, want));
             if run.is_some() {
                 return run;
             }
             self.long_runs = good < RUN_GOOD;
         }
-        self.scan(self.cursor..self.end, 1, want).or_else(|| self.scan(first..self.end, 1, want))
+        let run = self.scan(self.cursor..below, 1, want).or_else(|| self.scan(first..below, 1, want));
+        run.or_else(|| self.scan(below..self.end, 1, want))
     }
 
     /// Returns the first `want` or fewer numbers of the first free run of at least `least`.
@@ -418,6 +439,17 @@ impl Space {
     /// The next save writes the whole bitmap anew.
     pub(crate) fn touch_all(&mut self) {
         self.chunks.iter_mut().for_each(|chunk| chunk.dirty = true);
+    }
+
+    /// The next save writes those of the bitmap's own pages anew that lie at or above `from`.
+    pub(crate) fn touch_from(&mut self, from: u64) {
+        self.chunks.iter_mut().for_each(|chunk| chunk.dirty |= chunk.at.is_some_and(|at| at.no >= from));
+        if self.index.iter().any(|&no| no >= from)
+            && let Some(first) = self.chunks.first_mut()
+        {
+            // The index is written with whatever chunk is.
+            first.dirty = true;
+        }
     }
 
     fn body_bytes(&self) -> usize {

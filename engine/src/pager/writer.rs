@@ -64,6 +64,11 @@ impl<'w> PageWriter<'w> {
         self.space.lock().touch_all();
     }
 
+    /// Lets `save_space` write those of the space's own pages anew that lie at or above `from`.
+    pub(crate) fn touch_space_from(&mut self, from: u64) {
+        self.space.lock().touch_from(from);
+    }
+
     /// Writes the space's own pages as the last step of a checkpoint; the header in the making names what this
     /// returns. After an error the caller drops this writer and calls `Space::abort`.
     pub(crate) fn save_space(&mut self) -> Result<PageRef, PageError> {

@@ -12,5 +12,6 @@ mod recovery;
 mod rekey;
 mod secrets;
 mod support;
+mod vacuum;
 mod values;
 mod views;

@@ -46,6 +46,7 @@ slices! {
     sequences: "sequences", "crash points" >= 300;
     recovery: "recovery", "crashes in that recovery" >= 100;
     maintenance: "maintenance", "crash points" >= 30;
+    vacuum: "vacuum", "cuts" >= 1;
     tears: "tears", "subsets" >= 500;
     lies: "lies", "plain errors" >= 1;
     errors: "errors", "stores that stopped for good" >= 3;

@@ -101,6 +101,14 @@ Examples:
 Reads everything in the file: authentication tags, checksums, every record and its bookkeeping.
 Exit codes: 0 sound, 1 damaged or not readable.";
 
+const VACUUM_EXAMPLES: &str = "\
+Examples:
+  blazedb vacuum --db laptop.blaze
+
+Packs what is in the file and gives the rest back to the file system. Nothing is copied to another file: it needs little
+room beside the file, and may be stopped at any moment. A program that has the file open does it by itself when much of
+the file is free.";
+
 const INBOX_EXAMPLES: &str = "\
 Examples:
   blazedb inbox --db laptop.blaze
@@ -151,6 +159,8 @@ pub(crate) enum Command {
     Stats(StatsArgs),
     /// Read everything in a database file and check it
     Verify(VerifyArgs),
+    /// Make a database file as short as it can be
+    Vacuum(VacuumArgs),
     /// List what merges could not apply
     Inbox(InboxArgs),
     /// Explain the bytes of a frame, a row, an export or a database
@@ -342,6 +352,13 @@ pub(crate) struct StatsArgs {
 #[derive(Args, Debug)]
 #[command(after_help = VERIFY_EXAMPLES)]
 pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = VACUUM_EXAMPLES)]
+pub(crate) struct VacuumArgs {
     #[command(flatten)]
     pub(crate) db: DbArgs,
 }

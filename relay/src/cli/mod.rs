@@ -21,6 +21,7 @@ mod serve;
 mod signals;
 mod sync;
 mod ui;
+mod vacuum;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Sync(args) => sync::run(&args),
         Command::Stats(args) => inspect::stats(&args),
         Command::Verify(args) => inspect::verify(&args),
+        Command::Vacuum(args) => vacuum::run(&args),
         Command::Inbox(args) => inspect::inbox(&args),
         Command::Dump(args) => dump::run(&args),
     };

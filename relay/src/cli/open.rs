@@ -17,6 +17,8 @@ const READING: Memory = Memory { table_bytes: Memory::SERVER.table_bytes, ..Memo
 pub(crate) enum Intent {
     /// Look at a file that exists.
     Read,
+    /// Change a file that exists.
+    Write,
     /// Change a file, and make it if it does not exist.
     WriteOrCreate(Kdf),
 }
@@ -26,7 +28,7 @@ pub(crate) fn open(args: &DbArgs, intent: Intent) -> Result<(Database, bool), Fa
     let shown = args.db.display();
     let exists = args.db.exists();
     if !exists {
-        if intent == Intent::Read {
+        if matches!(intent, Intent::Read | Intent::Write) {
             return Err(Failure::new(
                 format!("there is no database file {shown}"),
                 "check the path; `blazedb import` and `blazedb sync` create a file",
@@ -51,6 +53,7 @@ pub(crate) fn open(args: &DbArgs, intent: Intent) -> Result<(Database, bool), Fa
     let options = match intent {
         // Beside a writer with much memory: a reader must take all that its log says.
         Intent::Read => options.create(false).read_only(true).memory(READING),
+        Intent::Write => options.create(false),
         Intent::WriteOrCreate(kdf) => with_cost(options.create(true), kdf),
     };
     let db = Database::open(&args.db, options).map_err(|e| explain(&args.db, &e))?;

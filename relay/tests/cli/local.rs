@@ -162,6 +162,24 @@ fn stats_verify_and_inbox_look_without_changing() {
 }
 
 #[test]
+fn a_vacuum_makes_the_file_shorter_and_leaves_what_is_in_it() {
+    let folder = Folder::new();
+    // Imports one after the other put records between those that are there: pages get less full.
+    for part in records(4_000).chunks(500) {
+        let file = folder.write("r.ndjson", ndjson(part));
+        folder.import(&file, "a.blaze", "things", &["--id-field", "id"]);
+    }
+    let bytes = || fs::metadata(folder.path().join("a.blaze")).expect("the database").len();
+    let (before, exported) = (bytes(), folder.export("a.blaze", "things"));
+    let ran = folder.run(["vacuum", "--db", "a.blaze"]).ok();
+    assert!(ran.stdout.starts_with("a.blaze: ") && ran.stdout.contains(" on disk, "), "{}", ran.stdout);
+    assert!(bytes() < before, "{before} bytes became {}", bytes());
+    assert!(folder.run(["verify", "--db", "a.blaze"]).ok().stdout.contains("is sound: 4,000 documents"));
+    assert_eq!(folder.export("a.blaze", "things"), exported);
+    folder.run(["vacuum", "--db", "b.blaze"]).refused(1, &["there is no database file b.blaze"]);
+}
+
+#[test]
 fn a_file_can_have_no_encryption_when_asked_for() {
     let folder = Folder::new();
     let file = folder.write("r.ndjson", "{\"marker\":\"PLAIN-TEXT-MARKER\"}\n");
@@ -178,7 +196,8 @@ fn help_has_examples_and_exit_codes() {
     let folder = Folder::new();
     let root = folder.run(["--help"]).ok();
     assert!(root.stdout.contains("Exit codes:") && root.stdout.contains("Examples:"));
-    for command in ["demo", "serve", "token", "import", "export", "sync", "stats", "verify", "inbox", "dump"] {
+    for command in ["demo", "serve", "token", "import", "export", "sync", "stats", "verify", "vacuum", "inbox", "dump"]
+    {
         let help = folder.run([command, "--help"]).ok();
         assert!(help.stdout.contains(&format!("blazedb {command}")), "{command}: {}", help.stdout);
     }

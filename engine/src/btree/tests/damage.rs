@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::super::node::encode_child;
-use super::super::{CellValue, TreeCursor, TreeRoot, apply, check, get, read_value, value_pages};
+use super::super::{
+    CellValue, Packing, Place, TreeCursor, TreeRoot, apply, check, get, pack, read_value, rewrite, value_pages,
+};
 use super::store::VecPages;
 use super::{Change, Rng, Stream, apply_checked};
 use crate::pager::{PageKind, PageRead, PageWrite};
@@ -73,6 +75,10 @@ fn use_all(pages: &mut VecPages, root: &TreeRoot, rng: &mut Rng) {
             .collect();
         let _ = apply(&mut pages.damage(), root, &mut Stream::new(&changes));
     }
+    let (from, mut budget) = (row(rng.below(3_000)), 1 + rng.below(200));
+    let _ = pack(&mut pages.damage(), root, &from, Packing { gain: 1, fill: 100 }, &mut budget);
+    let _ = pack(&mut pages.damage(), root, &[], Packing { gain: 0, fill: 90 }, &mut { u64::MAX });
+    let _ = rewrite(&mut pages.damage(), root, &Place::default(), &mut { u64::MAX }, &mut |_, _, _| Ok(true));
 }
 
 fn pick(pages: &VecPages, rng: &mut Rng) -> u64 {

@@ -26,7 +26,7 @@ fn changes(rng: &mut Rng, map: &mut Map, count: u64, spread: u64) -> BTreeMap<Ve
     changes
 }
 
-fn content(pages: &VecPages, root: &TreeRoot) -> Map {
+pub(super) fn content(pages: &VecPages, root: &TreeRoot) -> Map {
     let mut cursor = TreeCursor::new(*root);
     cursor.seek(pages, std::ops::Bound::Unbounded).expect("in order");
     let mut map = Map::new();

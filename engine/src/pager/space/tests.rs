@@ -377,3 +377,55 @@ fn a_long_life_follows_the_model() {
         }
     }
 }
+
+#[test]
+fn numbers_above_the_ceiling_are_taken_only_where_there_are_none_below() {
+    let mut space = Space::new(4096, 1);
+    assert_eq!(space.alloc_run(200), FIRST..FIRST + 200);
+    // Holes of one page below the ceiling, a long one above.
+    let ceiling = FIRST + 100;
+    let holes: Vec<u64> = (FIRST..FIRST + 60).step_by(2).collect();
+    for no in holes.iter().copied().chain(FIRST + 120..FIRST + 160) {
+        assert!(space.release_now(no));
+    }
+    space.checkpoint_done(1);
+    assert_eq!(space.in_use_from(ceiling), 60);
+    assert_eq!(space.in_use_from(FIRST + 160), 40);
+    assert_eq!(space.in_use_from(FIRST + 163), 37);
+    assert_eq!(space.in_use_from(FIRST + 900), 0);
+    let mut without = space.clone();
+    assert_eq!(without.alloc_run(64), FIRST + 120..FIRST + 160, "the long run, where there is no ceiling");
+    space.set_ceiling(Some(ceiling));
+    for no in holes {
+        let run = if no % 4 == 0 { space.alloc_run(64) } else { space.alloc_ahead(64) };
+        assert_eq!(run, no..no + 1);
+    }
+    assert_eq!(space.alloc_run(64), FIRST + 120..FIRST + 160);
+    assert_eq!(space.alloc_run(5), FIRST + 200..FIRST + 205, "there is none: the file grows");
+    check_counts(&space);
+}
+
+#[test]
+fn the_bitmaps_own_pages_move_when_they_lie_above() {
+    let mut shelf = Shelf::default();
+    let mut space = Space::new(4096, 1);
+    let run = space.alloc_run(300);
+    shelf.save(&mut space).expect("room");
+    space.checkpoint_done(1);
+    assert!(space.own_pages().all(|no| no >= run.end));
+    for no in run.start + 10..run.end {
+        assert!(space.release(no));
+    }
+    shelf.save(&mut space).expect("room");
+    space.checkpoint_done(2);
+    space.checkpoint_done(3);
+    space.reclaim(3, 3);
+    space.set_ceiling(Some(run.start + 20));
+    let root = shelf.save(&mut space).expect("nothing has changed");
+    space.touch_from(run.start + 20);
+    assert_ne!(shelf.save(&mut space).expect("room"), root);
+    assert!(space.own_pages().all(|no| no < run.start + 20));
+    space.checkpoint_done(4);
+    space.touch_from(run.start + 20);
+    assert_eq!(shelf.writes, 6, "what lies below stays");
+}

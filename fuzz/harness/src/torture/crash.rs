@@ -295,25 +295,61 @@ fn crash_recovery(trace: &Trace, disk: &SimDisk, allowed: Allowed, case: u64, lo
 struct Maintenance {
     name: &'static str,
     act: fn(&Store) -> Result<(), MaintainError>,
+    /// What the store does before, on top of a random workload.
+    before: fn(&Store) -> Result<(), String>,
     /// Whether the store has another key afterwards.
     new_key: bool,
 }
 
 const MAINTENANCE: &[Maintenance] = &[
-    Maintenance { name: "checkpoint", act: |store| store.checkpoint(), new_key: false },
-    Maintenance { name: "close", act: |store| store.close(), new_key: false },
+    Maintenance { name: "checkpoint", act: |store| store.checkpoint(), before: |_| Ok(()), new_key: false },
+    Maintenance { name: "close", act: |store| store.close(), before: |_| Ok(()), new_key: false },
     Maintenance {
         name: "change of key",
         act: |store| store.change_key(&KeySource::Raw(NEW_KEY.into()), KdfCost::InsecureForTests),
+        before: |_| Ok(()),
         new_key: true,
     },
 ];
+
+/// Packing, moving and cutting, in small steps, in a store that has lost most of what it held.
+const VACUUM: Maintenance = Maintenance {
+    name: "vacuum",
+    act: |store| store.vacuum(9, &mut |_| {}).map(drop),
+    before: fill_and_delete,
+    new_key: false,
+};
+
+fn fill_and_delete(store: &Store) -> Result<(), String> {
+    let mut tx = store.write();
+    let tree = tx.tree("bulk").map_err(|error| chain(&error))?;
+    for n in 0..500_u64 {
+        let value = vec![n as u8; if n % 250 == 200 { 20_000 } else { 350 }];
+        tx.put(tree, &n.to_be_bytes(), &value).map_err(|error| chain(&error))?;
+    }
+    tx.commit().map_err(|error| chain(&error))?;
+    store.checkpoint().map_err(|error| chain(&error))?;
+    let mut tx = store.write();
+    for n in (0..500_u64).filter(|n| n % 8 != 0) {
+        tx.delete(tree, &n.to_be_bytes()).map_err(|error| chain(&error))?;
+    }
+    tx.commit().map(drop).map_err(|error| chain(&error))
+}
 
 const NEW_KEY: [u8; 32] = [43; 32];
 
 /// Crashes inside everything that a store does to itself.
 pub(super) fn in_maintenance(plan: &Plan<'_>) -> Result<Tally, Failure> {
-    let points = AtomicU64::new(0);
+    in_each(plan, MAINTENANCE)
+}
+
+/// Crashes inside a vacuum.
+pub(super) fn in_vacuum(plan: &Plan<'_>) -> Result<Tally, Failure> {
+    in_each(plan, &[VACUUM])
+}
+
+fn in_each(plan: &Plan<'_>, all: &[Maintenance]) -> Result<Tally, Failure> {
+    let (points, cuts) = (AtomicU64::new(0), AtomicU64::new(0));
     let stores = Cases::new(plan, plan.size).each(|at| {
         let seed = plan.seed + at;
         let base = SimDisk::new(seed);
@@ -328,17 +364,28 @@ pub(super) fn in_maintenance(plan: &Plan<'_>) -> Result<Tally, Failure> {
         if let Some(error) = runner.abandon().error {
             return Err(error);
         }
-        for maintenance in MAINTENANCE {
+        for maintenance in all {
             let found = crash_maintenance(maintenance, &base, seed);
-            points.fetch_add(found.map_err(|what| format!("{}: {what}", maintenance.name))?, Ordering::Relaxed);
+            let found = found.map_err(|what| format!("{}: {what}", maintenance.name))?;
+            points.fetch_add(found.points, Ordering::Relaxed);
+            cuts.fetch_add(found.cuts, Ordering::Relaxed);
         }
         Ok(())
     })?;
     let points = points.into_inner();
-    Ok(Tally(vec![("stores", stores), ("crash points", points), ("crashes", points * 5)]))
+    let counts = [("stores", stores), ("cuts", cuts.into_inner()), ("crash points", points), ("crashes", points * 5)];
+    Ok(Tally(counts.to_vec()))
 }
 
-fn crash_maintenance(maintenance: &Maintenance, base: &SimDisk, seed: u64) -> Result<u64, String> {
+/// What was crashed.
+#[derive(Default)]
+struct Crashed {
+    points: u64,
+    /// How often the main file was cut.
+    cuts: u64,
+}
+
+fn crash_maintenance(maintenance: &Maintenance, base: &SimDisk, seed: u64) -> Result<Crashed, String> {
     // Room for everything in the table: only what is looked at writes pages.
     let old = encrypted().memory(blazedb_engine::Memory { table_bytes: 1 << 20, ..MEMORY });
     let new = match maintenance.new_key {
@@ -355,6 +402,7 @@ fn crash_maintenance(maintenance: &Maintenance, base: &SimDisk, seed: u64) -> Re
         tx.put(tree, &n.to_be_bytes(), &value).map_err(|error| chain(&error))?;
         tx.commit().map_err(|error| chain(&error))?;
     }
+    (maintenance.before)(&store)?;
     let want = shown(&store.read()).map_err(|error| chain(&error))?;
     let from = recorder.now();
     (maintenance.act)(&store).map_err(|error| chain(&error))?;
@@ -362,11 +410,13 @@ fn crash_maintenance(maintenance: &Maintenance, base: &SimDisk, seed: u64) -> Re
     drop(store);
 
     let mut player = Player::new(base.copy());
-    let mut points = 0;
+    let mut crashed = Crashed::default();
     for at in 0..=journal.events.len() {
         let event = journal.events.get(at);
         if at >= from && event.is_none_or(changes_the_disk) {
-            points += 1;
+            crashed.points += 1;
+            let is_cut = |event: &Event| matches!(event, Event::SetLen { .. }) && journal.is_main(event);
+            crashed.cuts += u64::from(event.is_some_and(is_cut));
             for (n, survivors) in Survivors::ALL.into_iter().enumerate() {
                 let case = (seed << 20) + at as u64 * 5 + n as u64;
                 let after = player.disk.after_crash(survivors, case);
@@ -380,7 +430,7 @@ fn crash_maintenance(maintenance: &Maintenance, base: &SimDisk, seed: u64) -> Re
             player.play(event).map_err(|error| format!("the journal does not play: {error}"))?;
         }
     }
-    Ok(points)
+    Ok(crashed)
 }
 
 /// Opens what a crash left, with the key that it has by then, looks at all of it, and does the same thing again.

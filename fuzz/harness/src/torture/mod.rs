@@ -117,6 +117,14 @@ pub const PROMISES: &[Promise] = &[
         keep: crash::in_maintenance,
     },
     Promise {
+        name: "vacuum",
+        says: "the same inside a vacuum, which packs, moves and cuts the file in steps, and can be done again afterwards",
+        unit: "stores",
+        full: 25,
+        slice: 1,
+        keep: crash::in_vacuum,
+    },
+    Promise {
         name: "tears",
         says: "any subset of the unsynced sectors, of 512 and of 4096 bytes, may survive",
         unit: "sampled subsets",

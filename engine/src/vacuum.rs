@@ -1,0 +1,383 @@
+//! Gives space back to the file system, in steps, while readers and writers go on.
+//!
+//! ```text
+//! pack   steps, each of them a checkpoint: leaves that are half empty become fewer ones, tree by tree
+//! rest   two checkpoints: what was given up is free, as neither header names it any more; the file is cut
+//! move   steps: pages at or above the ceiling are copied to free numbers below it; so is whatever else is written
+//! rest   as before
+//! ```
+//!
+//! Moving is repeated where writers took what was free below the ceiling, up to `ROUNDS` times. Nothing of a vacuum is
+//! in the file but the pages themselves: after a crash there is none under way, and each of its checkpoints is one as
+//! any other.
+//!
+//! Invariants: the file is cut where nobody needs a page behind, by the same rule by which a page's number is used
+//! again (`Space`); a step takes no lock that readers or commits wait for longer than for a checkpoint's; views that
+//! hold what is moved do not end for it.
+
+use std::time::Duration;
+
+use crate::background::Pause;
+use crate::btree::{self, Packing, Place, TreeRoot, TreesPlace};
+use crate::checkpoint::Work;
+use crate::disk::Disk;
+use crate::error::MaintainError;
+use crate::options::{AutoVacuum, VacuumProgress};
+use crate::pager::{PageError, PageKind, PageRef, PageWriter};
+use crate::store::{Inner, Store};
+
+/// Pages of a step of `Store::vacuum`: 1 MiB of the smallest pages, so that the log's syncs, which wait behind those of
+/// pages, stay quick.
+const STEP_PAGES: u64 = 256;
+
+/// How often pages are moved at most: again where others have taken the room.
+const ROUNDS: u8 = 3;
+
+/// Checkpoints after which what one gave up is free.
+const RESTS: u8 = 2;
+
+/// Leaves are packed, by whoever asks for a vacuum, where that is of any use; by the store itself where it is of much, and
+/// so that the next changes need not cut them all again.
+const PACKING: Packing = Packing { gain: 4, fill: 100 };
+const PACKING_AUTO: Packing = Packing { gain: 40, fill: 90 };
+
+/// Checkpoints that must agree that much of the file is of no use, before the store does something about it by itself;
+/// and how many it waits for before it tries again where that was in vain.
+const AGREE: usize = 4;
+const WAIT_AFTER_NOTHING: usize = 64;
+
+/// How far a vacuum is. It moves on when a step's checkpoint is durable.
+#[derive(Clone, Debug)]
+pub(crate) struct Vacuum {
+    stage: Stage,
+    packing: Packing,
+    /// Free pages that are left below the ceiling, on top of what the steps themselves need.
+    spare: u64,
+    round: u8,
+    ceiling: u64,
+    /// Pages of the file when it began.
+    from_pages: u64,
+    done: u64,
+    total: u64,
+    is_auto: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    Pack {
+        tree: usize,
+        key: Vec<u8>,
+    },
+    Move(TreesPlace),
+    /// So many checkpoints to go.
+    Rest(u8),
+    Done,
+}
+
+/// One step, inside a checkpoint.
+pub(crate) struct VacuumStep {
+    pub(crate) vacuum: Vacuum,
+    pub(crate) budget: u64,
+}
+
+impl VacuumStep {
+    /// Packs or moves pages of trees, as far as the budget goes. Returns whether the rest is to be moved as well.
+    pub(crate) fn change_trees(
+        &mut self,
+        writer: &mut PageWriter<'_>,
+        trees: &mut [TreeRoot],
+    ) -> Result<bool, PageError> {
+        let Vacuum { stage, packing, ceiling, done, .. } = &mut self.vacuum;
+        let budget = &mut self.budget;
+        let before = *budget;
+        match stage {
+            Stage::Pack { tree, key } => {
+                while *budget > 0
+                    && let Some(root) = trees.get_mut(*tree)
+                {
+                    let next;
+                    (*root, next) = btree::pack(writer, root, key, *packing, budget)?;
+                    *tree += usize::from(next.is_none());
+                    *key = next.unwrap_or_default();
+                }
+                let is_done = *tree >= trees.len();
+                *done += before - *budget;
+                if is_done {
+                    *stage = Stage::Rest(RESTS);
+                }
+                Ok(false)
+            }
+            Stage::Move(at) => {
+                let is_done = btree::rewrite_trees(writer, trees, at, budget, &mut lies_above(*ceiling, done))?;
+                if is_done {
+                    *stage = Stage::Rest(RESTS);
+                }
+                Ok(true)
+            }
+            Stage::Rest(left) => {
+                *left = left.saturating_sub(1);
+                Ok(true)
+            }
+            Stage::Done => Ok(false),
+        }
+    }
+
+    /// Moves the tree of roots and the space. Both are small.
+    pub(crate) fn move_rest(&mut self, writer: &mut PageWriter<'_>, roots: &mut TreeRoot) -> Result<(), PageError> {
+        let ceiling = self.vacuum.ceiling;
+        let all = &mut lies_above(ceiling, &mut self.vacuum.done);
+        (*roots, _) = btree::rewrite(writer, roots, &Place::default(), &mut u64::MAX.clone(), all)?;
+        writer.touch_space_from(ceiling);
+        Ok(())
+    }
+}
+
+/// Says which pages lie at or above a number, and counts those it is asked about.
+fn lies_above<'p, 'w>(
+    ceiling: u64,
+    done: &'p mut u64,
+) -> impl FnMut(&PageWriter<'w>, PageRef, PageKind) -> Result<bool, PageError> + use<'p, 'w> {
+    move |_, at, _| {
+        *done += 1;
+        Ok(at.no >= ceiling)
+    }
+}
+
+/// Free pages of the file at the last checkpoints, when each of them had written its own and freed none: what none of
+/// them needed.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    last: [u64; AGREE],
+    noted: usize,
+    /// So many more are to be noted before anything is known.
+    wait: usize,
+}
+
+impl Room {
+    pub(crate) fn note(&mut self, pages: u64) {
+        self.last[self.noted % AGREE] = pages;
+        self.noted += 1;
+        self.wait = self.wait.saturating_sub(1);
+    }
+
+    /// Returns how many pages no checkpoint has needed for a while; 0 where that is not known yet.
+    fn unneeded(&self) -> u64 {
+        if self.noted < AGREE || self.wait > 0 { 0 } else { self.last.into_iter().min().unwrap_or(0) }
+    }
+}
+
+impl Store {
+    /// Makes the file as short as it can be, and tells after each step how far that is: leaves that are half empty are
+    /// packed, pages move from the file's end to where there is room, and the end goes back to the file system. Commits
+    /// and readers go on meanwhile; each step is a checkpoint that writes about `budget_pages` pages more than it would
+    /// (0: 256). Returns how it ended: what old views and values on their way need stays, and is told
+    /// (`VacuumProgress::held_bytes`).
+    ///
+    /// A file that is overwritten all the time needs free pages, and grows again by those; the store has an eye on what
+    /// it does not need by itself, see `Options::auto_vacuum`.
+    pub fn vacuum(
+        &self,
+        budget_pages: u64,
+        progress: &mut dyn FnMut(VacuumProgress),
+    ) -> Result<VacuumProgress, MaintainError> {
+        let budget = if budget_pages == 0 { STEP_PAGES } else { budget_pages };
+        loop {
+            let now = self.vacuum_step(budget)?;
+            progress(now);
+            if now.finished {
+                return Ok(now);
+            }
+        }
+    }
+
+    /// Takes one step of a vacuum, and begins one where none is under way. Whoever stops in the middle has harmed nothing.
+    pub fn vacuum_step(&self, budget_pages: u64) -> Result<VacuumProgress, MaintainError> {
+        let inner = &self.inner;
+        let mut guard = inner.disk.lock();
+        inner.head.lock().check_maintain()?;
+        let disk = guard.as_mut().ok_or(MaintainError::Closed)?;
+        if disk.vacuum.as_ref().is_none_or(|vacuum| vacuum.is_auto) {
+            inner.begin_vacuum(disk, None)?;
+        }
+        inner.vacuum_on(disk, budget_pages.max(1))
+    }
+}
+
+impl Inner {
+    /// Begins a vacuum: for somebody who wants one, or by the store itself, with free pages left over.
+    fn begin_vacuum(&self, disk: &mut Disk, auto_spare: Option<u64>) -> Result<(), MaintainError> {
+        let used = disk.space.lock().counts().used;
+        disk.vacuum = Some(Vacuum {
+            stage: Stage::Pack { tree: 0, key: Vec::new() },
+            packing: if auto_spare.is_some() { PACKING_AUTO } else { PACKING },
+            spare: auto_spare.unwrap_or(0),
+            round: 0,
+            ceiling: u64::MAX,
+            from_pages: disk.file_pages().map_err(reading_length)?,
+            done: 0,
+            total: 2 * used,
+            is_auto: auto_spare.is_some(),
+        });
+        Ok(())
+    }
+
+    /// Takes one step, and what comes after it.
+    fn vacuum_on(&self, disk: &mut Disk, budget_pages: u64) -> Result<VacuumProgress, MaintainError> {
+        // Views have come to their end since the last checkpoint.
+        self.reclaim(disk);
+        if self.is_too_much_held(disk, budget_pages) {
+            // What is moved now would only be held as well.
+            self.set_stage(disk, Stage::Done);
+        } else {
+            match self.checkpoint_on(disk, Work::Vacuum(budget_pages)) {
+                // Packing needs room; moving finds it in the file.
+                Err(MaintainError::DiskFull { .. }) if self.is_packing(disk) => {
+                    self.set_stage(disk, Stage::Rest(RESTS));
+                }
+                result => result?,
+            }
+        }
+        self.go_on(disk)?;
+        let progress = self.vacuum_progress(disk)?;
+        if progress.finished {
+            disk.vacuum = None;
+            disk.space.lock().set_ceiling(None);
+        }
+        Ok(progress)
+    }
+
+    fn is_packing(&self, disk: &Disk) -> bool {
+        matches!(disk.vacuum, Some(Vacuum { stage: Stage::Pack { .. }, .. }))
+    }
+
+    fn set_stage(&self, disk: &mut Disk, stage: Stage) {
+        if let Some(vacuum) = &mut disk.vacuum {
+            vacuum.stage = stage;
+        }
+    }
+
+    /// Whether views hold so much that a step could make one end, or the file is longer for it by a good part already.
+    fn is_too_much_held(&self, disk: &Disk, budget_pages: u64) -> bool {
+        let space = disk.space.lock();
+        let held = space.held_back(disk.header.sequence);
+        let pages_max = self.config.snapshot_bytes_max / disk.pages.page_bytes() as u64;
+        held > 0 && (held > space.counts().used / 2 || held + 2 * budget_pages > pages_max / 4 * 3)
+    }
+
+    /// When everything that was given up is free: cuts the file, and sees what is left to do.
+    fn go_on(&self, disk: &mut Disk) -> Result<(), MaintainError> {
+        let Some(vacuum) = &disk.vacuum else { return Ok(()) };
+        if !matches!(vacuum.stage, Stage::Rest(0) | Stage::Done) {
+            return Ok(());
+        }
+        let mut vacuum = vacuum.clone();
+        let cut = disk.cut_tail(self.mapped_pages(disk));
+        let mut space = disk.space.lock();
+        let counts = space.counts();
+        *self.space_counts.lock() = counts;
+        cut.map_err(|source| MaintainError::Io { during: "cutting the file", source })?;
+        let needed = counts.used + counts.pending + counts.ahead;
+        // Steps copy the ways to what they move, three checkpoints' worth, and so do commits that come meanwhile.
+        let ceiling = needed + needed / 128 + 12 + vacuum.spare;
+        let above = space.in_use_from(ceiling);
+        if matches!(vacuum.stage, Stage::Rest(_)) && vacuum.round < ROUNDS && above > 0 && ceiling < counts.end {
+            vacuum.round += 1;
+            vacuum.ceiling = ceiling;
+            vacuum.stage = Stage::Move(TreesPlace::default());
+            vacuum.total = vacuum.total.max(vacuum.done + counts.used);
+            space.set_ceiling(Some(ceiling));
+        } else {
+            vacuum.stage = Stage::Done;
+        }
+        drop(space);
+        disk.vacuum = Some(vacuum);
+        Ok(())
+    }
+
+    /// Returns how far maps reach that somebody has: of the newest state, and of every view.
+    fn mapped_pages(&self, disk: &Disk) -> u64 {
+        let (newest, readers) = {
+            let visible = self.visible.lock();
+            (std::sync::Arc::clone(&visible.layers), visible.readers())
+        };
+        let held = readers.iter().filter_map(|reader| reader.layers()).chain([newest]);
+        let bytes = held.filter_map(|layers| layers.root.map.as_ref().map(|map| map.len() as u64)).max();
+        bytes.unwrap_or(0).div_ceil(disk.pages.page_bytes() as u64)
+    }
+
+    fn vacuum_progress(&self, disk: &Disk) -> Result<VacuumProgress, MaintainError> {
+        let page_bytes = disk.pages.page_bytes() as u64;
+        let pages = disk.file_pages().map_err(reading_length)?;
+        let space = disk.space.lock();
+        let held = space.held_back(disk.header.sequence) + space.counts().ahead;
+        drop(space);
+        let newest = self.published().root.checkpoint;
+        let readers = self.visible.lock().readers();
+        let old = readers.iter().filter(|reader| reader.root_checkpoint().is_some_and(|root| root < newest));
+        let (from_pages, done, total, finished) = match &disk.vacuum {
+            Some(vacuum) => {
+                let finished = matches!(vacuum.stage, Stage::Done);
+                let total = if finished { vacuum.done } else { vacuum.total.max(vacuum.done + 1) };
+                (vacuum.from_pages, vacuum.done, total, finished)
+            }
+            None => (pages, 0, 0, true),
+        };
+        Ok(VacuumProgress {
+            done,
+            total,
+            from_bytes: from_pages * page_bytes,
+            file_bytes: pages * page_bytes,
+            held_bytes: held * page_bytes,
+            oldest_reader: old.map(|reader| reader.commit_no).min(),
+            finished,
+        })
+    }
+
+    /// What the store does by itself after a checkpoint: a step of a vacuum, where one is under way or due. Returns for
+    /// how long it has to leave the disk to others then, if there is more to do.
+    pub(crate) fn auto_vacuum(&self) -> Option<Pause> {
+        let AutoVacuum { free_percent, free_bytes } = self.config.auto_vacuum?;
+        let mut guard = self.disk.lock();
+        let disk = guard.as_mut()?;
+        self.head.lock().check_maintain().ok()?;
+        match &disk.vacuum {
+            // Somebody else's.
+            Some(vacuum) if !vacuum.is_auto => return None,
+            Some(_) => {}
+            None => {
+                let unneeded = disk.room.unneeded();
+                let bytes = unneeded * disk.pages.page_bytes() as u64;
+                let pages = disk.file_pages().ok()?;
+                if bytes < free_bytes || unneeded * 100 < pages * u64::from(free_percent) || unneeded == 0 {
+                    return None;
+                }
+                // What checkpoints have needed lately they will need again.
+                let counts = disk.space.lock().counts();
+                let spare = pages.saturating_sub(counts.end - counts.free).saturating_sub(unneeded);
+                self.begin_vacuum(disk, Some(spare)).ok()?;
+            }
+        }
+        let begun_ms = self.env.clock.monotonic_ms();
+        let progress = self.vacuum_on(disk, STEP_PAGES);
+        let took = Duration::from_millis(self.env.clock.monotonic_ms().saturating_sub(begun_ms));
+        match progress {
+            Ok(progress) if !progress.finished => return Some(Pause(took)),
+            Ok(VacuumProgress { from_bytes, file_bytes, .. }) => {
+                // Something that nobody can foresee holds the file's end: it is not tried again and again.
+                let wait = if file_bytes > from_bytes / 8 * 7 { WAIT_AFTER_NOTHING } else { 0 };
+                disk.room = Room { wait, ..Room::default() };
+            }
+            Err(_) => {
+                // Told where it matters: by the next commit, or to whoever asks for a vacuum.
+                disk.vacuum = None;
+                disk.space.lock().set_ceiling(None);
+                disk.room = Room { wait: WAIT_AFTER_NOTHING, ..Room::default() };
+            }
+        }
+        None
+    }
+}
+
+fn reading_length(source: std::io::Error) -> MaintainError {
+    MaintainError::Io { during: "reading the file's length", source }
+}

@@ -1,0 +1,25 @@
+//! `blazedb vacuum`: makes a database file as short as it can be.
+
+use super::args::VacuumArgs;
+use super::failure::Failure;
+use super::open::{self, Intent};
+use super::ui::{self, Progress};
+use super::{Outcome, exit};
+
+/// Runs `blazedb vacuum`.
+pub(crate) fn run(args: &VacuumArgs) -> Outcome {
+    // Before it opens: opening may write to the log.
+    let before = open::bytes_on_disk(&args.db.db);
+    let (db, _) = open::open(&args.db, Intent::Write)?;
+    let mut progress: Option<Progress> = None;
+    let done = db.vacuum(&mut |state| {
+        progress.get_or_insert_with(|| Progress::start("pages", state.total)).set(state.done.min(state.total));
+    });
+    drop(progress);
+    let shown = args.db.db.display();
+    done.map_err(|e| Failure::because(format!("{shown} did not become shorter"), &e, "run `blazedb verify`"))?;
+    db.close().map_err(|e| Failure::because("the file did not close", &e, "run `blazedb verify`"))?;
+    let after = open::bytes_on_disk(&args.db.db);
+    ui::line(&format!("{shown}: {} on disk, {} before", ui::bytes(after), ui::bytes(before)));
+    Ok(exit::DONE)
+}
