@@ -240,8 +240,7 @@ impl Database {
 
     /// Makes the file as short as it can be and gives the space back to the file system, in steps, while everything else
     /// goes on; `progress` is told how far it is after each. What open transactions and old views still need stays
-    /// ([`VacuumProgress::held_bytes`]); calling it again when they have ended gives that back as well. A database whose
-    /// file is free by a good part does it by itself while it is in use.
+    /// ([`VacuumProgress::held_bytes`]); calling it again when they have ended gives that back as well.
     ///
     /// # Errors
     /// Only those of the store.

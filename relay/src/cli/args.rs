@@ -106,8 +106,7 @@ Examples:
   blazedb vacuum --db laptop.blaze
 
 Packs what is in the file and gives the rest back to the file system. Nothing is copied to another file: it needs little
-room beside the file, and may be stopped at any moment. A program that has the file open does it by itself when much of
-the file is free.";
+room beside the file, and may be stopped at any moment.";
 
 const INBOX_EXAMPLES: &str = "\
 Examples:
