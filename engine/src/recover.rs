@@ -6,7 +6,8 @@
 //! ```
 //!
 //! However long the log is, and whatever memory its writer had, an opening takes no more than the tables that its own
-//! options allow, and the longest group. Without spans a log says about as much as it is long; with them it may say
+//! options allow, the longest group, and the keys of the long values that the log leaves behind: their pages must be known
+//! to be in use before the first page is written. Without spans a log says about as much as it is long; with them it may say
 //! hundreds of times as much.
 //!
 //! Invariants: nothing is written before the whole log is known to be sound; the log stays as it is until a header
@@ -23,11 +24,12 @@ use crate::disk::Disk;
 use crate::env::Env;
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::keys::FileKeys;
+use crate::limits::TRANSACTION_MEMORY_MAX;
 use crate::log::redo::Effects;
 use crate::log::replay::{LogEnd, replay};
 use crate::log::writer::{AppendError, LogWriter};
 use crate::memtable::{Batch, Mem};
-use crate::options::{Memory, Options};
+use crate::options::{Memory, Options, tables_bytes};
 use crate::pager::{Page, PageError, PageKind, PageRead, PageRef, PageWrite, PageWriter, Space};
 use crate::snapshot::{Layers, Root};
 use crate::superblock::{PAGES_START, Superblock};
@@ -59,17 +61,21 @@ pub(crate) fn survey(
     options: &Options,
 ) -> Result<Surveyed, OpenError> {
     let bytes_max = options.memory.recovery_bytes(options.read_only);
+    let stored_bytes_max = if options.read_only { bytes_max } else { options.memory.recovery_stored_bytes() };
     let mut survey = Survey {
         filling: Some(Filling::new(header.commit_no, options.memory)),
         commit_no: header.commit_no,
-        stored: Stored::default(),
+        stored: Stored::up_to(stored_bytes_max),
         bytes_max,
     };
     let end = replay(env, header, keys, &mut survey)?;
     let Survey { filling, stored, .. } = survey;
     // Nobody but a writer can put into pages what is too much; and what is in pages of its own must be remembered.
-    if (filling.is_none() && options.read_only) || stored.bytes > bytes_max {
+    if filling.is_none() && options.read_only {
         return Err(OpenError::TooMuchInLog { bytes_max: bytes_max as u64 });
+    }
+    if stored.is_incomplete {
+        return Err(OpenError::TooMuchInLog { bytes_max: stored_bytes_max as u64 });
     }
     let fits = filling.is_some();
     let mut table = filling.map_or_else(|| Mem::empty_at(header.commit_no, 0), |filling| filling.table);
@@ -78,11 +84,17 @@ pub(crate) fn survey(
 }
 
 impl Memory {
-    /// Returns the bytes of table that an opening may take: of a writer, the two tables that it has in a steady state.
-    /// A reader has no other choice, and may meet all that a writer of its own preset has in tables: two of twice their
-    /// size. It gets twice that.
+    /// Returns the bytes of table that an opening may take: of a writer, what its tables may take in use, so that it need not
+    /// write a page to take back what it has acknowledged, as on a full disk. A reader has no other choice, and may meet
+    /// all that a writer with more memory has in tables.
     const fn recovery_bytes(&self, read_only: bool) -> usize {
-        self.table_bytes.saturating_mul(if read_only { 8 } else { 2 })
+        if read_only { self.table_bytes.saturating_mul(8) } else { tables_bytes(self.table_bytes as u64) as usize }
+    }
+
+    /// Returns what a writer may take for the long values that a log leaves behind: more than the largest transaction and
+    /// full tables name, so that it can open what it wrote.
+    const fn recovery_stored_bytes(&self) -> usize {
+        2 * (TRANSACTION_MEMORY_MAX + self.recovery_bytes(false))
     }
 }
 
@@ -139,11 +151,18 @@ impl Filling {
 pub(crate) struct Stored {
     trees: BTreeMap<u32, StoredOfTree>,
     bytes: usize,
+    bytes_max: usize,
+    /// There was no room for one. For good, whatever is forgotten later: what is not here would pass for replaced.
+    is_incomplete: bool,
 }
 
 type StoredOfTree = BTreeMap<Box<[u8]>, (u64, ValueRef)>;
 
 impl Stored {
+    fn up_to(bytes_max: usize) -> Self {
+        Self { bytes_max, ..Self::default() }
+    }
+
     /// By tree and key.
     pub(crate) fn values(&self) -> impl Iterator<Item = ValueRef> {
         self.trees.values().flat_map(|tree| tree.values()).map(|&(_, at)| at)
@@ -151,6 +170,10 @@ impl Stored {
 
     fn put(&mut self, tree: u32, key: &[u8], commit_no: u64, at: ValueRef) {
         self.forget(tree, key);
+        if self.bytes + key.len() + STORED_BYTES > self.bytes_max {
+            self.is_incomplete = true;
+            return;
+        }
         self.bytes += key.len() + STORED_BYTES;
         self.trees.entry(tree).or_default().insert(key.into(), (commit_no, at));
     }
@@ -202,10 +225,7 @@ impl Effects for Survey {
     }
 
     fn put_stored(&mut self, tree: u32, key: &[u8], at: ValueRef) {
-        // Beyond the limit they are counted by nobody, and the opening fails.
-        if self.stored.bytes <= self.bytes_max {
-            self.stored.put(tree, key, self.commit_no, at);
-        }
+        self.stored.put(tree, key, self.commit_no, at);
         self.fill(|filling| filling.put_stored(tree, key, at), false);
     }
 
@@ -409,5 +429,27 @@ impl PageWrite for PourWriter<'_> {
         } else {
             self.outdated.push(no);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else a value that was not remembered would pass for one that the log has replaced, and be deleted.
+    #[test]
+    fn what_had_no_room_once_is_missing_for_good() {
+        let at = ValueRef { len: 70_000, height: 2, page: PageRef { no: 40, proof: 1 } };
+        let mut stored = Stored::up_to(2 * STORED_BYTES + 2);
+        stored.put(1, b"a", 1, at);
+        stored.put(1, b"b", 1, at);
+        assert!(!stored.is_incomplete, "it has just room");
+        stored.put(1, b"a", 2, at);
+        assert!(!stored.is_incomplete && stored.stays(1, b"a", 2), "it takes the place of the one before");
+        stored.put(1, b"c", 2, at);
+        assert!(stored.is_incomplete);
+        stored.forget(1, b"a");
+        stored.forget(1, b"b");
+        assert!(stored.is_incomplete && !stored.stays(1, b"c", 2));
     }
 }
