@@ -14,13 +14,13 @@
 //! }
 //!
 //! # fn main() -> Result<(), blazedb::Error> {
-//! # let dir = tempfile::tempdir().unwrap();
+//! # let dir = tempfile::tempdir().expect("a folder for the example");
 //! # let path = dir.path().join("todo.blaze");
 //! let db = blazedb::Database::open(path, blazedb::Options::raw_key([7; 32]))?;
 //! let todos = db.collection::<Todo>("todos")?;
 //! let id = todos.insert(&Todo { title: "buy milk".into(), done: false })?; // durable when it returns
 //! todos.update(id, blazedb::Patch::new().set("done", true))?;
-//! assert!(todos.get(id)?.unwrap().done);
+//! assert!(todos.get(id)?.is_some_and(|todo| todo.done));
 //! # Ok(())
 //! # }
 //! ```

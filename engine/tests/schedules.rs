@@ -152,6 +152,18 @@ struct World {
 }
 
 impl World {
+    /// Reads a streamed value of one byte over and over, with a pause after its beginning.
+    fn reads_one_whole_value(&self, key: &[u8], len: usize) {
+        let view = self.store.read();
+        let mut reader = view.value_reader(self.tree, key).expect("a sound store reads").expect("it is there");
+        let (mut first, mut rest) = (vec![0; 100], Vec::new());
+        io::Read::read_exact(&mut reader, &mut first).expect("it is longer");
+        thread::yield_now();
+        io::Read::read_to_end(&mut reader, &mut rest).expect("a sound store reads");
+        assert_eq!(first.len() + rest.len(), len);
+        assert!(rest.iter().all(|&byte| byte == first[0]), "one value and not two");
+    }
+
     fn new() -> Self {
         Self::with(false, options())
     }
@@ -610,16 +622,7 @@ fn a_streamed_value_is_whole_beside_checkpoints_and_its_reader_keeps_the_old_one
             tx.commit().expect("nobody else writes this key");
         };
         stream(1);
-        let look = || {
-            let view = world.store.read();
-            let mut reader = view.value_reader(world.tree, b"a").expect("a sound store reads").expect("it is there");
-            let (mut first, mut rest) = (vec![0; 100], Vec::new());
-            io::Read::read_exact(&mut reader, &mut first).expect("it is longer");
-            thread::yield_now();
-            io::Read::read_to_end(&mut reader, &mut rest).expect("a sound store reads");
-            assert_eq!(first.len() + rest.len(), LEN);
-            assert!(rest.iter().all(|&byte| byte == first[0]), "one value and not two");
-        };
+        let look = || world.reads_one_whole_value(b"a", LEN);
         let checkpoint = || world.store.checkpoint().expect("checkpoints");
         at_once(&[&|| (2..4).for_each(stream), &look, &checkpoint]);
         assert_eq!(world.after_reopening(b'a'), Some(vec![3; LEN]));
@@ -684,16 +687,7 @@ fn a_vacuum_beside_streamed_values_views_and_commits() {
         tx.commit().expect("commits");
         world.store.checkpoint().expect("checkpoints");
         let long = world.store.stats().page_file_bytes;
-        let look = || {
-            let view = world.store.read();
-            let mut reader = view.value_reader(world.tree, b"a").expect("a sound store reads").expect("it is there");
-            let (mut first, mut rest) = (vec![0; 100], Vec::new());
-            io::Read::read_exact(&mut reader, &mut first).expect("it is longer");
-            thread::yield_now();
-            io::Read::read_to_end(&mut reader, &mut rest).expect("a sound store reads");
-            assert_eq!(first.len() + rest.len(), LEN);
-            assert!(rest.iter().all(|&byte| byte == first[0]), "one value and not two");
-        };
+        let look = || world.reads_one_whole_value(b"a", LEN);
         let vacuum = || {
             world.store.vacuum(4, &mut |_| thread::yield_now()).expect("vacuums");
         };

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use hyper::service::service_fn;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -16,7 +18,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::answer::answer;
+use super::answer::{Outgoing, answer};
 use super::meter::{Bucket, Metered};
 use super::{Gate, Limits, tls};
 use crate::token::Verifier;
@@ -176,14 +178,7 @@ async fn run_http2<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>
     let activity = Arc::new(Activity::new(limits));
     let known = Arc::clone(&activity.known);
     let stream = Metered::new(stream, known, limits.stranger_bytes_max, limits.stranger_bytes_per_second);
-    let service = {
-        let (shared, activity) = (Arc::clone(&shared), Arc::clone(&activity));
-        service_fn(move |request| {
-            let running = Running::begin(&activity);
-            let shared = Arc::clone(&shared);
-            async move { Ok::<_, Infallible>(answer(&shared, request, running).await) }
-        })
-    };
+    let service = service(&shared, &activity);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut stop = shared.stop.clone();
     let mut saying_goodbye = false;
@@ -221,6 +216,19 @@ async fn run_http2<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>
     }
 }
 
+/// Answers the requests of one connection, and counts those that run.
+fn service<G: Gate>(
+    shared: &Arc<Shared<G>>,
+    activity: &Arc<Activity>,
+) -> impl Service<Request<Incoming>, Response = Response<Outgoing<G>>, Error = Infallible, Future: Send> + use<G> {
+    let (shared, activity) = (Arc::clone(shared), Arc::clone(activity));
+    service_fn(move |request| {
+        let running = Running::begin(&activity);
+        let shared = Arc::clone(&shared);
+        async move { Ok(answer(&shared, request, running).await) }
+    })
+}
+
 async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>, peer: SocketAddr) {
     let limits = &shared.limits;
     let mut builder = hyper::server::conn::http1::Builder::new();
@@ -232,14 +240,7 @@ async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>
         // One request a connection: the only plain page is the health answer.
         .keep_alive(false);
     let activity = Arc::new(Activity::new(limits));
-    let service = {
-        let (shared, activity) = (Arc::clone(&shared), Arc::clone(&activity));
-        service_fn(move |request| {
-            let running = Running::begin(&activity);
-            let shared = Arc::clone(&shared);
-            async move { Ok::<_, Infallible>(answer(&shared, request, running).await) }
-        })
-    };
+    let service = service(&shared, &activity);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
     let mut stop = shared.stop.clone();
     let mut saying_goodbye = false;

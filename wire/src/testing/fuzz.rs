@@ -277,20 +277,24 @@ pub fn fuzz_grpc(data: &[u8]) {
         (messages, decoder.finish().map_err(|status| status.code))
     };
     let whole = read(&mut std::iter::once(stream));
-    let mut left = stream;
-    let mut cuts = cuts.iter();
-    let cut = read(&mut std::iter::from_fn(|| {
-        let len = cuts.next().map_or(left.len(), |&len| usize::from(len).min(left.len()));
-        let (chunk, rest) = left.split_at(len);
-        left = rest;
-        (!chunk.is_empty() || !left.is_empty()).then_some(chunk)
-    }));
+    let cut = read(&mut chunks(cuts, stream));
     assert_eq!(whole, cut, "chunks mean nothing");
     let messages: usize = whole.0.iter().map(|message| message.len() + PREFIX_BYTES).sum();
     assert!(messages <= stream.len() && whole.0.iter().all(|message| message.len() <= FUZZ_MESSAGE_BYTES_MAX));
     if whole.1.is_ok() {
         assert_eq!(messages, stream.len(), "nothing is left over");
     }
+}
+
+/// Cuts a stream into chunks of these lengths, as far as it goes; what is left is the last one.
+fn chunks<'d>(cuts: &'d [u8], stream: &'d [u8]) -> impl Iterator<Item = &'d [u8]> {
+    let (mut cuts, mut left) = (cuts.iter(), stream);
+    std::iter::from_fn(move || {
+        let len = cuts.next().map_or(left.len(), |&len| usize::from(len).min(left.len()));
+        let (chunk, rest) = left.split_at(len);
+        left = rest;
+        (!chunk.is_empty() || !left.is_empty()).then_some(chunk)
+    })
 }
 
 /// The bytes of a WebSocket: first who sends (bit 7: a server) and how they are cut into chunks (a count, then that many
@@ -318,14 +322,7 @@ pub fn fuzz_websocket(data: &[u8]) {
         (events, Ok(()))
     };
     let whole = read(&mut std::iter::once(stream));
-    let mut left = stream;
-    let mut cuts = cuts.iter();
-    let cut = read(&mut std::iter::from_fn(|| {
-        let len = cuts.next().map_or(left.len(), |&len| usize::from(len).min(left.len()));
-        let (chunk, rest) = left.split_at(len);
-        left = rest;
-        (!chunk.is_empty() || !left.is_empty()).then_some(chunk)
-    }));
+    let cut = read(&mut chunks(cuts, stream));
     assert_eq!(whole, cut, "chunks mean nothing");
     let mut bytes = 0;
     let mut again = BytesMut::new();

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{Packing, TreeRoot, check, pack};
-use super::rewrite::content;
+use super::super::{Packing, TreeRoot, pack};
+use super::rewrite::assert_holds;
 use super::store::VecPages;
 use super::{Change, Rng, apply_checked};
 use crate::pager::PageKind;
@@ -58,11 +58,7 @@ fn a_packed_tree_has_fewer_pages_and_the_same_entries() {
                 let live = pages.live().len();
                 root = pack_all(&mut pages, root, ALL, &mut rng, spread);
                 assert!(leaves(&pages) <= before && pages.live().len() <= live, "seed {seed}");
-                let mut reached = Vec::new();
-                check(&pages, &root, &mut |no| reached.push(no)).unwrap_or_else(|error| panic!("{error:?}"));
-                reached.sort_unstable();
-                assert_eq!(reached, pages.live(), "seed {seed}");
-                assert!(content(&pages, &root) == map, "seed {seed}: the entries are what they were");
+                assert_holds(&pages, &root, &map, seed);
             }
         }
     }

@@ -26,6 +26,15 @@ fn changes(rng: &mut Rng, map: &mut Map, count: u64, spread: u64) -> BTreeMap<Ve
     changes
 }
 
+/// Every live page is reached once, the tree is sound, and its entries are these.
+pub(super) fn assert_holds(pages: &VecPages, root: &TreeRoot, map: &Map, seed: u64) {
+    let mut reached = Vec::new();
+    check(pages, root, &mut |no| reached.push(no)).unwrap_or_else(|error| panic!("{error:?}"));
+    reached.sort_unstable();
+    assert_eq!(reached, pages.live(), "seed {seed}");
+    assert!(content(pages, root) == *map, "seed {seed}: the entries are what they were");
+}
+
 pub(super) fn content(pages: &VecPages, root: &TreeRoot) -> Map {
     let mut cursor = TreeCursor::new(*root);
     cursor.seek(pages, std::ops::Bound::Unbounded).expect("in order");
@@ -78,11 +87,7 @@ fn every_wanted_page_is_copied_whatever_happens_between_the_steps() {
             }
         }
         assert!(pages.oldest_proof().is_none_or(|proof| proof > mark), "seed {seed}: a wanted page is left");
-        let mut reached = Vec::new();
-        check(&pages, &root, &mut |no| reached.push(no)).unwrap_or_else(|error| panic!("{error:?}"));
-        reached.sort_unstable();
-        assert_eq!(reached, pages.live(), "seed {seed}");
-        assert!(content(&pages, &root) == map, "seed {seed}: the entries are what they were");
+        assert_holds(&pages, &root, &map, seed);
     }
 }
 
