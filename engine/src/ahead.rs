@@ -8,7 +8,7 @@
 //! ```
 //!
 //! No header counts these pages as used before a checkpoint has adopted them. A crash leaves them free, but for those
-//! of values that the log names, which opening claims (`store::open_space`).
+//! of values that the log names, which opening claims (`open::open_space`).
 //!
 //! Nothing here takes the lock of `Disk`, which a checkpoint holds from beginning to end: numbers come out of the shared
 //! `Space`, a moment's lock per 256 KiB. Two things are shared with `Disk` beside it. Syncs go one at a time and none
@@ -205,6 +205,26 @@ impl Stored {
     /// The pages are the table's from here on.
     pub(crate) fn keep(&self) {
         self.taken.lock().runs.clear();
+    }
+
+    /// The header in the making will name its pages.
+    pub(crate) fn adopt(&self) {
+        let taken = self.taken.lock();
+        let mut space = taken.ahead.space.lock();
+        for no in taken.runs.iter().cloned().flatten() {
+            assert!(space.adopt(no), "pages of a value are in use as long as somebody has it");
+        }
+    }
+
+    /// The header in the making will not be: its pages are the transaction's again.
+    pub(crate) fn disown(&self) {
+        let taken = self.taken.lock();
+        let mut space = taken.ahead.space.lock();
+        for no in taken.runs.iter().cloned().flatten() {
+            if space.is_named(no) {
+                space.lend(no);
+            }
+        }
     }
 
     /// Fills `out` with the value's bytes from `offset` on; it must have that many.

@@ -69,6 +69,7 @@ mod load;
 mod log;
 mod maintain;
 mod memtable;
+mod open;
 mod options;
 mod pager;
 mod readers;

@@ -10,7 +10,7 @@ use crate::store::{Inner, Store};
 use crate::superblock::Superblock;
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
-use crate::txn::commit::{Head, Outcome, Running};
+use crate::txn::head::{Head, Outcome, Running};
 
 /// How a store is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,11 @@ pub struct Stats {
     pub checkpoints_failed: u64,
     /// Groups that opening found in the log.
     pub recovered_groups: u64,
+    /// False where opening could not look through all that lies behind the log's end, which it then took for a torn
+    /// tail: somebody had chosen values that look like thousands of groups inside of each other, in a store without
+    /// encryption. Were one of them damaged since, what was committed after it would be missing: compare with a backup,
+    /// or with whoever the store syncs with.
+    pub recovered_surely: bool,
     /// Bytes of the log that the next checkpoint makes superfluous, padding included.
     pub log_bytes: u64,
     /// Bytes of all log files, which are written over again and again.
@@ -127,6 +132,7 @@ impl Store {
             checkpoints: head.checkpoints,
             checkpoints_failed: head.checkpoints_failed,
             recovered_groups: inner.recovered.groups,
+            recovered_surely: inner.recovered.is_searched,
             log_bytes: log.tail,
             log_file_bytes: log.files,
             page_file_bytes: space.end * page_bytes,

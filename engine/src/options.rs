@@ -260,8 +260,7 @@ pub struct Memory {
     /// checkpoint is due. While it runs there are two tables; together they take two and a half times this at most, and
     /// there writers stop (`Stats::paced_ms` says how long they were slowed down before it came to that). Opening takes as
     /// much at most, and puts what the log says beyond that into pages; opening read-only takes up to eight, and fails with
-    /// `OpenError::TooMuchInLog` beyond that. A transaction that streamed a value, or that writes in its commit's hook, goes
-    /// through the table whatever its size, and takes as much.
+    /// `OpenError::TooMuchInLog` beyond that. A transaction that is larger takes no table, but is written into pages.
     pub table_bytes: usize,
     /// Log that is written before a checkpoint is due on its account, per generation, of which there are up to
     /// three on disk. Not memory; here because it goes with the table: a small commit takes 4 KiB of log.

@@ -1,34 +1,24 @@
-//! `Store`: one file, open. Opening is here; what it does while open is in `txn`, `checkpoint` and `maintain`.
+//! `Store`: one file, open. How it is opened is in `open`, what it does while open in `txn`, `checkpoint` and `maintain`.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ahead::Ahead;
 use crate::background::Background;
-use crate::btree::{TreeRoot, value_pages};
 use crate::change::ChangeFeed;
-
-use crate::disk::{Disk, load_roots};
-use crate::env::{Env, LockOutcome, OpenMode, StorageFile};
-use crate::error::{CommitError, Corruption, CorruptionKind, MaintainError, OpenError, ReadError, WriteError};
-use crate::keys::{EpochKey, FileKeys, KeySlot, UnwrapError, WrapError};
-use crate::limits::{ATTEMPTS_MAX, PAGE_BYTES};
+use crate::disk::Disk;
+use crate::env::{Env, StorageFile};
+use crate::error::{CommitError, MaintainError, ReadError, WriteError};
+use crate::limits::ATTEMPTS_MAX;
 use crate::log::replay::LogEnd;
-use crate::log::writer::{LogPosition, LogWriter};
-use crate::options::{AutoVacuum, KeySource, Options, PageAccess};
-use crate::pager::{MissFrom, PageError, Pages, Space, SpaceCounts, first_page};
-use crate::readers::{LogAt, Visible};
-use crate::recover::{IntoPages, Stored, Surveyed, read_names, survey};
+use crate::open::newest_sequence;
+use crate::options::AutoVacuum;
+use crate::pager::SpaceCounts;
+use crate::readers::Visible;
 use crate::rekey::KeyState;
-use crate::seal::Cipher;
-use crate::snapshot::{Layers, Root};
-use crate::superblock::{
-    FIRST_EPOCH, NOTE_MAGIC, NOTE_OFFSET, PAGES_START, SLOT_BYTES, SLOT_OFFSETS, Superblock, Unchecked, has_magic,
-};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex};
-use crate::txn::commit::{Head, Running};
+use crate::txn::head::{Head, Running};
 use crate::txn::names::Names;
 use crate::txn::{ReadView, TreeId, WriteTransaction};
 
@@ -37,10 +27,16 @@ use crate::txn::{ReadView, TreeId, WriteTransaction};
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
     // Dropped with the last handle; views and transactions may outlive it.
-    _closer: Arc<Closer>,
+    pub(crate) _closer: Arc<Closer>,
 }
 
-struct Closer(Arc<Inner>);
+pub(crate) struct Closer(Arc<Inner>);
+
+impl Closer {
+    pub(crate) fn of(inner: &Arc<Inner>) -> Arc<Self> {
+        Arc::new(Self(Arc::clone(inner)))
+    }
+}
 
 impl Drop for Closer {
     fn drop(&mut self) {
@@ -51,7 +47,7 @@ impl Drop for Closer {
 
 pub(crate) struct Inner {
     pub(crate) env: Env,
-    path: String,
+    pub(crate) path: String,
     pub(crate) config: Config,
     pub(crate) head: Mutex<Head>,
     /// Told whenever the writer comes home, a group is done or a checkpoint has ended.
@@ -75,7 +71,7 @@ pub(crate) struct Inner {
     pub(crate) key_state: Mutex<KeyState>,
     pub(crate) recovered: LogEnd,
     /// Of a store that was opened read-only: its file, and the header that it was opened by.
-    read_only_of: Option<(Arc<dyn StorageFile>, u64)>,
+    pub(crate) read_only_of: Option<(Arc<dyn StorageFile>, u64)>,
 }
 
 /// What `Options` come to.
@@ -90,81 +86,6 @@ pub(crate) struct Config {
 }
 
 impl Store {
-    /// Opens a store, creating it where `Options::create` says so. Recovers what a crash left behind: every
-    /// acknowledged commit is there, no transaction is there in half. Reads the header and the log, never the
-    /// whole file.
-    pub fn open(env: Env, options: Options) -> Result<Self, OpenError> {
-        let path = env.describe();
-        check_options(&options)?;
-        let file = open_file(&env, &options, &path)?;
-        let Found { header, older, keys, own_slot, root, log } = read_state(&env, &file, &options, &path)?;
-        let Surveyed { table, fits, stored, mut end } = log;
-        let memory = options.memory;
-        let config = Config {
-            table_bytes: memory.table_bytes as u64,
-            group_bytes: memory.group_bytes(),
-            log_bytes: memory.log_bytes,
-            snapshot_bytes_max: options.snapshot_bytes_max,
-            auto_vacuum: options.auto_vacuum,
-        };
-        let mut layers = Layers { root: Arc::new(root), frozen: None, active: Arc::new(table) };
-        let mut names = read_names(&layers)?;
-        let mut key_state = KeyState::of(&header);
-        let sequence = header.sequence;
-        let mut counts = SpaceCounts { end: header.page_count, ..SpaceCounts::default() };
-        let (writer, disk) = if options.read_only {
-            (None, None)
-        } else {
-            let len = file.len().map_err(|source| OpenError::Io { during: "reading the file's length", source })?;
-            let space = open_space(len, &layers.root, &stored, &header, older.as_ref())?;
-            counts = space.counts();
-            let mut writer = LogWriter::open(&env, &header, &keys, &mut end)?;
-            leave_note(&file);
-            let pages = Arc::clone(&layers.root.pages);
-            let mut disk = Disk::new(&env, Arc::clone(&file), pages, header.clone(), keys, space, own_slot);
-            complete_keys(&mut disk, older.as_ref())
-                .map_err(|source| OpenError::Io { during: "writing the header", source })?;
-            if !fits {
-                let into = IntoPages { env: &env, header: &header, memory, stored: &stored, end: &end };
-                let (root, its_names) = into.write(&mut disk, &layers.root, &mut writer)?;
-                (layers, names) = (Layers::of_pages(root, memory.table_bytes), its_names);
-                counts = disk.space.lock().counts();
-            }
-            key_state.count(&disk, counts);
-            (Some(Box::new(writer)), Some(disk))
-        };
-        let log = match &writer {
-            Some(writer) => writer.at(),
-            None => LogAt { durable_commit: end.durable, ..LogAt::default() },
-        };
-        let inner = Arc::new(Inner {
-            path,
-            config,
-            head: Mutex::new(Head::new(layers.clone(), writer, config.table_bytes)),
-            turn: Condvar::new(),
-            visible: Mutex::new(Visible::new(Arc::new(layers), log)),
-            ahead: disk.as_ref().map(|disk| Arc::clone(disk.ahead())),
-            disk: Mutex::new(disk),
-            background: Background::default(),
-            names,
-            feed_count: AtomicU32::new(0),
-            subscribing: AtomicU32::new(0),
-            closed: AtomicBool::new(false),
-            snapshots_ended: AtomicU64::new(0),
-            space_counts: Mutex::new(counts),
-            key_state: Mutex::new(key_state),
-            recovered: end,
-            read_only_of: options.read_only.then_some((file, sequence)),
-            env,
-        });
-        if inner.env.threads && !options.read_only {
-            // Without a thread of its own the store works, and its callers write the checkpoints.
-            let _ = Background::start(&inner);
-        }
-        inner.checkpoint_if_due();
-        Ok(Self { _closer: Arc::new(Closer(Arc::clone(&inner))), inner })
-    }
-
     /// Returns a view of the newest visible commit. Never waits for a writer.
     pub fn read(&self) -> ReadView {
         ReadView::new(&self.inner)
@@ -312,370 +233,4 @@ impl Inner {
     pub(crate) fn check_tree(&self, tree: TreeId) -> Result<(), ReadError> {
         if self.names.knows(tree.0) { Ok(()) } else { Err(ReadError::UnknownTree(tree)) }
     }
-}
-
-fn check_options(options: &Options) -> Result<(), OpenError> {
-    if !PAGE_BYTES.contains(&options.page_bytes) {
-        return Err(OpenError::Unsupported { what: "page size", given: options.page_bytes as u64 });
-    }
-    if ![4096, 16384].contains(&options.log_block_bytes) {
-        return Err(OpenError::Unsupported { what: "log block size", given: options.log_block_bytes as u64 });
-    }
-    Ok(())
-}
-
-/// Reads which pages are in use: what the header names, what the log names beyond it, and what the header before the
-/// newest may be asked for.
-fn open_space(
-    file_bytes: u64,
-    root: &Root,
-    stored: &Stored,
-    header: &Superblock,
-    older: Option<&Superblock>,
-) -> Result<Space, OpenError> {
-    let mut space = match header.space {
-        Some(at) => Space::load(root, at, header.sequence)?,
-        None => Space::new(header.page_bytes as usize, header.sequence + 1),
-    };
-    // Else the next pages could be written over them.
-    let roots = [&header.roots].into_iter().chain(&root.trees).filter_map(|tree| tree.page);
-    if let Some(at) = roots.into_iter().find(|at| !space.is_named(at.no)) {
-        return Err(PageError::node(at.no, header.page_bytes as usize, "a tree's root is not in use").into());
-    }
-    // Should the newest header be damaged before the next one is written, the older one must still hold. Where it does
-    // not hold now, there is nothing to keep.
-    if let Some(older) = older
-        && let Some(at) = older.space
-        && let Ok(older) = Space::load(root, at, older.sequence)
-    {
-        space.hold(&older);
-    }
-    // Compared before it is claimed, as a claim makes the bitmap as long as its number asks for.
-    let end = file_bytes / u64::from(header.page_bytes);
-    let mut wrong = None;
-    for at in stored.values() {
-        value_pages(root, &at, &mut |no| {
-            if no >= end || !space.claim(no) {
-                wrong.get_or_insert(no);
-            }
-        })?;
-    }
-    match wrong {
-        None => Ok(space),
-        Some(no) => Err(Corruption {
-            offset: no * u64::from(header.page_bytes),
-            what: CorruptionKind::Page {
-                no,
-                rule: "a value in the log names it, and it is in use or there can be no such page",
-            },
-        }
-        .into()),
-    }
-}
-
-/// Opens the pages that a header names. Reads the roots of the trees, nothing else.
-fn open_pages(
-    file: &Arc<dyn StorageFile>,
-    header: &Superblock,
-    keys: &FileKeys,
-    options: &Options,
-) -> Result<Root, OpenError> {
-    let io = |during| move |source| OpenError::Io { during, source };
-    let page_bytes = header.page_bytes as usize;
-    let len = file.len().map_err(io("reading the file's length"))?;
-    if len < header.page_count * page_bytes as u64 {
-        return Err(Corruption { offset: len, what: CorruptionKind::CutShort }.into());
-    }
-    // Beside a writer pages may be used again while we look at them: never through a mapping then.
-    let map_wanted = match options.access {
-        PageAccess::Auto => header.cipher == Cipher::None,
-        PageAccess::Map => true,
-        PageAccess::Read => false,
-    } && !options.read_only;
-    let miss_from = if options.access == PageAccess::Map { MissFrom::Map } else { MissFrom::File };
-    let pages = Pages::new(Arc::clone(file), keys.clone(), page_bytes, options.memory.cache_bytes, miss_from)
-        .map_err(io("making room for the page cache"))?;
-    let pages = Arc::new(pages.with_map(map_wanted));
-    let map = pages.map_to(header.page_count, None)?;
-    let mut root = Root {
-        checkpoint: header.sequence,
-        commit_no: header.commit_no,
-        trees: Vec::new(),
-        roots: header.roots,
-        space: header.space,
-        pages,
-        map,
-    };
-    root.trees = load_roots(&root, &header.roots)?;
-    Ok(root)
-}
-
-/// Opens and locks the file, creating it if need be.
-fn open_file(env: &Env, options: &Options, path: &str) -> Result<Arc<dyn StorageFile>, OpenError> {
-    let io = |during| move |source| OpenError::Io { during, source };
-    loop {
-        let mode = if options.read_only { OpenMode::Read } else { OpenMode::Write };
-        let file = match env.storage.open(&env.name, mode) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && options.create && !options.read_only => {
-                create_file(env, options, path)?;
-                continue;
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(OpenError::NotFound { path: path.to_owned() }),
-            Err(source) => return Err(OpenError::Io { during: "opening the file", source }),
-        };
-        if options.read_only {
-            return Ok(file);
-        }
-        if file.try_lock().map_err(io("locking the file"))? == LockOutcome::Held {
-            return Err(locked(env, &file, path));
-        }
-        // Somebody may have replaced the file between our opening and our locking it. spec: E-6
-        if env.storage.is_current(&env.name, &*file).map_err(io("looking at the file again"))? {
-            return Ok(file);
-        }
-    }
-}
-
-/// Whether a file is what a creation that was cut off may have left: of no more than a new store's length, and of its two
-/// slots any sectors, of the rest nothing.
-fn is_leftover(file: &dyn StorageFile) -> io::Result<bool> {
-    if file.len()? > PAGES_START {
-        return Ok(false);
-    }
-    let mut bytes = vec![0; PAGES_START as usize];
-    file.read_at(0, &mut bytes)?;
-    let is_zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
-    let mut is_ours = true;
-    for at in SLOT_OFFSETS {
-        let slot = &mut bytes[at as usize..][..SLOT_BYTES];
-        is_ours &= has_magic(slot) || is_zero(&slot[..SECTOR_BYTES]);
-        slot.fill(0);
-    }
-    Ok(is_ours && is_zero(&bytes))
-}
-
-/// What a disk writes whole or not at all.
-const SECTOR_BYTES: usize = 512;
-
-/// Makes a new, empty store under another name and gives it its name when it is whole. spec: E-5
-fn create_file(env: &Env, options: &Options, path: &str) -> Result<(), OpenError> {
-    let io = |during| move |source| OpenError::Io { during, source };
-    let new_name = new_file_name(&env.name);
-    let file = env.storage.open(&new_name, OpenMode::Create).map_err(io("creating the file"))?;
-    if file.try_lock().map_err(io("locking the new file"))? == LockOutcome::Held {
-        return Err(OpenError::Locked { path: path.to_owned(), pid: None, own_process: false });
-    }
-    if !is_leftover(&*file).map_err(io("looking at the new file's name"))? {
-        let why = format!("{new_name} is in the way, and no leftover of a store: move it away");
-        return Err(io("creating the file")(io::Error::new(io::ErrorKind::AlreadyExists, why)));
-    }
-    if env.storage.exists(&env.name).map_err(io("looking for the file"))? {
-        // Another creator was faster; what we have locked is a leftover.
-        return match env.storage.remove(&new_name) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io("removing a leftover file")(e)),
-            _ => Ok(()),
-        };
-    }
-    let (mut uuid, mut seed) = ([0; 16], [0; 16]);
-    let drawing = "drawing random bytes";
-    env.entropy.public(&mut uuid).and_then(|()| env.entropy.public(&mut seed)).map_err(io(drawing))?;
-    let encrypted = !matches!(options.key, KeySource::None);
-    let cipher = if encrypted { Cipher::choose(options.cipher) } else { Cipher::None };
-    let key = if encrypted {
-        EpochKey::draw(FIRST_EPOCH, cipher, &*env.entropy).map_err(io(drawing))?
-    } else {
-        EpochKey::new(FIRST_EPOCH, cipher, None)
-    };
-    let mut slots: [KeySlot; 4] = Default::default();
-    if let Some(master) = key.master() {
-        slots[0] =
-            KeySlot::wrap(master, &options.key, options.kdf, cipher, &uuid, &*env.entropy).map_err(|e| match e {
-                WrapError::Io(source) => io(drawing)(source),
-                WrapError::Provider(source) => OpenError::KeyProvider { source },
-            })?;
-    }
-    let keys = FileKeys::new(uuid, key);
-    let header = Superblock {
-        sequence: 0,
-        uuid,
-        cipher,
-        key_epoch: FIRST_EPOCH,
-        previous: None,
-        log_block_bytes: options.log_block_bytes as u32,
-        page_bytes: options.page_bytes as u32,
-        commit_no: 0,
-        durable_floor: 0,
-        log: LogPosition { generation: 0, offset: 0, tag: seed },
-        roots: TreeRoot::default(),
-        space: None,
-        page_count: first_page(options.page_bytes),
-        wall_ms: env.clock.wall_ms(),
-        slots,
-    };
-    file.set_len(0).map_err(io("emptying the new file"))?;
-    // Both slots, so that from the first moment on damage of one of them costs nothing.
-    for sequence in [1, 2] {
-        let bytes = Superblock { sequence, ..header.clone() }.encode(&keys);
-        file.write_at(SLOT_OFFSETS[(sequence % 2) as usize], &bytes[..]).map_err(io("writing the header"))?;
-    }
-    file.set_len(PAGES_START).and_then(|()| file.sync_all()).map_err(io("syncing the new file"))?;
-    env.storage.rename(&new_name, &env.name).map_err(io("naming the new file"))?;
-    env.storage.sync_dir().map_err(io("syncing the folder"))
-}
-
-pub(crate) fn new_file_name(name: &str) -> String {
-    format!("{name}.new")
-}
-
-/// Reads both slots, takes the newest that is not damaged, finds the key, authenticates. Writes nothing. A wrong key,
-/// or an authentication that fails, is no reason to go on with the older slot: it might open with an older passphrase.
-/// The older header is returned, too, if it holds: what it names is kept until it is written over. spec: E-4, C-6
-/// Returns the sequence of the newest header in a file, as far as one can be made out.
-fn newest_sequence(file: &dyn StorageFile) -> Option<u64> {
-    let slot = |offset| {
-        let mut block = Box::new([0; SLOT_BYTES]);
-        let got = file.read_at(offset, &mut block[..]).ok()?;
-        let slot = (got == SLOT_BYTES).then(|| Unchecked::decode(block, offset).ok().flatten())??;
-        Some(slot.superblock.sequence)
-    };
-    SLOT_OFFSETS.into_iter().filter_map(slot).max()
-}
-
-fn read_header(file: &Arc<dyn StorageFile>, options: &Options, path: &str) -> Result<Headers, OpenError> {
-    let mut found = Vec::new();
-    let mut magic_seen = false;
-    for offset in SLOT_OFFSETS {
-        let mut block = Box::new([0; SLOT_BYTES]);
-        let got = file
-            .read_at(offset, &mut block[..])
-            .map_err(|source| OpenError::Io { during: "reading the header", source })?;
-        magic_seen |= block[..7] == *b"BLAZEDB";
-        if got == SLOT_BYTES {
-            found.extend(Unchecked::decode(block, offset)?);
-        }
-    }
-    found.sort_by_key(|slot| slot.superblock.sequence);
-    let Some(newest) = found.pop() else {
-        return Err(if magic_seen {
-            Corruption { offset: 0, what: CorruptionKind::Headers }.into()
-        } else {
-            OpenError::NotAStore { path: path.to_owned() }
-        });
-    };
-    let (keys, own_slot) = unlock(&newest.superblock, &options.key)?;
-    let offset = newest.offset();
-    let header = newest.verify(&keys)?;
-    if !add_previous(&keys, &header) {
-        return Err(Corruption { offset, what: CorruptionKind::HeaderField("previous key") }.into());
-    }
-    // Of the epoch before, where the master key was being changed when the header was written.
-    let older = found.pop().and_then(|older| older.verify(&keys).ok()).filter(|older| older.uuid == header.uuid);
-    // Where that change has just ended, the older header's pages may still be of the epoch before.
-    let older = older.filter(|older| add_previous(&keys, older));
-    Ok(Headers { header, older, keys, own_slot })
-}
-
-/// Takes in the master key of the epoch before, if the header has it. False: it does not unwrap.
-fn add_previous(keys: &FileKeys, header: &Superblock) -> bool {
-    let Some(previous) = &header.previous else { return true };
-    let unwrapped = keys.of(header.key_epoch).and_then(|newest| previous.unwrap(&newest, &header.uuid));
-    unwrapped.map(|key| keys.add(key)).is_some()
-}
-
-/// Both headers, the newest one first, and what opens them.
-struct Headers {
-    header: Superblock,
-    older: Option<Superblock>,
-    keys: FileKeys,
-    own_slot: Option<usize>,
-}
-
-/// Both header slots must say the same of the keys before anything is sealed: one of them may have been written, and
-/// not the other, when a key was changed. Else a key that was removed would open the older one, or a master key would
-/// seal what the older one cannot open. spec: C-10
-fn complete_keys(disk: &mut Disk, older: Option<&Superblock>) -> io::Result<()> {
-    let header = &disk.header;
-    let is_same = |older: &Superblock| {
-        (older.key_epoch, older.cipher, &older.previous, &older.slots)
-            == (header.key_epoch, header.cipher, &header.previous, &header.slots)
-    };
-    if !disk.keys.is_encrypted() || older.is_some_and(is_same) {
-        return Ok(());
-    }
-    if header.previous.is_none()
-        && let Some(previous) = older.and_then(|older| older.previous.as_ref())
-    {
-        disk.retire_key(previous.epoch);
-    }
-    disk.write_header(|_| {})
-}
-
-/// Returns the keys, and the slot that gave them.
-fn unlock(header: &Superblock, source: &KeySource) -> Result<(FileKeys, Option<usize>), OpenError> {
-    let keys = |master| FileKeys::new(header.uuid, EpochKey::new(header.key_epoch, header.cipher, master));
-    match (header.cipher, source) {
-        (Cipher::None, KeySource::None) => return Ok((keys(None), None)),
-        (Cipher::None, _) => return Err(OpenError::NotEncrypted),
-        (_, KeySource::None) => return Err(OpenError::KeyMissing),
-        _ => {}
-    }
-    let mut refused = OpenError::WrongKey;
-    for (i, slot) in header.slots.iter().enumerate().filter(|(_, slot)| slot.fits(source)) {
-        match slot.unwrap(source, header.cipher, &header.uuid) {
-            Ok(master) => return Ok((keys(Some(master)), Some(i))),
-            Err(UnwrapError::WrongKey) => {}
-            Err(UnwrapError::Costs { what, given }) => return Err(OpenError::Unsupported { what, given }),
-            // The next slot may be the one that it has a key for.
-            Err(UnwrapError::Provider(source)) => refused = OpenError::KeyProvider { source },
-        }
-    }
-    Err(refused)
-}
-
-/// A state as the file and its log have it.
-struct Found {
-    header: Superblock,
-    older: Option<Superblock>,
-    keys: FileKeys,
-    own_slot: Option<usize>,
-    root: Root,
-    log: Surveyed,
-}
-
-/// Reads header, roots and log. A reader without the lock may look while they are being written over: what seems
-/// damaged may be a moment old, and then everything is read again. spec: E-6
-fn read_state(env: &Env, file: &Arc<dyn StorageFile>, options: &Options, path: &str) -> Result<Found, OpenError> {
-    let mut tries = if options.read_only { 5 } else { 1 };
-    loop {
-        tries -= 1;
-        let found = read_header(file, options, path).and_then(|headers| {
-            let Headers { header, older, keys, own_slot } = headers;
-            let root = open_pages(file, &header, &keys, options)?;
-            let log = survey(env, &header, &keys, options)?;
-            Ok(Found { header, older, keys, own_slot, root, log })
-        });
-        match found {
-            Err(OpenError::Corruption(_)) if tries > 0 => {}
-            found => return found,
-        }
-    }
-}
-
-/// Leaves our process number where the next opener finds it. Not synced, and a failure does not matter.
-pub(crate) fn leave_note(file: &Arc<dyn StorageFile>) {
-    let mut note = [0; 8];
-    note[..4].copy_from_slice(&NOTE_MAGIC);
-    note[4..].copy_from_slice(&std::process::id().to_le_bytes());
-    let _ = file.write_at(NOTE_OFFSET, &note);
-}
-
-fn locked(env: &Env, file: &Arc<dyn StorageFile>, path: &str) -> OpenError {
-    let mut note = [0; 8];
-    let got = file.read_at(NOTE_OFFSET, &mut note).unwrap_or(0);
-    let pid = (got == 8 && note[..4] == NOTE_MAGIC)
-        .then(|| u32::from_le_bytes([note[4], note[5], note[6], note[7]]))
-        // A note outlives its process; better no number than a wrong one.
-        .filter(|&pid| !env.storage.process_is_gone(pid));
-    OpenError::Locked { path: path.to_owned(), pid, own_process: pid == Some(std::process::id()) }
 }

@@ -611,6 +611,36 @@ fn a_load_is_seen_whole_beside_commits_and_checkpoints() {
     });
 }
 
+/// Hooks that write more than a table holds count in one row, beside a load, a small commit and a checkpoint: none of
+/// them waits for ever, and no count is lost.
+#[test]
+fn hooks_that_write_much_take_turns_with_loads() {
+    explore(|| {
+        let world = World::with(false, options().memory(SMALL));
+        let count = || {
+            let hook = |serial: &mut blazedb_engine::Serial<'_>| {
+                let n = serial.get(world.tree, b"n")?.map_or(0, |n| n[0]);
+                serial.put(world.tree, b"n", &[n + 1])?;
+                (b'p'..b'u').try_for_each(|key| serial.put(world.tree, &[key], &[n; BIG]))?;
+                Ok(())
+            };
+            world.store.write().commit_with(Durability::Buffered, hook).expect("hooks do not conflict");
+        };
+        let load = || {
+            let mut loader = world.store.loader();
+            loader.put(world.tree, b"a", b"1").expect("a good row");
+            loader.finish().expect("nobody else writes this key");
+        };
+        let go_on = || {
+            world.set(b"c", b"1");
+            world.store.checkpoint().expect("checkpoints");
+        };
+        at_once(&[&count, &count, &load, &go_on]);
+        assert_eq!(world.get(b'n'), Some(vec![2]));
+        assert_eq!(world.after_reopening(b'c'), Some(b"1".to_vec()));
+    });
+}
+
 #[test]
 fn a_streamed_value_is_whole_beside_checkpoints_and_its_reader_keeps_the_old_one() {
     const LEN: usize = 9_000;

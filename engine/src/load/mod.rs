@@ -4,7 +4,7 @@
 //! put      rows gather in an arena; a full one is sorted and becomes a run: pages that no header names
 //! merge    runs of one level, when there are many, become one of the next
 //! finish   the runs and the arena, merged, are applied to the newest trees; one checkpoint makes them visible and
-//!          durable at once (`checkpoint::Inner::write_load`)
+//!          durable at once (`commit.rs`)
 //! ```
 //!
 //! Memory: the arena, of the size of a table (`ARENA_BYTES_MIN` at least), at the end `FAN_IN` readers of runs per level,
@@ -15,6 +15,7 @@
 //! any other, so no plaintext reaches the disk. Read `Loader`, then `merge::Merge`.
 
 mod arena;
+mod commit;
 mod merge;
 mod run;
 
@@ -154,9 +155,8 @@ impl Loader {
             return Ok(CommitInfo { commit_no: inner.published_no(), changed: false });
         }
         self.arena.sort();
-        let mut guard = inner.disk.lock();
+        let (mut guard, _loading) = inner.begin_load()?;
         let disk = inner.disk_for_load(&mut guard)?;
-        let _loading = inner.begin_load(disk)?;
         let names = inner.names_to_catalogue(&self.trees)?;
         let runs = std::mem::take(&mut self.runs.list);
         let total = runs.iter().map(|run| run.rows).sum::<u64>() + self.arena.len() as u64;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::group::{self, GroupHeader, HEADER_BYTES, Nonce};
 use super::redo::{self, Effects};
+use super::search::Proof;
 use super::writer::{FILES, LogPosition, log_file_names};
 use crate::env::{Env, OpenMode, StorageFile};
 use crate::error::{Corruption, CorruptionKind, OpenError};
@@ -34,6 +35,8 @@ pub(crate) struct LogEnd {
     /// Where in the last generation the first group begins that holds a commit after `durable`; the end when there
     /// is none. Generations before the last are durable.
     pub(crate) unproven_from: u64,
+    /// Whether everything behind the end was looked through for a proof that it was not the end.
+    pub(crate) is_searched: bool,
 }
 
 /// Replays the log after `header` into `out`. Writes nothing.
@@ -52,6 +55,7 @@ pub(crate) fn replay(
         bytes: 0,
         durable: header.durable_floor,
         unproven_from: header.log.offset,
+        is_searched: true,
     };
     // The last commits of this generation's groups, and where those begin, as far as they may be unproven.
     let mut starts: VecDeque<(u64, u64)> = VecDeque::new();
@@ -93,12 +97,15 @@ pub(crate) fn replay(
         end.groups += 1;
     }
     let expected = end.last_commit + 1;
-    let proof =
-        if end.durable >= expected { Some(end.durable) } else { reader.proof(&end.at, expected).map_err(io)? };
-    if let Some(durable) = proof {
+    let proof = match end.durable >= expected {
+        true => Proof::Durable(end.durable),
+        false => reader.proof(&end.at, expected).map_err(io)?,
+    };
+    if let Proof::Durable(durable) = proof {
         let what = CorruptionKind::AcknowledgedGroup { commit_no: expected, durable };
         return Err(Corruption { offset: end.at.offset, what }.into());
     }
+    end.is_searched = proof == Proof::None;
     end.unproven_from = starts.iter().find(|(last, _)| *last > end.durable).map_or(end.at.offset, |&(_, at)| at);
     Ok(end)
 }

@@ -23,22 +23,20 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::change::{Change, ChangeKind, Commit};
-use crate::checkpoint::Frozen;
-use crate::error::{CommitError, HookError, MaintainError, Poison};
+use crate::error::{CommitError, HookError, Poison};
 use crate::limits::TREES_MAX;
 use crate::log::group::HEADER_BYTES;
 use crate::log::redo::CommitEncoder;
 use crate::log::writer::{AppendError, LogWriter};
-use crate::memtable::{Batch, Mem};
+use crate::memtable::Mem;
 use crate::options::tables_bytes;
-use crate::snapshot::Layers;
 use crate::store::Inner;
+use crate::sync::MutexGuard;
 use crate::sync::thread::{self, Thread};
-use crate::sync::{MutexGuard, OnceLock};
 use crate::txn::conflict::check_conflicts;
-use crate::txn::names::CatalogueEntry;
-use crate::txn::pace::{Fill, Pace};
-use crate::txn::write_set::{Effect, SetEdits, WriteSet};
+use crate::txn::head::{Failure, Head, Outcome, Running, Waiting, next_leader};
+use crate::txn::pace::Fill;
+use crate::txn::write_set::{Effect, WriteSet};
 use crate::txn::{CATALOGUE, Serial, TreeId, WriteTransaction};
 
 /// Groups that one caller leads before it goes home with its own commit.
@@ -58,7 +56,8 @@ const LOG_ROOM_BYTES: u64 = 64 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// A power cut: the log was synced after the commit was written. A transaction of more than `Memory::table_bytes`,
-    /// 64 bytes for each key included, goes straight into pages instead, and is durable whatever was asked for; other commits wait meanwhile.
+    /// 64 bytes for each key and what its hook writes included, streamed values not, goes straight into pages instead, and
+    /// is durable whatever was asked for; other commits wait meanwhile.
     Durable,
     /// The end of this process: the commit was written to the file and not synced. A power cut loses it unless a
     /// durable commit, `Store::flush`, a checkpoint or `Store::close` came after it. Order is kept: never does a
@@ -80,144 +79,6 @@ pub struct CommitInfo {
     pub changed: bool,
 }
 
-/// What the serial section guards.
-pub(crate) struct Head {
-    /// The newest state, commits on their way to the disk included.
-    pub(crate) layers: Layers,
-    open: OpenGroup,
-    /// The buffer of the last group, for the next one.
-    spare: Vec<u8>,
-    /// Empty but while a commit is applied.
-    batch: Batch,
-    /// At home when nobody leads.
-    pub(crate) writer: Option<Box<LogWriter>>,
-    pub(crate) state: Running,
-    /// A table that a checkpoint is writing, or has tried to.
-    pub(crate) frozen: Option<Frozen>,
-    /// Trees whose names are known to be in the catalogue, by number.
-    catalogued: Vec<bool>,
-    pub(crate) groups: u64,
-    pub(crate) syncs: u64,
-    pub(crate) commits: u64,
-    /// How many commits were in the last group, or waited for it to end.
-    company: u32,
-    /// How many milliseconds the last group took that was synced.
-    sync_ms: u64,
-    pub(crate) checkpoints: u64,
-    /// How often a checkpoint was tried and failed for want of room.
-    pub(crate) checkpoints_failed: u64,
-    /// Bytes of the active table at which the next checkpoint is due.
-    pub(crate) checkpoint_from: u64,
-    /// A checkpoint is between its freeze and its end.
-    pub(crate) checkpointing: bool,
-    /// A load has the serial section to itself.
-    pub(crate) loading: bool,
-    pub(crate) pace: Pace,
-}
-
-pub(crate) enum Running {
-    Yes,
-    ReadOnly,
-    Closed,
-    Poisoned(Arc<Poison>),
-}
-
-pub(crate) type Outcome = Arc<OnceLock<Result<(), Failure>>>;
-
-#[derive(Clone)]
-pub(crate) enum Failure {
-    DiskFull(Arc<Poison>),
-    Poisoned(Arc<Poison>),
-}
-
-/// Commits that will be sealed together.
-#[derive(Default)]
-struct OpenGroup {
-    /// From the first commit on room for the header, then the payload.
-    bytes: Vec<u8>,
-    first: u64,
-    count: u32,
-    sync: bool,
-    /// Commits of it that are published already: those without durability.
-    told: Vec<Commit>,
-    outcome: Outcome,
-    /// Whom to wake when it is done; the first leads it if nobody does.
-    waiting: Waiting,
-}
-
-/// Threads that are woken when this goes, whichever way.
-#[derive(Default)]
-struct Waiting(Vec<Thread>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.iter().for_each(Thread::unpark);
-    }
-}
-
-impl Head {
-    pub(crate) fn new(layers: Layers, writer: Option<Box<LogWriter>>, checkpoint_from: u64) -> Self {
-        Self {
-            layers,
-            open: OpenGroup::default(),
-            spare: Vec::new(),
-            batch: Batch::with_room(checkpoint_from as usize, tables_bytes(checkpoint_from) as usize),
-            state: if writer.is_some() { Running::Yes } else { Running::ReadOnly },
-            writer,
-            frozen: None,
-            catalogued: Vec::new(),
-            groups: 0,
-            syncs: 0,
-            commits: 0,
-            company: 0,
-            sync_ms: 0,
-            checkpoints: 0,
-            checkpoints_failed: 0,
-            checkpoint_from,
-            checkpointing: false,
-            loading: false,
-            pace: Pace::default(),
-        }
-    }
-
-    pub(crate) fn check(&self) -> Result<(), CommitError> {
-        match &self.state {
-            Running::Yes => Ok(()),
-            Running::ReadOnly => Err(CommitError::ReadOnly),
-            Running::Closed => Err(CommitError::Closed),
-            Running::Poisoned(source) => Err(CommitError::Poisoned { source: Arc::clone(source) }),
-        }
-    }
-
-    pub(crate) fn check_maintain(&self) -> Result<(), MaintainError> {
-        match &self.state {
-            Running::Yes => Ok(()),
-            Running::ReadOnly => Err(MaintainError::ReadOnly),
-            Running::Closed => Err(MaintainError::Closed),
-            Running::Poisoned(source) => Err(MaintainError::Poisoned { source: Arc::clone(source) }),
-        }
-    }
-
-    /// Returns the bytes of log that the next checkpoint makes superfluous; 0 while the log's writer is away.
-    pub(crate) fn log_bytes(&self) -> u64 {
-        self.writer.as_ref().map_or(0, |writer| writer.log_bytes())
-    }
-
-    pub(crate) fn has_open_commits(&self) -> bool {
-        self.open.count > 0
-    }
-
-    /// Returns whether commits up to `published` are in the open group: shown, and not written yet.
-    pub(crate) fn has_shown_unwritten(&self, published: u64) -> bool {
-        self.open.count > 0 && self.open.first <= published
-    }
-
-    /// Returns the payload of the open group and the number of its first commit.
-    pub(crate) fn open_payload(&self) -> (&[u8], u64, u32) {
-        (self.open.bytes.get(HEADER_BYTES..).unwrap_or_default(), self.open.first, self.open.count)
-    }
-}
-
 impl Inner {
     pub(crate) fn commit(
         self: &Arc<Self>,
@@ -225,8 +86,7 @@ impl Inner {
         durability: Durability,
         hook: impl FnOnce(&mut Serial<'_>) -> Result<(), HookError>,
     ) -> Result<CommitInfo, CommitError> {
-        // A streamed value's pages are spoken for by the log.
-        if tx.writes.table_bytes() > self.config.table_bytes && !tx.writes.has_stored() {
+        if self.is_load(&tx) {
             return self.commit_as_load(tx, hook);
         }
         // Before the serial section, and in all kinds of durability: a later commit's sync may make this one survive.
@@ -241,6 +101,9 @@ impl Inner {
         self.add_catalogue_entries(&mut head, &mut tx.writes)?;
         if tx.writes.is_empty() {
             return Ok(CommitInfo { commit_no: tx.view.commit_no(), changed: false });
+        }
+        if self.is_load(&tx) {
+            return self.go_on_as_load(head, &tx);
         }
         // Those that the hook has left.
         let values = tx.writes.stored();
@@ -266,29 +129,6 @@ impl Inner {
             Err(Failure::DiskFull(source)) => Err(CommitError::DiskFull { source }),
             Err(Failure::Poisoned(source)) => Err(CommitError::Poisoned { source }),
         }
-    }
-
-    /// Commits more than a table holds: straight into pages, which a checkpoint would have to do right afterwards.
-    fn commit_as_load(
-        &self,
-        mut tx: WriteTransaction,
-        hook: impl FnOnce(&mut Serial<'_>) -> Result<(), HookError>,
-    ) -> Result<CommitInfo, CommitError> {
-        let mut guard = self.disk.lock();
-        let disk = self.disk_for_load(&mut guard)?;
-        let _loading = self.begin_load(disk)?;
-        let mut head = self.head.lock();
-        head.check()?;
-        check_conflicts(&head.layers, &tx)?;
-        hook(&mut Serial { inner: self, layers: &head.layers, writes: &mut tx.writes }).map_err(CommitError::Hook)?;
-        self.add_catalogue_entries(&mut head, &mut tx.writes)?;
-        let commit_no = head.layers.commit_no() + 1;
-        drop(head);
-        if tx.writes.is_empty() {
-            return Ok(CommitInfo { commit_no: tx.view.commit_no(), changed: false });
-        }
-        let told = self.has_feeds().then(|| Commit { commit_no, label: tx.label, changes: changes_of(&tx.writes) });
-        self.write_load(disk, told.as_ref(), |load| load.apply(&mut SetEdits::new(&tx.writes)))
     }
 
     /// Makes the pages of streamed values durable.
@@ -464,16 +304,6 @@ impl Inner {
         all.saturating_sub(frozen.max(self.config.table_bytes))
     }
 
-    fn wait_for_load(&self, head: &mut MutexGuard<'_, Head>) -> Result<(), CommitError> {
-        loop {
-            head.check()?;
-            if !head.loading {
-                return Ok(());
-            }
-            self.turn.wait(head);
-        }
-    }
-
     /// Whether there is no room for a commit that takes so much of the table. An empty table has room for any.
     fn is_over_budget(&self, head: &Head, more: u64) -> bool {
         let active = head.layers.active.bytes();
@@ -497,22 +327,8 @@ impl Inner {
         }
     }
 
-    /// Returns catalogue entries for trees that have none, in order; `trees`: by number, which to look at.
-    pub(crate) fn names_to_catalogue(&self, trees: &[bool]) -> Result<Vec<CatalogueEntry>, CommitError> {
-        let newest = self.published();
-        let mut names = Vec::new();
-        for (tree, _) in (0_u32..).zip(trees).filter(|(_, has_rows)| **has_rows) {
-            let name = self.names.name_of(tree).expect("a tree number was given out for a name");
-            if !newest.contains(CATALOGUE, name.as_bytes())? {
-                names.push((name, tree.to_le_bytes()));
-            }
-        }
-        names.sort_unstable();
-        Ok(names)
-    }
-
     /// Every tree that is written must have its name in the catalogue.
-    fn add_catalogue_entries(&self, head: &mut Head, writes: &mut WriteSet) -> Result<(), CommitError> {
+    pub(crate) fn add_catalogue_entries(&self, head: &mut Head, writes: &mut WriteSet) -> Result<(), CommitError> {
         let known = |head: &Head, tree: u32| head.catalogued.get(tree as usize).copied().unwrap_or(false);
         let numbers = writes.trees.iter().map(|(tree, _)| *tree);
         let trees: Vec<u32> = numbers.filter(|&t| t != CATALOGUE && !known(head, t)).collect();
@@ -690,13 +506,8 @@ impl Inner {
     }
 }
 
-/// Returns whoever waits first, if nobody leads.
-fn next_leader(head: &Head) -> Option<Thread> {
-    head.writer.as_ref().and_then(|_| head.open.waiting.0.first()).cloned()
-}
-
 /// Keys are copied: a slice would keep the value alive as long as the feed keeps the news.
-fn changes_of(writes: &WriteSet) -> Arc<[Change]> {
+pub(crate) fn changes_of(writes: &WriteSet) -> Arc<[Change]> {
     let kind = |effect: &Effect| if matches!(effect, Effect::Delete) { ChangeKind::Delete } else { ChangeKind::Put };
     writes
         .iter()

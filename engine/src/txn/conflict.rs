@@ -8,7 +8,7 @@ use crate::txn::reads::ReadRange;
 use crate::txn::{TreeId, WriteTransaction};
 
 /// First committer wins, by key.
-pub(super) fn check_conflicts(newest: &Layers, tx: &WriteTransaction) -> Result<(), CommitError> {
+pub(crate) fn check_conflicts(newest: &Layers, tx: &WriteTransaction) -> Result<(), CommitError> {
     let snapshot = tx.view.commit_no();
     if newest.commit_no() == snapshot {
         return Ok(());

@@ -1,13 +1,14 @@
 //! Transactions: who sees what, and how a commit becomes durable.
 //!
 //! A `ReadView` is a reference to one table that never changes. A `WriteTransaction` is a view and a set of
-//! writes that nobody else sees. `commit.rs` is the serial section and the group commit. Locks, in the order in
+//! writes that nobody else sees. `commit.rs` is the serial section and the group commit, `head.rs` what that guards. Locks, in the order in
 //! which they may be taken: `head` (the serial section; never held during I/O), then `visible` (held for
 //! nanoseconds: the newest published table and the register of readers).
 
 pub(crate) mod commit;
-mod conflict;
+pub(crate) mod conflict;
 mod cursor;
+pub(crate) mod head;
 pub(crate) mod names;
 pub(crate) mod pace;
 pub(crate) mod reads;
