@@ -59,7 +59,7 @@ impl Store {
             leave_note(&file);
             let pages = Arc::clone(&layers.root.pages);
             let mut disk = Disk::new(&env, Arc::clone(&file), pages, header.clone(), keys, space, own_slot);
-            complete_keys(&mut disk, older.as_ref())
+            complete_headers(&mut disk, older.as_ref())
                 .map_err(|source| OpenError::Io { during: "writing the header", source })?;
             if !fits {
                 let into = IntoPages { env: &env, header: &header, memory, stored: &stored, end: &end };
@@ -380,16 +380,21 @@ struct Headers {
     own_slot: Option<usize>,
 }
 
-/// Both header slots must say the same of the keys before anything is sealed: one of them may have been written, and
-/// not the other, when a key was changed. Else a key that was removed would open the older one, or a master key would
-/// seal what the older one cannot open. spec: C-10
-fn complete_keys(disk: &mut Disk, older: Option<&Superblock>) -> io::Result<()> {
+/// Both header slots must say the same before anything is sealed or shown. Of the keys, as one of them may have been
+/// written, and not the other, when a key was changed: else a key that was removed would open the older one, or a master
+/// key would seal what the older one cannot open. Of the state, as no log may hold the newest one's commit: else damage to
+/// one slot would take it away again. spec: C-3, E-15
+fn complete_headers(disk: &mut Disk, older: Option<&Superblock>) -> io::Result<()> {
     let header = &disk.header;
-    let is_same = |older: &Superblock| {
+    let has_same_keys = |older: &Superblock| {
         (older.key_epoch, older.cipher, &older.previous, &older.slots)
             == (header.key_epoch, header.cipher, &header.previous, &header.slots)
     };
-    if !disk.keys.is_encrypted() || older.is_some_and(is_same) {
+    let has_same_state = |older: &Superblock| {
+        (older.commit_no, older.log, older.roots, older.space)
+            == (header.commit_no, header.log, header.roots, header.space)
+    };
+    if older.is_some_and(|older| has_same_keys(older) && has_same_state(older)) {
         return Ok(());
     }
     if header.previous.is_none()

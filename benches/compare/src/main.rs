@@ -76,6 +76,8 @@ pub(crate) enum Set {
     Memory,
     /// Opening after SIGKILL, about 1 GB
     Recovery,
+    /// Length of the files after a load, after overwriting, and after deleting most; a fifth of the rows
+    Space,
     /// Memory of an idle database and of a scan in the preset for clients; BlazeDB only
     Client,
     /// `Collection` beside SQLite with a JSON column
@@ -90,6 +92,7 @@ impl Set {
             Self::Encryption => Part::Encryption,
             Self::Memory => Part::Memory,
             Self::Recovery => Part::Recovery,
+            Self::Space => Part::Space,
             Self::Client => Part::Client,
             Self::Documents => Part::Documents,
         }

@@ -29,7 +29,7 @@ enum Unit {
 /// A line of the table: its title, where its figure is, and how it is written.
 struct Line(&'static str, Set, &'static str, Unit);
 
-use Set::{Client, Documents, Encryption, Memory, Recovery, Speed, Threads};
+use Set::{Client, Documents, Encryption, Memory, Recovery, Space, Speed, Threads};
 use Unit::{Mebibytes, Microseconds, Milliseconds, PerSecond, Ratio};
 
 const LINES: &[Line] = &[
@@ -92,6 +92,13 @@ const LINES: &[Line] = &[
     Line("- CPU, ms", Recovery, "recovery_open_cpu_ms", Milliseconds),
     Line("- first gets, ms", Recovery, "recovery_get_ms", Milliseconds),
     Line("- files, MiB", Recovery, "recovery_file_mib", Mebibytes),
+    Line("files to payload, loaded in random order by batches, closed", Space, "space_loaded", Ratio),
+    Line("- overwritten at random ten times, the most on the way", Space, "space_overwritten_most", Ratio),
+    Line("- two seconds after that", Space, "space_overwritten", Ratio),
+    Line("- half deleted, compacted, closed", Space, "space_half", Ratio),
+    Line("- half deleted, closed; no call to compact", Space, "space_half_as_it_is", Ratio),
+    Line("- nine of ten deleted, compacted, closed", Space, "space_tenth", Ratio),
+    Line("- nine of ten deleted, closed; no call to compact", Space, "space_tenth_as_it_is", Ratio),
     Line("idle in preset `client`: resident memory added, MiB", Client, "idle_mib", Mebibytes),
     Line("- anonymous", Client, "idle_anonymous_mib", Mebibytes),
     Line("scan of all rows in preset `client`: added to that, MiB", Client, "scan_mib", Mebibytes),
@@ -312,6 +319,14 @@ impl Report {
             let opened = got(Recovery, "recovery_open_ms");
             add(format!("open after SIGKILL, {how}"), opened, Some(1000.0), true, Milliseconds);
             add(format!("idle in preset client, {how}"), got(Client, "idle_mib"), Some(10e6 / MIB), true, Mebibytes);
+            for (what, key, most) in [
+                ("loaded at random", "space_loaded", 1.45),
+                ("overwritten ten times", "space_overwritten_most", 2.0),
+                ("half deleted and compacted", "space_half", 1.15),
+                ("nine of ten deleted and compacted", "space_tenth", 1.3),
+            ] {
+                add(format!("files to payload, {what}, {how}"), got(Space, key), Some(most), true, Ratio);
+            }
             let scanned = got(Client, "scan_anonymous_mib");
             add(format!("scan in preset client, {how}"), scanned, Some(CLIENT_CACHE_MIB), true, Mebibytes);
         }

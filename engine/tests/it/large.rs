@@ -191,3 +191,63 @@ fn a_hook_that_writes_much_sees_the_newest_state() {
     drop(store);
     assert_eq!(get(&open(&disk), "t", b"n"), Some(120_u64.to_le_bytes().to_vec()));
 }
+
+/// A checkpoint that found no room leaves its table frozen, and commits go on beside it: a transaction that becomes large
+/// then has two tables to wait for.
+#[test]
+fn a_large_transaction_follows_a_checkpoint_that_found_no_room() {
+    for large in ALL {
+        let disk = SimDisk::new(4);
+        let store = open(&disk);
+        for n in 0..20_u8 {
+            put(&store, "rows", &[b'x', n], &[1; 100]).expect("commits");
+        }
+        disk.fail(Fault { kind: CallKind::Write, nth: 0, error: io::ErrorKind::StorageFull, for_ever: true });
+        assert!(store.checkpoint().is_err(), "there is no room");
+        disk.heal();
+        put(&store, "rows", b"beside", b"v").expect("the log has room");
+        let wanted = after(large, 1, model_of(&store));
+        commit(&store, large, 1).expect("there is room again");
+        assert_eq!(model_of(&store), wanted, "{large:?}");
+        check_space(&store);
+    }
+}
+
+/// A crash between the two headers of a load may show the load. Whoever opens the store writes the second header, so that
+/// no damage to one of them takes away what was shown, or what was acknowledged behind it. spec: E-15
+#[test]
+fn a_load_that_was_cut_off_between_its_headers_stays_whatever_is_damaged_later() {
+    let mut shown = 0;
+    for crash_at in 0.. {
+        let disk = SimDisk::new(5);
+        let store = open(&disk);
+        put(&store, "rows", b"before", b"v").expect("commits");
+        disk.crash_at(crash_at);
+        let done = commit(&store, Large::Hooks, 1).is_ok();
+        drop(store);
+        for survivors in Survivors::ALL {
+            let disk = disk.after_crash(survivors, 1);
+            let store = open(&disk);
+            if get(&store, "rows", b"mark").is_none() {
+                continue;
+            }
+            shown += 1;
+            for commits in 0..2 {
+                if commits == 1 {
+                    put(&store, "rows", b"behind", b"v").expect("commits");
+                }
+                let wanted = model_of(&store);
+                for slot in [0_u64, 64 << 10] {
+                    let disk = disk.after_crash(Survivors::All, 1);
+                    assert!(disk.flip_bit(NAME, (slot + 100) * 8));
+                    let store = Store::open(disk.env(NAME), options()).expect("the other header holds everything");
+                    assert_eq!(model_of(&store), wanted, "crash {crash_at}, {survivors:?}, slot at {slot}, {commits}");
+                }
+            }
+        }
+        if done {
+            break;
+        }
+    }
+    assert!(shown > 5, "{shown} crashes came behind the first header");
+}

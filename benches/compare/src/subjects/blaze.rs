@@ -94,6 +94,17 @@ impl Subject for Blaze {
         Ok(())
     }
 
+    fn delete(&self, keys: &[Key]) -> Result<(), Failure> {
+        let mut tx = self.store.write();
+        keys.iter().try_for_each(|key| tx.delete(self.tree, key))?;
+        tx.commit()?;
+        Ok(())
+    }
+
+    fn compact(&mut self) -> Result<bool, Failure> {
+        Ok(self.store.vacuum(0, &mut |_| {})?.finished)
+    }
+
     fn with_reader(&self, views: Views, work: Work<'_>) -> Result<(), Failure> {
         match views {
             Views::One => work(&mut OneView { view: self.store.read(), tree: self.tree }),

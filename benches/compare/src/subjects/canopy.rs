@@ -54,6 +54,23 @@ impl Subject for Database {
         Ok(put(self.begin_write()?, rows, true)?)
     }
 
+    fn delete(&self, keys: &[Key]) -> Result<(), Failure> {
+        let tx = self.begin_write()?;
+        {
+            let mut tree = tx.get_or_create_tree(ROWS)?;
+            for key in keys {
+                tree.delete(key)?;
+            }
+        }
+        tx.commit_with(true)?;
+        Ok(())
+    }
+
+    fn compact(&mut self) -> Result<bool, Failure> {
+        Database::compact(self)?;
+        Ok(true)
+    }
+
     fn with_reader(&self, views: Views, work: Work<'_>) -> Result<(), Failure> {
         match views {
             Views::One => {

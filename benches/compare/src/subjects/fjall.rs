@@ -60,6 +60,19 @@ impl Subject for Fjall {
         }
     }
 
+    fn delete(&self, keys: &[Key]) -> Result<(), Failure> {
+        let batch = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), keys.len());
+        let mut batch = batch.durability(Some(PersistMode::SyncData));
+        keys.iter().for_each(|key| batch.remove(&self.rows, key));
+        Ok(batch.commit()?)
+    }
+
+    fn compact(&mut self) -> Result<bool, Failure> {
+        self.rows.rotate_memtable_and_wait()?;
+        self.rows.major_compact()?;
+        Ok(true)
+    }
+
     fn with_reader(&self, views: Views, work: Work<'_>) -> Result<(), Failure> {
         match views {
             Views::One => work(&mut OneSnapshot { rows: &self.rows, snapshot: self.database.snapshot() }),

@@ -65,6 +65,19 @@ impl Subject for Lmdb {
         self.put(rows, Durability::Durable)
     }
 
+    fn delete(&self, keys: &[Key]) -> Result<(), Failure> {
+        let mut tx = self.env.write_txn()?;
+        for key in keys {
+            self.rows.delete(&mut tx, key)?;
+        }
+        Ok(tx.commit()?)
+    }
+
+    fn compact(&mut self) -> Result<bool, Failure> {
+        // It can write another file, and does not make its own shorter.
+        Ok(false)
+    }
+
     fn with_reader(&self, views: Views, work: Work<'_>) -> Result<(), Failure> {
         match views {
             Views::One => work(&mut OneTransaction { rows: self.rows, tx: &self.env.read_txn()? }),

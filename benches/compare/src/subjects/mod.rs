@@ -56,6 +56,13 @@ pub(crate) trait Subject: Sync {
     /// Puts many rows into an empty store, in whatever way is best for that; all are durable when it returns.
     fn bulk_load(&self, rows: &mut dyn Iterator<Item = Row>) -> Result<(), Failure>;
 
+    /// Deletes rows in one durable transaction.
+    fn delete(&self, keys: &[Key]) -> Result<(), Failure>;
+
+    /// Makes the files as short as they can be, in the way that the store's documentation recommends while it is open.
+    /// `false`: it has none.
+    fn compact(&mut self) -> Result<bool, Failure>;
+
     /// Hands a reader to `work`.
     fn with_reader(&self, views: Views, work: Work<'_>) -> Result<(), Failure>;
 

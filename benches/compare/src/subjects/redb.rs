@@ -50,6 +50,24 @@ impl Subject for redb::Database {
         put(self, rows, Level::Immediate)
     }
 
+    fn delete(&self, keys: &[Key]) -> Result<(), Failure> {
+        let tx = self.begin_write()?;
+        {
+            let mut table = tx.open_table(ROWS)?;
+            for key in keys {
+                table.remove(key.as_slice())?;
+            }
+        }
+        tx.commit()?;
+        Ok(())
+    }
+
+    fn compact(&mut self) -> Result<bool, Failure> {
+        // Says whether it has done anything; again until it has not.
+        while redb::Database::compact(self)? {}
+        Ok(true)
+    }
+
     fn with_reader(&self, views: Views, work: Work<'_>) -> Result<(), Failure> {
         match views {
             Views::One => work(&mut OneTable(self.begin_read()?.open_table(ROWS)?)),

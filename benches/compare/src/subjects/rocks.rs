@@ -54,6 +54,20 @@ impl Subject for DB {
         Ok(self.flush_wal(true)?)
     }
 
+    fn delete(&self, keys: &[Key]) -> Result<(), Failure> {
+        let mut batch = WriteBatch::default();
+        keys.iter().for_each(|key| batch.delete(key));
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        Ok(self.write_opt(batch, &options)?)
+    }
+
+    fn compact(&mut self) -> Result<bool, Failure> {
+        self.flush()?;
+        self.compact_range::<&[u8], &[u8]>(None, None);
+        Ok(true)
+    }
+
     fn with_reader(&self, views: Views, work: Work<'_>) -> Result<(), Failure> {
         match views {
             Views::One => work(&mut OneSnapshot { snapshot: self.snapshot() }),

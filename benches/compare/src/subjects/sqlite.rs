@@ -9,6 +9,7 @@ use super::{Durability, Failure, Key, Reader, Row, Spec, Subject, Views, Work};
 
 /// Cached statements are looked up by their text, as every program does that does not keep them beside its connection.
 const PUT: &str = "INSERT OR REPLACE INTO rows (k, v) VALUES (?1, ?2)";
+const DELETE: &str = "DELETE FROM rows WHERE k = ?1";
 const GET: &str = "SELECT v FROM rows WHERE k = ?1";
 const RANGE: &str = "SELECT k, v FROM rows WHERE k >= ?1 ORDER BY k LIMIT ?2";
 
@@ -80,6 +81,24 @@ impl Subject for Sqlite {
 
     fn bulk_load(&self, rows: &mut dyn Iterator<Item = Row>) -> Result<(), Failure> {
         self.put(rows, Durability::Durable)
+    }
+
+    fn delete(&self, keys: &[Key]) -> Result<(), Failure> {
+        let mut writer = self.writer.lock().expect("no thread panics while it holds the connection");
+        let tx = writer.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        {
+            let mut statement = tx.prepare_cached(DELETE)?;
+            for key in keys {
+                statement.execute([&key[..]])?;
+            }
+        }
+        Ok(tx.commit()?)
+    }
+
+    fn compact(&mut self) -> Result<bool, Failure> {
+        let writer = self.writer.get_mut().expect("no thread panics while it holds the connection");
+        writer.connection.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE)")?;
+        Ok(true)
     }
 
     fn with_reader(&self, views: Views, work: Work<'_>) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ mod client;
 mod encryption;
 mod memory;
 mod recovery;
+mod space;
 mod speed;
 mod threads;
 
@@ -51,6 +52,7 @@ pub(crate) enum Part {
     Recovery,
     /// Fills a store for `Recovery` and goes on writing until it is killed.
     RecoveryWriter,
+    Space,
     Client,
     /// Fills a store for `Client`.
     ClientLoad,
@@ -67,6 +69,7 @@ impl Part {
             Self::Memory => "memory",
             Self::Recovery => "recovery",
             Self::RecoveryWriter => "recovery's writer",
+            Self::Space => "space",
             Self::Client => "client",
             Self::ClientLoad => "client's load",
             Self::Documents => "documents",
@@ -83,6 +86,7 @@ impl Task {
             Part::Memory => memory::run(self),
             Part::Recovery => recovery::run(self),
             Part::RecoveryWriter => recovery::write(self),
+            Part::Space => space::run(self),
             Part::Client => client::run(self),
             Part::ClientLoad => client::load(self),
             Part::Documents => documents::run(self),
