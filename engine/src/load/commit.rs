@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::ahead::Stored;
 use crate::change::Commit;
 use crate::checkpoint::{LoadPages, Work, write_load_pages, write_root};
 use crate::disk::Disk;
@@ -30,6 +31,22 @@ impl Drop for Loading<'_> {
         let mut head = self.0.head.lock();
         head.loading = false;
         self.0.hand_over(&head);
+    }
+}
+
+/// Long values whose pages a header in the making names. They are not given back, also where the storage panics.
+struct Adopted(Vec<Arc<Stored>>);
+
+impl Adopted {
+    /// No header will name them.
+    fn disown(mut self) {
+        self.0.drain(..).for_each(|value| value.disown());
+    }
+}
+
+impl Drop for Adopted {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|value| value.keep());
     }
 }
 
@@ -63,15 +80,14 @@ impl Inner {
     fn write_set_as_load(&self, disk: &mut Disk, tx: &WriteTransaction) -> Result<CommitInfo, CommitError> {
         let commit_no = self.published_no() + 1;
         let told = self.has_feeds().then(|| Commit { commit_no, label: tx.label, changes: changes_of(&tx.writes) });
-        let values = tx.writes.stored();
+        let values = Adopted(tx.writes.stored());
         let done = self.write_load(disk, told.as_ref(), |load| {
-            load.adopt(&values);
+            load.adopt(&values.0);
             load.apply(&mut SetEdits::new(&tx.writes))
         });
-        match &done {
-            // Whether a header names them is not known, and nothing is written any more.
-            Ok(_) | Err(CommitError::Poisoned { .. }) => values.iter().for_each(|value| value.keep()),
-            Err(_) => values.iter().for_each(|value| value.disown()),
+        // Of a store that is poisoned it is not known whether a header names them, and nothing is written any more.
+        if !matches!(done, Ok(_) | Err(CommitError::Poisoned { .. })) {
+            values.disown();
         }
         done
     }

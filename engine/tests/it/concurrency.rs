@@ -280,3 +280,26 @@ fn a_transaction_that_loses_runs_again() {
     });
     assert!(matches!((refused, calls), (Err(CommitError::Closed), 1)));
 }
+
+/// The same in a load that has taken over the pages of a streamed value: they belong to nobody then, and nobody gives them
+/// back to a space that has them in use.
+#[test]
+fn a_panic_in_a_load_poisons() {
+    let disk = SimDisk::new(9);
+    let mut env = disk.env(NAME);
+    let fickle = Arc::new(Fickle(Arc::clone(&env.entropy), false.into()));
+    env.entropy = Arc::clone(&fickle) as _;
+    let store = Store::open(env, options()).expect("opens");
+    let mut tx = store.write();
+    let tree = tx.tree("t").expect("a good name");
+    tx.put_stream(tree, b"long", 100_000, &mut &[7; 100_000][..]).expect("room");
+    (0..100_u8).for_each(|n| tx.put(tree, &[n], &[7; 900]).expect("room"));
+    fickle.1.store(true, Ordering::Relaxed);
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| tx.commit()));
+    assert!(panicked.is_err(), "the first page of a load draws a nonce");
+    assert!(store.stats().poisoned.is_some());
+    drop(store);
+    let store = open(&disk);
+    assert_eq!(get(&store, "t", b"long"), None);
+    store.verify(&mut |_| {}).expect("pages and space agree");
+}
