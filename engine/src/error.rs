@@ -681,6 +681,11 @@ pub enum MaintainError {
         /// What failed.
         source: Arc<Poison>,
     },
+    /// What was being read held more of the file than `Options::snapshot_bytes_max`, as others wrote so much meanwhile.
+    SnapshotTooOld {
+        /// The commit that it showed.
+        commit_no: u64,
+    },
     /// The store was closed.
     Closed,
     /// The store was opened read-only.
@@ -716,6 +721,11 @@ impl fmt::Display for MaintainError {
             Self::Io { during, .. } => write!(f, "the disk failed while {during}; nothing was changed, try again"),
             Self::Poisoned { .. } => f.write_str(
                 "the store stopped writing after a disk error; reads go on, reopen the store to see what is durable",
+            ),
+            Self::SnapshotTooOld { commit_no } => write!(
+                f,
+                "others wrote more meanwhile than commit {commit_no} may be held for; try again while less is written, or \
+                 raise Options::snapshot_bytes_max"
             ),
             Self::Closed => f.write_str("the store is closed; open it again"),
             Self::Overtaken => f.write_str(OVERTAKEN),

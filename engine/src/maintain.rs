@@ -157,17 +157,14 @@ impl Store {
 
     /// Reads every page of the last checkpoint again, from the disk where it is not in the cache: checksums, seals,
     /// the proofs that parents hold, the order of keys, and that the space knows which pages are used. Readers and
-    /// writers go on meanwhile. What was committed since is in the log, which opening checks.
+    /// writers go on meanwhile; as a view does, it holds the pages that they replace, and ends with `SnapshotTooOld` where
+    /// those are more than `Options::snapshot_bytes_max`. What was committed since is in the log, which opening checks.
     pub fn verify(&self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<VerifyReport, MaintainError> {
         if matches!(self.inner.head.lock().state, Running::Closed) {
             return Err(MaintainError::Closed);
         }
-        // The view keeps the root's pages from being used again.
-        let view = self.read();
-        let root = match view.held().layers() {
-            Some(layers) => Arc::clone(&layers.root),
-            None => return Err(MaintainError::Closed),
-        };
+        let kept = self.inner.keep_root().ok_or(MaintainError::Closed)?;
+        let root = &kept.root;
         let named = Named {
             trees: &root.trees,
             roots: &root.roots,
@@ -175,7 +172,9 @@ impl Store {
             checkpoint: root.checkpoint,
             commit_no: root.commit_no,
         };
-        verify(&*root, &named, progress).map_err(|error| match error {
+        verify(&kept, &named, progress).map_err(|error| match error {
+            _ if self.inner.is_closed() => MaintainError::Closed,
+            _ if kept.has_ended() => MaintainError::SnapshotTooOld { commit_no: root.commit_no },
             MaintainError::Corruption(_) if self.inner.is_overtaken() => MaintainError::Overtaken,
             error => error,
         })

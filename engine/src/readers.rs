@@ -1,9 +1,12 @@
 //! Who reads what: the newest published layers and the register of views.
 
+use std::io;
 use std::sync::{Arc, Weak};
 
 use crate::change::{Commit, FeedQueue};
-use crate::snapshot::Layers;
+use crate::memtable::Mem;
+use crate::pager::{Page, PageError, PageKind, PageRead, PageRef};
+use crate::snapshot::{Layers, Root};
 use crate::store::Inner;
 use crate::sync::atomic::Ordering;
 use crate::txn::view::Held;
@@ -28,6 +31,33 @@ pub(crate) struct LogAt {
     pub(crate) tail: u64,
     /// Bytes of all log files.
     pub(crate) files: u64,
+}
+
+/// The root of a checkpoint, for somebody who reads its pages themselves: what the layers of a view show may move to
+/// another root, and then the pages of the first one are used again.
+pub(crate) struct KeptRoot {
+    held: Arc<Held>,
+    pub(crate) root: Arc<Root>,
+}
+
+impl KeptRoot {
+    /// Whether it held too much of the file, or the store was closed; then its pages may be somebody else's.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.held.layers().is_none()
+    }
+}
+
+impl PageRead for KeptRoot {
+    fn body_bytes(&self) -> usize {
+        self.root.body_bytes()
+    }
+
+    /// A copy: the page stays what it is no longer than it takes to read it.
+    fn page(&self, at: PageRef, kind: PageKind) -> Result<Page<'_>, PageError> {
+        let ended =
+            || PageError::Io { during: "reading a root that is kept", source: io::Error::other("it has ended") };
+        self.held.while_it_lasts(|| self.root.page(at, kind).map(Page::into_owned)).unwrap_or_else(|| Err(ended()))
+    }
 }
 
 impl Visible {
@@ -78,6 +108,19 @@ impl Inner {
     /// Registers another view of what a view shows.
     pub(crate) fn register_reader_of(self: &Arc<Self>, layers: Option<Arc<Layers>>, commit_no: u64) -> Arc<Held> {
         self.visible.lock().register(|slot| Held::new(self, layers, commit_no, slot))
+    }
+
+    /// Keeps the newest root as it is on the disk. `None`: the store is closed.
+    pub(crate) fn keep_root(self: &Arc<Self>) -> Option<KeptRoot> {
+        let mut visible = self.visible.lock();
+        let root = Arc::clone(&visible.layers.root);
+        if self.is_closed() {
+            return None;
+        }
+        let commit_no = root.commit_no;
+        let layers = Layers { root: Arc::clone(&root), frozen: None, active: Arc::new(Mem::empty_at(commit_no, 0)) };
+        let held = visible.register(|slot| Held::of_root(self, Some(Arc::new(layers)), commit_no, slot));
+        Some(KeptRoot { held, root })
     }
 
     pub(crate) fn unregister_reader(&self, slot: usize) {

@@ -23,7 +23,7 @@ impl Inner {
         let mut moved = Moved::default();
         let readers = self.visible.lock().readers();
         for reader in readers {
-            let Some(layers) = reader.layers() else { continue };
+            let Some(layers) = reader.layers().filter(|_| !reader.stays) else { continue };
             let same = if layers.frozen.as_ref().is_some_and(|f| Arc::ptr_eq(f, &table)) {
                 Some(Arc::clone(&layers.active))
             } else if layers.commit_no() == root.commit_no && layers.root.checkpoint < root.checkpoint {

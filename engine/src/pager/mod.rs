@@ -119,6 +119,18 @@ impl<'p> Page<'p> {
         Self(Body::OwnedPage(page))
     }
 
+    /// Returns a page that holds its own bytes.
+    pub(crate) fn into_owned(self) -> Page<'static> {
+        let body = match self.0 {
+            Body::OwnedPage(page) => return Page::owned_page(page),
+            Body::Frame(frame) => return Page::owned_page(Box::from(&*frame)),
+            Body::Borrowed(body) => body,
+        };
+        let mut page = vec![0; PAGE_HEADER_BYTES + body.len()];
+        page[PAGE_HEADER_BYTES..].copy_from_slice(body);
+        Page::owned_page(page.into())
+    }
+
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         match &self.0 {

@@ -33,6 +33,8 @@ pub(crate) struct Held {
     layers: RwLock<HeldLayers>,
     /// The version of the layers, without the lock.
     version: AtomicU64,
+    /// Keeps the root that it has: checkpoints do not move it to another one that shows the same.
+    pub(crate) stays: bool,
 }
 
 struct HeldLayers {
@@ -51,7 +53,15 @@ impl Held {
             slot,
             layers: RwLock::new(HeldLayers { layers, version: 0 }),
             version: AtomicU64::new(0),
+            stays: false,
         }
+    }
+
+    /// One of a root alone, with which it stays.
+    pub(crate) fn of_root(inner: &Arc<Inner>, layers: Option<Arc<Layers>>, commit_no: u64, slot: usize) -> Self {
+        let mut held = Self::new(inner, layers, commit_no, slot);
+        held.stays = true;
+        held
     }
 
     /// Whether the layers are still those of this version. By the time that the caller looks at the answer they may have
@@ -81,6 +91,12 @@ impl Held {
 
     pub(crate) fn layers(&self) -> Option<Arc<Layers>> {
         self.layers.read_recursive().layers.clone()
+    }
+
+    /// Does something that needs what this holds, which cannot end meanwhile; `None` where it has.
+    pub(crate) fn while_it_lasts<R>(&self, work: impl FnOnce() -> R) -> Option<R> {
+        let held = self.layers.read_recursive();
+        held.layers.is_some().then(work)
     }
 
     /// The checkpoint of its root, if it has not ended.

@@ -4,7 +4,8 @@ use std::ops::Bound;
 
 use blazedb_engine::env::{SimDisk, Survivors};
 use blazedb_engine::{
-    CommitError, Durability, KdfCost, KeySource, Memory, PageAccess, ReadError, RekeyOptions, Store, WriteTransaction,
+    CommitError, Durability, Env, KdfCost, KeySource, MaintainError, Memory, PageAccess, ReadError, RekeyOptions,
+    Store, WriteTransaction,
 };
 
 use crate::support::{Model, NAME, Random, content, model_of, open, options, put, scale, unencrypted};
@@ -394,7 +395,7 @@ fn long_values_are_read_whole_and_in_parts() {
     for access in [PageAccess::Auto, PageAccess::Map, PageAccess::Read] {
         for chosen in [options(), unencrypted()] {
             let folder = tempfile::tempdir().expect("a folder");
-            let env = blazedb_engine::Env::file(folder.path().join(NAME));
+            let env = Env::file(folder.path().join(NAME));
             let store = Store::open(env, chosen.access(access).page_bytes(8192)).expect("opens");
             let long: Vec<u8> = (0..1_500_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
             put(&store, "t", b"long", &long).expect("commits");
@@ -492,4 +493,86 @@ fn a_long_value_that_a_checkpoint_moved_is_no_conflict() {
     other.commit().expect("commits");
     store.checkpoint().expect("checkpoints");
     assert!(matches!(harmed.commit(), Err(CommitError::Conflict { .. })));
+}
+
+/// A check of the file beside checkpoints: the pages that it reads are not used again meanwhile, however often the state
+/// that it began with is left behind, and the file's end is not cut off under its map. It said that a sound file was damaged.
+#[test]
+fn a_check_keeps_the_pages_that_it_reads() {
+    const ROWS: u32 = 40_000;
+    let folder = tempfile::tempdir().expect("a folder");
+    for (n, chosen) in [options(), unencrypted()].into_iter().enumerate() {
+        let disk = SimDisk::new(1);
+        for env in [disk.env(NAME), Env::file(folder.path().join(n.to_string()))] {
+            let store = Store::open(Env { threads: false, ..env }, chosen.clone()).expect("opens");
+            let tree = store.tree("t").expect("a good name");
+            let mut loader = store.loader();
+            (0..ROWS).for_each(|n| loader.put(tree, &n.to_be_bytes(), &[7; 150]).expect("room"));
+            loader.finish().expect("loads");
+            // Not in pages yet: whoever had a view now would be moved to the next checkpoint's root.
+            put(&store, "u", b"k", b"v").expect("commits");
+            let mut round = 0;
+            let report = store.verify(&mut |_| {
+                round += 1;
+                if round < 5 {
+                    put(&store, "t", &[round; 5], &[round; 100]).expect("commits");
+                    store.checkpoint().expect("checkpoints");
+                }
+                if round == 5 {
+                    for from in (0..ROWS).step_by(300) {
+                        let mut tx = store.write();
+                        (from..ROWS.min(from + 299)).for_each(|n| tx.delete(tree, &n.to_be_bytes()).expect("room"));
+                        tx.commit().expect("commits");
+                    }
+                    store.vacuum(0, &mut |_| {}).expect("vacuums");
+                }
+            });
+            assert_eq!(report.expect("the file is sound").entries, u64::from(ROWS));
+            assert!(round > 5, "{round} looks at the progress");
+            store.vacuum(0, &mut |_| {}).expect("vacuums");
+            let now = store.verify(&mut |_| {}).expect("and so it is now");
+            assert!(now.pages < 200, "what was checked is held no longer: {now:?}");
+            // A vacuum makes new roots of the same commit.
+            let mut tx = store.write();
+            (0..ROWS / 4).for_each(|n| tx.put(tree, &n.to_be_bytes(), &[8; 150]).expect("room"));
+            tx.commit().expect("commits");
+            let mut round = 0;
+            let report = store.verify(&mut |_| {
+                round += 1;
+                if round == 1 {
+                    store.vacuum(0, &mut |_| {}).expect("vacuums");
+                    put(&store, "t", b"other", b"v").expect("commits");
+                    (0..3).for_each(|_| store.checkpoint().expect("checkpoints"));
+                }
+            });
+            assert!(report.expect("the file is sound").entries > u64::from(ROWS / 4));
+        }
+    }
+}
+
+/// One that holds more of the file than it may is told so, and not that the file is damaged.
+#[test]
+fn a_check_that_holds_too_much_ends_with_its_own_error() {
+    for chosen in [options(), unencrypted()] {
+        let disk = SimDisk::new(1);
+        let store = Store::open(disk.env(NAME), chosen.snapshot_bytes_max(400_000)).expect("opens");
+        let tree = store.tree("t").expect("a good name");
+        let mut loader = store.loader();
+        (0..20_000_u32).for_each(|n| loader.put(tree, &n.to_be_bytes(), &[7; 150]).expect("room"));
+        loader.finish().expect("loads");
+        let mut round = 0_u8;
+        let ended = store.verify(&mut |_| {
+            round += 1;
+            for from in (0..20_000_u32).step_by(5000) {
+                let mut tx = store.write();
+                (from..from + 5000)
+                    .step_by(20)
+                    .for_each(|n| tx.put(tree, &n.to_be_bytes(), &[round; 150]).expect("room"));
+                tx.commit().expect("commits");
+                store.checkpoint().expect("checkpoints");
+            }
+        });
+        assert!(matches!(ended, Err(MaintainError::SnapshotTooOld { .. })), "{ended:?}");
+        store.verify(&mut |_| {}).expect("the file is sound");
+    }
 }
