@@ -81,13 +81,12 @@ fn cursors_from_both_ends_equal_a_map() {
     let view = store.read();
     for round in 0..400 {
         let ends = [random.below(4200).to_be_bytes()[6..].to_vec(), random.below(4200).to_be_bytes()[6..].to_vec()];
-        let bound = |which: u64, key: &'static [u8]| match which {
+        let mut bound = |key| match random.below(3) {
             0 => Bound::Included(key),
             1 => Bound::Excluded(key),
             _ => Bound::Unbounded,
         };
-        let leaked: Vec<&'static [u8]> = ends.iter().map(|e| &*e.clone().leak()).collect();
-        let (lower, upper) = (bound(random.below(3), leaked[0]), bound(random.below(3), leaked[1]));
+        let (lower, upper) = (bound(&ends[0][..]), bound(&ends[1][..]));
         let inside = |key: &[u8]| std::ops::RangeBounds::<[u8]>::contains(&(lower, upper), key);
         let mut want: std::collections::VecDeque<_> = model.iter().filter(|(k, _)| inside(k)).collect();
         let mut want_base: std::collections::VecDeque<_> = base.iter().filter(|(k, _)| inside(k)).collect();
