@@ -86,6 +86,8 @@ impl Ahead {
         if *failed {
             return Err(io::Error::other("an earlier sync of this file failed"));
         }
+        // Also where it panics.
+        *failed = true;
         let synced = self.file.sync_data();
         *failed = synced.is_err();
         synced

@@ -62,6 +62,12 @@ pub struct ChangeFeed {
     shared: Arc<FeedQueue>,
 }
 
+impl std::fmt::Debug for ChangeFeed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChangeFeed").field("capacity", &self.shared.capacity).finish_non_exhaustive()
+    }
+}
+
 pub(crate) struct FeedQueue {
     capacity: usize,
     state: Mutex<Queue>,

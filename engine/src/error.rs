@@ -575,7 +575,8 @@ impl Error for Poison {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CommitError {
-    /// Another transaction that committed since this one's snapshot wrote the same key.
+    /// Another transaction that committed since this one's snapshot wrote the same key. Of a value of more than 2 MiB it
+    /// is taken for written, too, that a vacuum or a change of the master key has moved its pages.
     Conflict {
         /// The tree.
         tree: TreeId,

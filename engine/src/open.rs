@@ -11,7 +11,7 @@ use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::keys::{EpochKey, FileKeys, KeySlot, UnwrapError, WrapError};
 use crate::limits::PAGE_BYTES;
 use crate::log::writer::{LogPosition, LogWriter};
-use crate::options::{KeySource, Options, PageAccess};
+use crate::options::{KeySource, MEMORY_BYTES_MAX, Memory, Options, PageAccess};
 use crate::pager::{MissFrom, PageError, Pages, Space, SpaceCounts, first_page};
 use crate::readers::{LogAt, Visible};
 use crate::recover::{IntoPages, Stored, Surveyed, read_names, survey};
@@ -109,6 +109,14 @@ fn check_options(options: &Options) -> Result<(), OpenError> {
     }
     if ![4096, 16384].contains(&options.log_block_bytes) {
         return Err(OpenError::Unsupported { what: "log block size", given: options.log_block_bytes as u64 });
+    }
+    let Memory { cache_bytes, table_bytes, log_bytes } = options.memory;
+    for (what, given) in
+        [("cache size", cache_bytes as u64), ("table size", table_bytes as u64), ("log size", log_bytes)]
+    {
+        if given > MEMORY_BYTES_MAX {
+            return Err(OpenError::Unsupported { what, given });
+        }
     }
     Ok(())
 }

@@ -276,6 +276,9 @@ pub(crate) const fn tables_bytes(table_bytes: u64) -> u64 {
     table_bytes * 5 / 2
 }
 
+/// Of each part of `Memory`: no machine has so much, and sums of it have room in 64 bits.
+pub(crate) const MEMORY_BYTES_MAX: u64 = 1 << 44;
+
 impl Memory {
     /// A small device: at most 4 MB.
     pub const TINY: Self = Self { cache_bytes: 3 << 18, table_bytes: 3 << 17, log_bytes: 4 << 20 };

@@ -109,10 +109,14 @@ impl Frames {
     pub(crate) fn new(budget_bytes: usize, page_bytes: usize, wipe: bool) -> io::Result<Self> {
         assert!(page_bytes.is_multiple_of(4096), "pages are whole blocks");
         let set_bytes = WAYS * page_bytes + size_of::<Set>();
-        let sets = (budget_bytes / set_bytes).max(1);
+        let count = (budget_bytes / set_bytes).max(1);
+        let slab = Slab::new(count * WAYS * page_bytes)?;
+        let mut sets = Vec::new();
+        sets.try_reserve_exact(count).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        sets.extend((0..count).map(|_| Set(Default::default())));
         Ok(Self {
-            sets: (0..sets).map(|_| Set(Default::default())).collect(),
-            slab: Slab::new(sets * WAYS * page_bytes)?,
+            sets: sets.into(),
+            slab,
             page_bytes,
             wipe,
             loads: [const { Mutex::new(()) }; LOAD_LOCKS],

@@ -273,6 +273,13 @@ impl WriteTransaction {
     }
 }
 
+impl std::fmt::Debug for WriteTransaction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let commit_no = self.view.commit_no();
+        f.debug_struct("WriteTransaction").field("snapshot_commit_no", &commit_no).finish_non_exhaustive()
+    }
+}
+
 /// The serial section of a commit: the newest state, committed or about to be, with this transaction on top.
 /// What is written here is part of the transaction and exempt from the conflict check.
 pub struct Serial<'a> {

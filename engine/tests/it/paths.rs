@@ -146,3 +146,18 @@ fn a_reader_that_was_overtaken_is_told_so() {
     assert_eq!(count(&reader()).expect("the newest state"), rows);
     store.verify(&mut |_| {}).expect("nothing is damaged");
 }
+
+/// Sizes that no machine has are an error, and neither the end of the process nor a sum that runs over.
+#[test]
+fn memory_that_nobody_has_is_refused() {
+    let usual = Memory::TINY;
+    for memory in [
+        Memory { cache_bytes: usize::MAX, ..usual },
+        Memory { cache_bytes: 1 << 44, ..usual },
+        Memory { table_bytes: usize::MAX, ..usual },
+        Memory { log_bytes: u64::MAX, ..usual },
+    ] {
+        let opened = Store::open(Env::memory(1), Options::unencrypted().memory(memory));
+        assert!(matches!(opened, Err(OpenError::Unsupported { .. } | OpenError::Io { .. })), "{memory:?}");
+    }
+}
