@@ -1,12 +1,23 @@
 //! The way to a relay: gRPC over HTTP/2 over TLS 1.3, nothing older and nothing in the clear.
 //!
 //! A [`Target`] says where the relay is, why it is to be believed, and with which token to enter; [`open_stream`]
-//! gives a [`FrameSender`] and a [`FrameReceiver`] that carry whole frames. There is no state beyond that:
-//! reconnecting, backoff and what the frames mean belong to the session and its driver.
+//! gives a [`FrameSender`] and a [`FrameReceiver`] that carry whole frames of a session. There is no state beyond that:
+//! reconnecting, backoff and what the frames mean belong to the session and its driver. A [`Client`] makes other calls,
+//! of the relay's services or anybody's, over connections that it pools.
 //!
-//! Must never: fall back to something weaker, retry by itself, or look into a frame.
+//! ```text
+//!   stream   client      a session on a connection of its own; calls on pooled connections
+//!      call              the request, the messages both ways, the status: one gRPC call
+//!     connect            look-up, TCP, HTTP/2
+//!       tls              TLS 1.3, and whom to believe
+//! ```
+//!
+//! Must never: fall back to something weaker, send twice what may have been processed, or look into a message.
 
-mod grpc;
+mod call;
+mod client;
+mod connect;
+mod stream;
 mod tls;
 
 use std::fmt;
@@ -14,12 +25,13 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use blazedb_wire::grpc::{Code, Status};
 use http::HeaderValue;
 use http::uri::{Authority, Scheme, Uri};
 use rustls::pki_types::ServerName;
 
-pub use grpc::{FrameReceiver, FrameSender, open_stream};
+pub use blazedb_wire::grpc::{Code, Health, Metadata, MetadataError, MetadataValue, Status};
+pub use client::{Answer, Answers, CallError, CallOptions, Client, ClientOptions, ClientStats, Requests};
+pub use stream::{FrameReceiver, FrameSender, open_stream};
 pub use tls::FingerprintMismatch;
 
 /// Port of `https://` addresses that name none.
@@ -79,7 +91,7 @@ pub struct Target {
     port: u16,
     authority: Authority,
     name: ServerName<'static>,
-    authorization: HeaderValue,
+    authorization: Option<HeaderValue>,
     tls: Arc<rustls::ClientConfig>,
     counters: Arc<ByteCounters>,
 }
@@ -94,6 +106,19 @@ impl fmt::Debug for Target {
 impl Target {
     /// Checks everything that can be checked without the network. `url` is `https://HOST[:PORT]`.
     pub fn new(url: &str, trust: &Trust, token: &str) -> Result<Self, TransportError> {
+        let mut target = Self::anonymous(url, trust)?;
+        let mut authorization =
+            HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| TransportError::BadToken)?;
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(TransportError::BadToken);
+        }
+        authorization.set_sensitive(true);
+        target.authorization = Some(authorization);
+        Ok(target)
+    }
+
+    /// As [`Target::new`], with no token: for calls that need none, such as [`Client::check`].
+    pub fn anonymous(url: &str, trust: &Trust) -> Result<Self, TransportError> {
         let bad = |why| TransportError::BadUrl { url: url.to_owned(), why };
         let uri: Uri = url.parse().map_err(|_| bad("it is no URL"))?;
         if uri.scheme() != Some(&Scheme::HTTPS) {
@@ -116,15 +141,9 @@ impl Target {
                 _ => return Err(bad("its port is not in 1..=65535")),
             },
         };
-        let mut authorization =
-            HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| TransportError::BadToken)?;
-        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(TransportError::BadToken);
-        }
-        authorization.set_sensitive(true);
         let tls = Arc::new(tls::client_config(trust)?);
         let counters = Arc::default();
-        Ok(Self { host, port, authority, name, authorization, tls, counters })
+        Ok(Self { host, port, authority, name, authorization: None, tls, counters })
     }
 
     /// Returns the bytes sent and received through this target and its clones so far.
@@ -183,7 +202,12 @@ pub enum TransportError {
     Http2(hyper::Error),
     /// The relay ended the call with a status that is not OK.
     Status(Status),
-    /// The stream has ended; [`FrameReceiver::next`] says how.
+    /// No connection was made in the time of a call.
+    NoConnection {
+        /// Why the last attempt failed.
+        source: Arc<Self>,
+    },
+    /// The stream has ended; [`FrameReceiver::next`] says how. Of a client: it was drained.
     Closed,
 }
 
@@ -204,6 +228,7 @@ impl TransportError {
             | Self::Fingerprint(_)
             | Self::Certificate(_)
             | Self::NotHttp2 => false,
+            Self::NoConnection { source } => source.is_retryable(),
             Self::Status(status) => !matches!(
                 status.code,
                 Code::Unauthenticated
@@ -240,7 +265,7 @@ impl fmt::Display for TransportError {
             Self::ConnectTimeout { address } => write!(
                 f,
                 "no answer from {address} within {} s; check the address and the network",
-                grpc::CONNECT_MAX.as_secs()
+                connect::CONNECT_MAX.as_secs()
             ),
             Self::Fingerprint(mismatch) => mismatch.fmt(f),
             Self::Certificate(rustls::Error::InvalidCertificate(rustls::CertificateError::BadSignature)) => f
@@ -268,6 +293,7 @@ impl fmt::Display for TransportError {
                 Code::Unavailable => write!(f, "the relay cannot serve now ({status}); it is worth trying again"),
                 _ => write!(f, "the relay ended the stream ({status})"),
             },
+            Self::NoConnection { .. } => f.write_str("no connection was made in time"),
             Self::Closed => f.write_str("the stream to the relay has ended; reconnect"),
         }
     }
@@ -280,6 +306,7 @@ impl std::error::Error for TransportError {
             Self::Certificate(source) => Some(source),
             Self::Tls(source) => Some(source),
             Self::Http2(source) => Some(source),
+            Self::NoConnection { source } => Some(source.as_ref()),
             _ => None,
         }
     }

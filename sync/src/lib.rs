@@ -95,4 +95,6 @@ pub use error::{PeerMisbehaved, SessionError};
 pub use merge::{BoxReason, Fate, InboxEntry, OpContext, Outcome, apply, diff, fold, settle};
 pub use record::{DocState, Record, RecordError, RecordMeta, ShapeCatalogue, StoredRow, Tombstone};
 pub use seal::{SealContext, SealError, Sealed, SealedBatch, TransactionSize, TransactionTooLarge, seal};
-pub use session::{DisconnectReason, Event, Millis, OpSource, OutboxPosition, Session, SessionConfig, SessionState};
+pub use session::{
+    Backoff, DisconnectReason, Event, Millis, OpSource, OutboxPosition, Session, SessionConfig, SessionState,
+};

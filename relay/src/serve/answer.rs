@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use super::connection::{Running, Shared};
 use super::health::{self, Service, Watch};
 use super::web::{self, Source};
-use super::{Gate, encoding, grpc, websocket};
+use super::{Gate, grpc, websocket};
 
 /// How a gRPC call is spoken, and so its answer.
 #[derive(Clone, Copy)]
@@ -79,7 +79,7 @@ async fn route<G: Gate>(
         return upgrade(shared, &mut request, running);
     }
     let Some(dialect) = Dialect::of(request.headers()) else {
-        return if matches!(path, wire::SYNC_PATH | health::CHECK_PATH | health::WATCH_PATH) {
+        return if matches!(path, wire::SYNC_PATH | wire::HEALTH_CHECK_PATH | wire::HEALTH_WATCH_PATH) {
             plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-type must be application/grpc or application/grpc-web\n")
         } else {
             plain(StatusCode::NOT_FOUND, "not found\n")
@@ -107,7 +107,7 @@ async fn route<G: Gate>(
     };
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, dialect.content_type());
-    headers.insert("grpc-accept-encoding", HeaderValue::from_static(encoding::ACCEPTED));
+    headers.insert("grpc-accept-encoding", HeaderValue::from_static(wire::ACCEPTED_ENCODINGS));
     if from_a_page {
         web::allow(headers);
     }
@@ -131,7 +131,7 @@ async fn call<G: Gate>(
     let source = Source::new(body, dialect.is_text());
     match parts.uri.path() {
         wire::SYNC_PATH => Ok(Reply::Sync(grpc::sync(shared, &parts.headers, source, running).await?)),
-        health::CHECK_PATH => {
+        wire::HEALTH_CHECK_PATH => {
             let serving = !*shared.stop.borrow();
             match health::asked(&shared.limits, &parts.headers, source).await? {
                 Service::Known => {
@@ -141,7 +141,7 @@ async fn call<G: Gate>(
                 Service::Unknown => Err(Status::new(Code::NotFound, "ask for no service, or for blaze.v1.Relay")),
             }
         }
-        health::WATCH_PATH => {
+        wire::HEALTH_WATCH_PATH => {
             let timeout = grpc::call_timeout(&parts.headers)?;
             let service = health::asked(&shared.limits, &parts.headers, source).await?;
             let running = running.take().expect("nobody else takes it");

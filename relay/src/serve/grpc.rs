@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use blazedb_wire::grpc::{Code, MessageBuf, MessageDecoder, Packer, Status, parse_timeout};
+use blazedb_wire::grpc::{Code, Encoding, MessageBuf, MessageDecoder, Packer, Status, parse_timeout};
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
@@ -27,7 +27,6 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::connection::{Activity, Running, Shared};
-use super::encoding::Encoding;
 use super::limits::STREAM_AGE_MAX;
 use super::web::Source;
 use super::{ConnId, Gate, GateConnection, Outbound};
@@ -84,7 +83,7 @@ pub(super) async fn sync<G: Gate>(
     let activity = running.as_ref().expect("nobody else takes it");
     let waiting = Waiting::default();
     let (grant, deadlines) = admit(shared, headers, activity, Arc::clone(&waiting))?;
-    let encoding = Encoding::of(headers)?;
+    let encoding = Encoding::of(encoding_field(headers))?;
     let (seat, outbound) = take_seat(shared, grant).await?;
     let seat = Arc::new(seat);
     let (end_tx, end) = oneshot::channel();
@@ -128,6 +127,11 @@ pub(super) fn admit<G: Gate>(
         activity,
     };
     Ok((grant, deadlines))
+}
+
+/// Returns the request's `grpc-encoding`, if it has one.
+pub(super) fn encoding_field(headers: &HeaderMap) -> Option<&[u8]> {
+    headers.get("grpc-encoding").map(HeaderValue::as_bytes)
 }
 
 /// Returns the request's `grpc-timeout`, if it has one (spec: G-7).

@@ -5,30 +5,22 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use blazedb_wire::grpc::{Code, MessageBuf, MessageDecoder, Status, encode_message};
+use blazedb_wire::grpc::{
+    Code, Encoding, Health, MessageBuf, MessageDecoder, Status, encode_message, health_request_service,
+};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
 use tokio::sync::watch;
 
 use super::connection::Running;
-use super::encoding::Encoding;
 use super::web::Source;
 use super::{Limits, grpc};
 
 /// Path of the health answer.
 pub(super) const PATH: &str = "/healthz";
-/// Path of the standard gRPC health check, a unary call.
-pub(super) const CHECK_PATH: &str = "/grpc.health.v1.Health/Check";
-/// Path of the standard stream of health changes.
-pub(super) const WATCH_PATH: &str = "/grpc.health.v1.Health/Watch";
 /// The service that can be asked for by name; the empty name asks for the whole relay.
 const SERVICE: &[u8] = b"blaze.v1.Relay";
-
-// HealthCheckResponse: field 1, varint. The numbers are the standard's.
-const SERVING: &[u8] = &[0x08, 1];
-const NOT_SERVING: &[u8] = &[0x08, 2];
-const SERVICE_UNKNOWN: &[u8] = &[0x08, 3];
 
 /// Whose health is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +35,7 @@ pub(super) enum Service {
 /// one message of [`Limits::check_bytes_max`] and the chunks it came in.
 pub(super) async fn asked(limits: &Limits, headers: &HeaderMap, source: Source) -> Result<Service, Status> {
     let patience = grpc::call_timeout(headers)?.map_or(limits.check_max, |own| own.min(limits.check_max));
-    let decoder = Encoding::of(headers)?.decoder(limits.check_bytes_max);
+    let decoder = Encoding::of(grpc::encoding_field(headers))?.decoder(limits.check_bytes_max);
     tokio::time::timeout(patience, read(source, decoder))
         .await
         .unwrap_or_else(|_| Err(Status::new(Code::DeadlineExceeded, "the request did not come in time")))
@@ -62,17 +54,17 @@ async fn read(mut source: Source, mut decoder: MessageDecoder) -> Result<Service
     decoder.finish()?;
     let asked = asked.ok_or_else(|| Status::new(Code::Internal, "this call has one message; send it"))?;
     let service =
-        service_of(&asked).ok_or_else(|| Status::new(Code::Internal, "the HealthCheckRequest is misshapen"))?;
+        health_request_service(&asked).ok_or_else(|| Status::new(Code::Internal, "the HealthCheckRequest is misshapen"))?;
     Ok(if service.is_empty() || service == SERVICE { Service::Known } else { Service::Unknown })
 }
 
 /// Returns the `HealthCheckResponse` of a service that is known.
 pub(super) fn answer_message(serving: bool) -> MessageBuf {
-    message(if serving { SERVING } else { NOT_SERVING })
+    message(if serving { Health::Serving } else { Health::NotServing })
 }
 
-fn message(bytes: &'static [u8]) -> MessageBuf {
-    encode_message(Bytes::from_static(bytes)).expect("two bytes are below every limit")
+fn message(health: Health) -> MessageBuf {
+    encode_message(Bytes::from_static(health.encode())).expect("two bytes are below every limit")
 }
 
 /// The answer of a `Watch`: how it is now, and every change, until the relay goes down, the client's time is over or it
@@ -88,7 +80,7 @@ pub(super) struct Watch {
 ///                 '--time is over--------------------------> End
 /// ```
 enum Next {
-    Now(&'static [u8], Wait),
+    Now(Health, Wait),
     Wait(Wait),
     Last,
     End(Status),
@@ -111,9 +103,9 @@ impl Watch {
         running: Running,
     ) -> Self {
         let now = match service {
-            Service::Known if *stop.borrow() => NOT_SERVING,
-            Service::Known => SERVING,
-            Service::Unknown => SERVICE_UNKNOWN,
+            Service::Known if *stop.borrow() => Health::NotServing,
+            Service::Known => Health::Serving,
+            Service::Unknown => Health::ServiceUnknown,
         };
         let watch_max = limits.watch_max;
         let over = match timeout {
@@ -134,9 +126,9 @@ impl Watch {
         let going = || Status::new(Code::Unavailable, "the relay is shutting down; reconnect");
         loop {
             match std::mem::replace(&mut self.next, Next::Nothing) {
-                Next::Now(bytes, wait) => {
+                Next::Now(health, wait) => {
                     self.next = Next::Wait(wait);
-                    return Poll::Ready(Some(Frame::data(message(bytes))));
+                    return Poll::Ready(Some(Frame::data(message(health))));
                 }
                 Next::Wait(mut wait) => match wait.as_mut().poll(cx) {
                     Poll::Pending => {
@@ -149,7 +141,7 @@ impl Watch {
                 Next::Last => {
                     self.next = Next::End(going());
                     if self.service == Service::Known {
-                        return Poll::Ready(Some(Frame::data(message(NOT_SERVING))));
+                        return Poll::Ready(Some(Frame::data(message(Health::NotServing))));
                     }
                 }
                 Next::End(status) => {
@@ -162,49 +154,6 @@ impl Watch {
     }
 }
 
-/// Returns field 1 (a string) of a protobuf message, empty if it is absent, the last one if it is repeated; other
-/// fields are skipped. Nothing if the message is misshapen.
-fn service_of(mut message: &[u8]) -> Option<&[u8]> {
-    let mut service: &[u8] = &[];
-    while !message.is_empty() {
-        let tag = varint(&mut message)?;
-        if tag >> 3 == 0 || tag > u64::from(u32::MAX) {
-            return None;
-        }
-        let length = match tag & 7 {
-            0 => {
-                varint(&mut message)?;
-                0
-            }
-            1 => 8,
-            2 => usize::try_from(varint(&mut message)?).ok()?,
-            5 => 4,
-            _ => return None,
-        };
-        let (value, rest) = message.split_at_checked(length)?;
-        if tag == (1 << 3 | 2) {
-            std::str::from_utf8(value).ok()?;
-            service = value;
-        }
-        message = rest;
-    }
-    Some(service)
-}
-
-/// Takes a protobuf varint of at most ten bytes off the front.
-fn varint(from: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = from.split_first()?;
-        *from = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
-}
-
 /// Returns the answer: it serves, its version, for how long.
 pub(super) fn answer(uptime: Duration) -> String {
     let version = env!("CARGO_PKG_VERSION");
@@ -214,29 +163,6 @@ pub(super) fn answer(uptime: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    // spec: G-14
-    #[test]
-    fn the_service_name_is_read_and_hostile_bytes_are_refused() {
-        assert_eq!(service_of(b""), Some(&b""[..]));
-        assert_eq!(service_of(b"\x0a\x01a"), Some(&b"a"[..]));
-        assert_eq!(service_of(b"\x0a\x01a\x0a\x02bc"), Some(&b"bc"[..]));
-        // Fields of every wire type that are not ours.
-        assert_eq!(service_of(b"\x10\xff\x01\x19abcdefgh\x25abcd\x2a\x01x\x0a\x01a"), Some(&b"a"[..]));
-        for bad in [
-            &b"\x0a"[..],
-            b"\x0a\x02a",
-            b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
-            b"\x0a\x01\xff",
-            b"\x00\x01",
-            b"\x0b",
-            b"\x0e",
-            b"\x19abc",
-            b"\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80",
-        ] {
-            assert_eq!(service_of(bad), None, "{bad:x?}");
-        }
-    }
 
     #[test]
     fn the_answer_is_json() {

@@ -15,7 +15,6 @@
 
 mod answer;
 mod connection;
-mod encoding;
 mod grpc;
 mod health;
 mod limits;

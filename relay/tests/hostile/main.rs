@@ -6,6 +6,7 @@
 mod floods;
 mod http2;
 mod messages;
+mod pool;
 mod rig;
 mod server;
 mod streams;

@@ -1,6 +1,7 @@
 //! The network shell against real sockets: our client and raw HTTP/2 on one side, an echo behind the shell.
 
 mod calls;
+mod client;
 mod health;
 mod web;
 mod websocket;

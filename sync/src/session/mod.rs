@@ -19,6 +19,7 @@ use blazedb_wire::{Batch, Envelope, ErrorCode, ErrorFrame, Welcome};
 
 pub use self::session::Session;
 pub use self::state::SessionState;
+pub use self::timer::Backoff;
 
 use crate::error::{PeerMisbehaved, SessionError};
 use crate::limits::WINDOW_BYTES;

@@ -48,23 +48,24 @@ impl Silence {
 /// Full jitter spreads a crowd that was cut off at once evenly over the whole interval; a wait that only varies around its
 /// middle would let it come back as a crowd.
 #[derive(Clone, Debug)]
-pub(super) struct Backoff {
+pub struct Backoff {
     attempt: u32,
     random: SplitMix,
 }
 
 impl Backoff {
-    pub(super) const fn new(seed: u64) -> Self {
+    /// Returns a backoff at its first step; the seed spreads the waits.
+    pub const fn new(seed: u64) -> Self {
         Self { attempt: 0, random: SplitMix(seed) }
     }
 
     /// Starts again from the first step.
-    pub(super) const fn reset(&mut self) {
+    pub const fn reset(&mut self) {
         self.attempt = 0;
     }
 
-    /// Returns the next wait. A wait asked for by the relay comes first and is not jittered away.
-    pub(super) fn next(&mut self, retry_ms: u64) -> u64 {
+    /// Returns the next wait in milliseconds. A wait asked for by the relay comes first and is not jittered away.
+    pub fn next(&mut self, retry_ms: u64) -> u64 {
         // spec: S-16
         let ceiling = BACKOFF_FIRST_MS.saturating_mul(1 << self.attempt.min(32)).min(BACKOFF_MAX_MS);
         self.attempt = self.attempt.saturating_add(1);

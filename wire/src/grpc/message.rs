@@ -185,13 +185,24 @@ fn parse_prefix(
 
 /// Returns the message behind its prefix; the message itself is not copied.
 pub fn encode_message(message: Bytes) -> Result<MessageBuf, Status> {
+    encode(message, 0)
+}
+
+/// Returns a message that was compressed, behind its prefix.
+pub fn encode_packed(message: Bytes) -> Result<MessageBuf, Status> {
+    encode(message, 1)
+}
+
+fn encode(message: Bytes, flag: u8) -> Result<MessageBuf, Status> {
     if message.len() > MESSAGE_BYTES_MAX {
         return Err(Status::new(
             Code::ResourceExhausted,
             format!("a message of {} bytes; the limit is {MESSAGE_BYTES_MAX}", message.len()),
         ));
     }
-    Ok(MessageBuf { prefix: prefix_of(message.len()), prefix_sent: 0, message_bytes: message.len(), body: message })
+    let [_, length @ ..] = prefix_of(message.len());
+    let [a, b, c, d] = length;
+    Ok(MessageBuf { prefix: [flag, a, b, c, d], prefix_sent: 0, message_bytes: message.len(), body: message })
 }
 
 fn prefix_of(length: usize) -> [u8; PREFIX_BYTES] {

@@ -8,14 +8,23 @@
 //!
 //! Read [`MessageDecoder`] first, then [`MessageBuf`] and [`Packer`] for the other direction, then [`Status`].
 
+#[cfg(feature = "encoding")]
+mod encoding;
+mod health;
 mod message;
+mod metadata;
 mod status;
 mod timeout;
 mod web;
 
+#[cfg(feature = "encoding")]
+pub use encoding::{ACCEPTED_ENCODINGS, Encoding};
+pub use health::{HEALTH_CHECK_PATH, HEALTH_WATCH_PATH, Health, health_request, health_request_service};
 pub use message::{
     Inflate, MESSAGE_BYTES_MAX, MessageBuf, MessageDecoder, PACK_BYTES_MAX, PREFIX_BYTES, Packer, encode_message,
+    encode_packed,
 };
+pub use metadata::{METADATA_BYTES_MAX, Metadata, MetadataError, MetadataValue, RETRY_PUSHBACK, STATUS_DETAILS};
 pub use status::{Code, MESSAGE_TEXT_BYTES_MAX, Status, percent_decode, percent_encode};
 pub use timeout::{format_timeout, parse_timeout};
 pub use web::{answer_web_type, web_trailers};

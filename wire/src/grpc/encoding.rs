@@ -1,46 +1,83 @@
-//! Compressed messages of a request: `grpc-encoding` gzip or zstd, inflated within the limit of a message (spec: G-3).
+//! Compressed messages: `grpc-encoding` gzip or zstd, inflated within the limit of a message (spec: G-3).
 //!
-//! Answers are never compressed here: a frame of a session carries its own compression (spec: F-21), and other answers
-//! are a few bytes.
+//! Frames of a session carry their own compression (spec: F-21); this is for other calls and other people's clients.
 
-use std::io::Read;
+use std::io::{Read, Write as _};
 
-use blazedb_wire::grpc::{Code, Inflate, MessageDecoder, Status};
 use bytes::Bytes;
 use flate2::bufread::GzDecoder;
-use http::HeaderMap;
 
-/// What the relay says in `grpc-accept-encoding`.
-pub(super) const ACCEPTED: &str = "identity,gzip,zstd";
+use super::{Code, Inflate, MessageDecoder, Status};
+
+/// What both ends say in `grpc-accept-encoding`.
+pub const ACCEPTED_ENCODINGS: &str = "identity,gzip,zstd";
 
 /// The largest window of zstd, as a power of two: 4 MiB, as much as the largest message. Without it a header of a few
 /// bytes may ask for 128 MiB.
 const ZSTD_WINDOW_LOG_MAX: u32 = 22;
+/// zstd's own default: the next levels cost twice the time for a few percent.
+const ZSTD_LEVEL: i32 = 3;
 
-/// How the messages of a request are compressed.
-pub(super) enum Encoding {
+/// How the messages of one direction of a call are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoding {
+    /// Not at all.
+    #[default]
     Identity,
-    Packed(Inflate),
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
 }
 
 impl Encoding {
-    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Status> {
-        match headers.get("grpc-encoding").map(|value| value.as_bytes()) {
+    /// Returns the encoding of a call, given its `grpc-encoding` field, if it has one.
+    pub fn of(field: Option<&[u8]>) -> Result<Self, Status> {
+        match field {
             None | Some(b"identity") => Ok(Self::Identity),
-            Some(b"gzip") => Ok(Self::Packed(inflate_gzip)),
-            Some(b"zstd") => Ok(Self::Packed(inflate_zstd)),
+            Some(b"gzip") => Ok(Self::Gzip),
+            Some(b"zstd") => Ok(Self::Zstd),
             Some(_) => {
                 Err(Status::new(Code::Unimplemented, "this grpc-encoding is not spoken; see grpc-accept-encoding"))
             }
         }
     }
 
-    pub(super) fn decoder(self, message_bytes_max: usize) -> MessageDecoder {
+    /// Returns the encoding's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    /// Says whether a `grpc-accept-encoding` field names this encoding.
+    pub fn is_accepted_by(self, field: &[u8]) -> bool {
+        field.split(|&byte| byte == b',').any(|name| name.trim_ascii() == self.name().as_bytes())
+    }
+
+    /// Returns a decoder of messages that are compressed so, or not at all.
+    pub fn decoder(self, message_bytes_max: usize) -> MessageDecoder {
         let decoder = MessageDecoder::new(message_bytes_max);
         match self {
             Self::Identity => decoder,
-            Self::Packed(inflate) => decoder.inflating(inflate),
+            Self::Gzip => decoder.inflating(inflate_gzip as Inflate),
+            Self::Zstd => decoder.inflating(inflate_zstd),
         }
+    }
+
+    /// Compresses a message. Nothing if it does not get smaller by that: then it is better sent as it is.
+    pub fn deflate(self, message: &[u8]) -> Option<Bytes> {
+        let packed = match self {
+            Self::Identity => return None,
+            Self::Gzip => {
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+                encoder.write_all(message).and_then(|()| encoder.finish()).ok()?
+            }
+            Self::Zstd => zstd::bulk::compress(message, ZSTD_LEVEL).ok()?,
+        };
+        (packed.len() < message.len()).then(|| Bytes::from(packed))
     }
 }
 
@@ -74,8 +111,6 @@ fn misshapen() -> Status {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -109,5 +144,25 @@ mod tests {
         stream.set_parameter(zstd::zstd_safe::CParameter::WindowLog(27)).unwrap();
         stream.write_all(&text).unwrap();
         assert_eq!(inflate_zstd(&stream.finish().unwrap(), 1 << 20).unwrap_err().code, Code::Internal);
+    }
+
+    // spec: G-3
+    #[test]
+    fn what_is_compressed_is_read_by_the_other_end() {
+        let text = b"a message of some words, a message of some words, a message of some words".repeat(20);
+        for encoding in [Encoding::Gzip, Encoding::Zstd] {
+            let packed = encoding.deflate(&text).unwrap();
+            assert!(packed.len() < text.len() / 4);
+            let mut decoder = encoding.decoder(text.len());
+            decoder
+                .push(Bytes::from([&[1][..], &u32::try_from(packed.len()).unwrap().to_be_bytes(), &packed].concat()));
+            assert_eq!(decoder.poll_message().unwrap().unwrap(), text);
+            assert_eq!(encoding.deflate(b"xyz"), None, "it would get longer");
+            assert_eq!(Encoding::of(Some(encoding.name().as_bytes())), Ok(encoding));
+            assert!(encoding.is_accepted_by(ACCEPTED_ENCODINGS.as_bytes()));
+            assert!(!encoding.is_accepted_by(b"identity,deflate,gzipped") && !encoding.is_accepted_by(b""));
+        }
+        assert!(Encoding::Zstd.is_accepted_by(b"gzip, zstd") && Encoding::of(None) == Ok(Encoding::Identity));
+        assert_eq!(Encoding::of(Some(b"br")).unwrap_err().code, Code::Unimplemented);
     }
 }

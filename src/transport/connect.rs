@@ -1,0 +1,230 @@
+//! From a target to HTTP/2: look-up, TCP, TLS 1.3, and the bytes counted below it.
+
+use std::convert::Infallible;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::call::CallBody;
+use super::{ByteCounters, Target, TransportError, tls};
+
+/// From the first look-up to the end of the TLS handshake; and again from the request of a session to its answer.
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes that HTTP/2 may hold of one call before its sender waits.
+const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Header fields of an answer: metadata, a status and a text of at most 3 KiB.
+const HEADER_LIST_BYTES_MAX: u32 = 8 * 1024;
+/// How long a connection may take to say goodbye after its last call was dropped.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
+/// How long the answer to a ping may take.
+const PING_ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// What differs between a connection of one session and one of many calls.
+pub(super) struct Tuning {
+    pub(super) stream_window_bytes: u32,
+    pub(super) connection_window_bytes: u32,
+    /// Calls at one time until the server has said how many it takes.
+    pub(super) streams_at_first: usize,
+    /// A ping goes out when nothing has come for so long while a call is open.
+    pub(super) ping_after: Option<Duration>,
+}
+
+/// An HTTP/2 connection. Its calls go on when it is dropped, but for what they can do within [`GOODBYE_MAX`].
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) requests: http2::SendRequest<CallBody>,
+    /// Calls that the server takes at one time, as far as is known.
+    pub(super) streams_max: Arc<AtomicUsize>,
+    /// When something was received on it last.
+    pub(super) heard: Arc<Heard>,
+    /// The connection is cut soon after this is dropped.
+    pub(super) guard: oneshot::Sender<Infallible>,
+}
+
+/// When something came last.
+#[derive(Debug)]
+pub(super) struct Heard {
+    since: Instant,
+    /// Milliseconds after `since`.
+    last_ms: AtomicU64,
+}
+
+impl Heard {
+    fn new() -> Self {
+        Self { since: Instant::now(), last_ms: AtomicU64::new(0) }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn note(&self) {
+        self.last_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Returns for how long nothing has come.
+    pub(super) fn silence(&self) -> Duration {
+        Duration::from_millis(self.now_ms().saturating_sub(self.last_ms.load(Ordering::Relaxed)))
+    }
+}
+
+/// Connects. Runs on the caller's tokio runtime, where it leaves a few tasks that end with the connection.
+pub(super) async fn connect(target: &Target, tuning: &Tuning) -> Result<Connection, TransportError> {
+    let timeout = || TransportError::ConnectTimeout { address: target.authority.to_string() };
+    let heard = Arc::new(Heard::new());
+    let reached = reach(target, &heard);
+    let stream = tokio::time::timeout(CONNECT_MAX, reached).await.map_err(|_| timeout())??;
+    let (cut, uncut) = watch::channel(false);
+    let mut builder = http2::Builder::new(Spawner { uncut });
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(tuning.stream_window_bytes)
+        .initial_connection_window_size(tuning.connection_window_bytes)
+        .initial_max_send_streams(tuning.streams_at_first)
+        .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .keep_alive_interval(tuning.ping_after)
+        .keep_alive_timeout(PING_ANSWER_MAX);
+    let (requests, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(TransportError::Http2)?;
+    let streams_max = Arc::new(AtomicUsize::new(tuning.streams_at_first));
+    let (guard, dropped) = oneshot::channel::<Infallible>();
+    // What goes wrong from here on reaches the callers through their calls.
+    let said = Arc::clone(&streams_max);
+    tokio::spawn(async move {
+        let mut connection = std::pin::pin!(connection);
+        std::future::poll_fn(|cx| {
+            let polled = connection.as_mut().poll(cx);
+            said.store(connection.current_max_send_streams(), Ordering::Relaxed);
+            polled
+        })
+        .await
+    });
+    tokio::spawn(async move {
+        let _ = dropped.await;
+        let _ = tokio::time::timeout(GOODBYE_MAX, cut.closed()).await;
+        cut.send_replace(true);
+    });
+    Ok(Connection { requests, streams_max, heard, guard })
+}
+
+async fn reach(target: &Target, heard: &Arc<Heard>) -> Result<TlsStream<Counted<TcpStream>>, TransportError> {
+    let addresses = tokio::net::lookup_host((target.host.as_str(), target.port))
+        .await
+        .map_err(|source| TransportError::Resolve { host: target.host.clone(), source })?;
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    let mut connected = None;
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(tcp) => {
+                connected = Some(tcp);
+                break;
+            }
+            Err(error) => last = error,
+        }
+    }
+    let address = target.authority.to_string();
+    let Some(tcp) = connected else {
+        return Err(TransportError::Connect { address, source: last });
+    };
+    // Frames are batched above; waiting for more would only delay acknowledgements.
+    tcp.set_nodelay(true).map_err(|source| TransportError::Connect { address, source })?;
+    let counted = Counted { inner: tcp, counters: Arc::clone(&target.counters), heard: Arc::clone(heard) };
+    let connector = TlsConnector::from(Arc::clone(&target.tls));
+    let stream = connector.connect(target.name.clone(), counted).await.map_err(tls::explain)?;
+    if stream.get_ref().1.alpn_protocol() != Some(tls::ALPN_H2) {
+        return Err(TransportError::NotHttp2);
+    }
+    Ok(stream)
+}
+
+/// Runs what hyper spawns, the socket among it, until the connection is cut: a goodbye that the network does not take
+/// would otherwise keep the socket until TCP gives up, which takes a quarter of an hour.
+#[derive(Clone)]
+struct Spawner {
+    uncut: watch::Receiver<bool>,
+}
+
+impl<F> hyper::rt::Executor<F> for Spawner
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let mut uncut = self.uncut.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = future => {}
+                _ = uncut.wait_for(|cut| *cut) => {}
+            }
+        });
+    }
+}
+
+/// Counts what passes, below TLS.
+struct Counted<S> {
+    inner: S,
+    counters: Arc<ByteCounters>,
+    heard: Arc<Heard>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        let count = buffer.filled().len() - before;
+        self.counters.received.fetch_add(count as u64, Ordering::Relaxed);
+        if count > 0 {
+            self.heard.note();
+        }
+        polled
+    }
+}
+
+impl<S> Counted<S> {
+    fn count_sent(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(count)) = &polled {
+            self.counters.sent.fetch_add(*count as u64, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.count_sent(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.count_sent(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
