@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use blazedb_wire::grpc::{self as wire, Code, MessageBuf, Status};
+use blazedb_wire::grpc::{self as wire, Code, MessageBuf, Metadata, Status};
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 
 use super::connection::{Running, Shared};
 use super::health::{self, Service, Watch};
+use super::method::{self, MethodBody, with_metadata};
 use super::web::{self, Source};
 use super::{Gate, grpc, websocket};
 
@@ -97,7 +98,11 @@ async fn route<G: Gate>(
         drop(running.take());
     }
     let mut response = match called {
-        Ok(reply) => Response::new(reply),
+        Ok((metadata, reply)) => {
+            let mut response = Response::new(reply);
+            *response.headers_mut() = with_metadata(HeaderMap::new(), &metadata);
+            response
+        }
         // Trailers-Only: refused before a single message.
         Err(status) => {
             let mut response = Response::new(Reply::Empty);
@@ -123,20 +128,21 @@ async fn call<G: Gate>(
     request: Request<Incoming>,
     dialect: Dialect,
     running: &mut Option<Running>,
-) -> Result<Reply<G>, Status> {
+) -> Result<(Metadata, Reply<G>), Status> {
+    let plainly = |reply| Ok((Metadata::new(), reply));
     if request.method() != Method::POST {
         return Err(Status::new(Code::Unimplemented, "gRPC calls are POST requests"));
     }
     let (parts, body) = request.into_parts();
     let source = Source::new(body, dialect.is_text());
     match parts.uri.path() {
-        wire::SYNC_PATH => Ok(Reply::Sync(grpc::sync(shared, &parts.headers, source, running).await?)),
+        wire::SYNC_PATH => plainly(Reply::Sync(grpc::sync(shared, &parts.headers, source, running).await?)),
         wire::HEALTH_CHECK_PATH => {
             let serving = !*shared.stop.borrow();
             match health::asked(&shared.limits, &parts.headers, source).await? {
                 Service::Known => {
                     let trailers = Some(grpc::trailers(&Status::ok()));
-                    Ok(Reply::Unary { message: Some(health::answer_message(serving)), trailers })
+                    plainly(Reply::Unary { message: Some(health::answer_message(serving)), trailers })
                 }
                 Service::Unknown => Err(Status::new(Code::NotFound, "ask for no service, or for blaze.v1.Relay")),
             }
@@ -145,9 +151,12 @@ async fn call<G: Gate>(
             let timeout = grpc::call_timeout(&parts.headers)?;
             let service = health::asked(&shared.limits, &parts.headers, source).await?;
             let running = running.take().expect("nobody else takes it");
-            Ok(Reply::Watch(Watch::new(service, shared.stop.clone(), timeout, &shared.limits, running)))
+            plainly(Reply::Watch(Watch::new(service, shared.stop.clone(), timeout, &shared.limits, running)))
         }
         path => {
+            if let Some(method) = shared.gate.method(path) {
+                return method::answer(shared, &parts.headers, source, method, running).await;
+            }
             let path = path.get(..128).unwrap_or(path);
             Err(Status::new(Code::Unimplemented, format!("there is no method {path}")))
         }
@@ -197,6 +206,7 @@ pub(super) enum Reply<G: Gate> {
     Unary { message: Option<MessageBuf>, trailers: Option<HeaderMap> },
     Watch(Watch),
     Sync(grpc::SyncBody<G>),
+    Method(MethodBody),
 }
 
 impl<G: Gate> Reply<G> {
@@ -228,6 +238,7 @@ impl<G: Gate> Body for Outgoing<G> {
             }
             Reply::Watch(watch) => std::task::ready!(watch.poll_frame(cx)),
             Reply::Sync(body) => std::task::ready!(body.poll_frame(cx)),
+            Reply::Method(body) => std::task::ready!(body.poll_frame(cx)),
         };
         let frame = match self.web {
             Some(text) => frame.map(|frame| web::frame(frame, text)),
@@ -241,7 +252,7 @@ impl<G: Gate> Body for Outgoing<G> {
             Reply::Empty => true,
             Reply::Whole(bytes) => bytes.is_none(),
             Reply::Unary { trailers, .. } => trailers.is_none(),
-            Reply::Watch(_) | Reply::Sync(_) => false,
+            Reply::Watch(_) | Reply::Sync(_) | Reply::Method(_) => false,
         }
     }
 
@@ -249,7 +260,7 @@ impl<G: Gate> Body for Outgoing<G> {
         match &self.reply {
             Reply::Empty => SizeHint::with_exact(0),
             Reply::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Reply::Unary { .. } | Reply::Watch(_) | Reply::Sync(_) => SizeHint::default(),
+            Reply::Unary { .. } | Reply::Watch(_) | Reply::Sync(_) | Reply::Method(_) => SizeHint::default(),
         }
     }
 }

@@ -12,6 +12,7 @@ use hyper::service::{Service, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
@@ -28,7 +29,8 @@ const ANSWER_TAKEN_MAX: Duration = Duration::from_secs(10);
 
 /// What all connections share.
 pub(super) struct Shared<G> {
-    pub(super) acceptor: TlsAcceptor,
+    /// Nothing only where a bench counts what a call costs without TLS.
+    pub(super) acceptor: Option<TlsAcceptor>,
     pub(super) verifier: Verifier,
     pub(super) limits: Limits,
     pub(super) gate: G,
@@ -140,8 +142,12 @@ pub(super) async fn run<G: Gate>(
 ) {
     // Frames are batched above; waiting for more would only delay acknowledgements.
     let _ = tcp.set_nodelay(true);
+    let Some(acceptor) = &shared.acceptor else {
+        drop(permit);
+        return run_http2(Arc::clone(&shared), tcp, peer).await;
+    };
     let buffer = shared.limits.tls_buffer_bytes_max;
-    let handshake = shared.acceptor.accept_with(tcp, |session| session.set_buffer_limit(Some(buffer)));
+    let handshake = acceptor.accept_with(tcp, |session| session.set_buffer_limit(Some(buffer)));
     let mut stop = shared.stop.clone();
     let accepted = tokio::select! {
         accepted = tokio::time::timeout(shared.limits.handshake_max, handshake) => accepted,
@@ -160,7 +166,11 @@ pub(super) async fn run<G: Gate>(
     }
 }
 
-async fn run_http2<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>, peer: SocketAddr) {
+async fn run_http2<G: Gate>(
+    shared: Arc<Shared<G>>,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    peer: SocketAddr,
+) {
     let limits = &shared.limits;
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder

@@ -117,15 +117,7 @@ pub(super) fn admit<G: Gate>(
     activity.known.store(true, Ordering::Release);
     let now = Instant::now();
     let token_left = Duration::from_secs(grant.expires_unix.saturating_add(LEEWAY_S).saturating_sub(now_unix));
-    let deadlines = Deadlines {
-        expiry: now + token_left.min(STREAM_AGE_MAX),
-        deadline: call_timeout(headers)?.map(|timeout| now + timeout.min(STREAM_AGE_MAX)),
-        stall_max: shared.limits.stall_max,
-        close_max: shared.limits.close_max,
-        stop: shared.stop.clone(),
-        waiting,
-        activity,
-    };
+    let deadlines = Deadlines::new(shared, headers, activity, waiting, now + token_left.min(STREAM_AGE_MAX))?;
     Ok((grant, deadlines))
 }
 
@@ -237,6 +229,7 @@ pub(super) fn gone() -> Status {
 /// When a call ends for a reason that is not in its bytes.
 pub(super) struct Deadlines {
     expiry: Instant,
+    at_expiry: (Code, &'static str),
     deadline: Option<Instant>,
     stall_max: Duration,
     close_max: Duration,
@@ -246,6 +239,46 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
+    fn new<G: Gate>(
+        shared: &Arc<Shared<G>>,
+        headers: &HeaderMap,
+        activity: Arc<Activity>,
+        waiting: Waiting,
+        expiry: Instant,
+    ) -> Result<Self, Status> {
+        Ok(Self {
+            expiry,
+            at_expiry: (
+                Code::Unauthenticated,
+                "the token expired while the stream was open; issue another with `blazedb token` and reconnect",
+            ),
+            deadline: call_timeout(headers)?.map(|timeout| Instant::now() + timeout.min(STREAM_AGE_MAX)),
+            stall_max: shared.limits.stall_max,
+            close_max: shared.limits.close_max,
+            stop: shared.stop.clone(),
+            waiting,
+            activity,
+        })
+    }
+
+    /// Those of a call that needs no token: it ends when a watch would.
+    pub(super) fn of_stranger<G: Gate>(
+        shared: &Arc<Shared<G>>,
+        headers: &HeaderMap,
+        running: &Running,
+        waiting: Waiting,
+    ) -> Result<Self, Status> {
+        let expiry = Instant::now() + shared.limits.watch_max;
+        let deadlines = Self::new(shared, headers, Arc::clone(running.activity()), waiting, expiry)?;
+        Ok(Self { at_expiry: (Code::Unavailable, "open for long enough; call again"), ..deadlines })
+    }
+
+    /// Cuts the connection if the client does not take the end of the call, for which HTTP/2 has no gentler way.
+    pub(super) async fn cut_later(self) {
+        tokio::time::sleep(self.close_max).await;
+        self.activity.cut("the client takes nothing of an ended stream");
+    }
+
     /// Returns where the call notes that something waits for its client.
     pub(super) fn waiting(&self) -> Waiting {
         Arc::clone(&self.waiting)
@@ -271,10 +304,7 @@ impl Deadlines {
             }
         };
         tokio::select! {
-            () = tokio::time::sleep_until(self.expiry) => Status::new(
-                Code::Unauthenticated,
-                "the token expired while the stream was open; issue another with `blazedb token` and reconnect",
-            ),
+            () = tokio::time::sleep_until(self.expiry) => Status::new(self.at_expiry.0, self.at_expiry.1),
             () = timed_out => Status::new(Code::DeadlineExceeded, "grpc-timeout is over"),
             () = stalled => Status::new(Code::ResourceExhausted, "the client takes nothing of this stream; reconnect"),
             _ = self.stop.wait_for(|stop| *stop) => {
@@ -293,10 +323,8 @@ async fn run_pump<G: Gate>(pump: Pump<G>, mut deadlines: Deadlines, seat: Arc<Se
     seat.leave();
     // The body is gone if nobody listens; then it has also ended this task.
     let _ = end.send(ended);
-    // hyper drops the body once the rest and the trailers are out, and that ends this task. A client that lets
-    // nothing out any more would keep the stream for ever; HTTP/2 has no way to end it but the connection's end.
-    tokio::time::sleep(deadlines.close_max).await;
-    deadlines.activity.cut("the client takes nothing of an ended stream");
+    // hyper drops the body once the rest and the trailers are out, and that ends this task.
+    deadlines.cut_later().await;
 }
 
 /// Since when a piece waits for the client to make room, if one does.

@@ -53,8 +53,8 @@ async fn read(mut source: Source, mut decoder: MessageDecoder) -> Result<Service
     }
     decoder.finish()?;
     let asked = asked.ok_or_else(|| Status::new(Code::Internal, "this call has one message; send it"))?;
-    let service =
-        health_request_service(&asked).ok_or_else(|| Status::new(Code::Internal, "the HealthCheckRequest is misshapen"))?;
+    let service = health_request_service(&asked)
+        .ok_or_else(|| Status::new(Code::Internal, "the HealthCheckRequest is misshapen"))?;
     Ok(if service.is_empty() || service == SERVICE { Service::Known } else { Service::Unknown })
 }
 

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //!   TCP -> address count -> TLS 1.3 (ALPN) -> HTTP/2 or HTTP/1.1 -> /healthz, grpc.health.v1
-//!                                                 \-> Sync: token -> Gate::connect -> frames both ways
+//!                                                 |-> Sync: token -> Gate::connect -> frames both ways
+//!                                                 \-> Gate::method: one message or many, each way
 //!                                                 (gRPC over HTTP/2; gRPC-Web over both; WebSocket over HTTP/1.1)
 //! ```
 //!
@@ -19,6 +20,7 @@ mod grpc;
 mod health;
 mod limits;
 mod meter;
+mod method;
 mod tls;
 mod web;
 mod websocket;
@@ -39,6 +41,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 pub use limits::Limits;
+pub use method::{Access, Answer, AnswerFuture, Caller, Exchange, Method, Requests, Step, Unary};
 pub use tls::{CERTIFICATE_FILE, Fingerprint, KEY_FILE, TlsError};
 
 use crate::token::{Grant, TokenError, Verifier};
@@ -99,6 +102,10 @@ pub trait Gate: Clone + Send + Sync + 'static {
     /// Says that this many bytes of frames have been given to HTTP/2 under flow control: they no longer count against
     /// the connection. Frames that were never given to it are not reported; `disconnect` settles them.
     fn sent(&self, id: ConnId, bytes: usize);
+    /// Returns how a call of this path is answered, if it is a method beside the relay's own.
+    fn method(&self, _path: &str) -> Option<Method> {
+        None
+    }
     /// The connection has ended. The gate drops its end of `outbound`; frames already in it are still sent if the
     /// client only closed its own direction.
     fn disconnect(&self, id: ConnId);
@@ -165,6 +172,8 @@ pub struct Bound {
     identity: tls::Identity,
     verifier: Verifier,
     limits: Limits,
+    /// False only where a bench counts what a call costs without TLS.
+    tls: bool,
 }
 
 impl fmt::Debug for Bound {
@@ -180,7 +189,7 @@ pub async fn bind(config: ServeConfig) -> Result<Bound, ServeError> {
     let failed = |source| ServeError::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    Ok(Bound { listener, address, identity, verifier, limits: config.limits })
+    Ok(Bound { listener, address, identity, verifier, limits: config.limits, tls: true })
 }
 
 /// Binds and serves; for callers that need not know the address.
@@ -204,17 +213,25 @@ impl Bound {
         self.identity.fingerprint
     }
 
+    /// Speaks HTTP/2 without TLS, for a bench that counts allocations: those of TLS would hide the others.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn in_the_clear(mut self) -> Self {
+        self.tls = false;
+        self
+    }
+
     /// Serves until `shutdown` completes; then says goodbye (GOAWAY, every stream UNAVAILABLE), waits at most
     /// [`Limits::shutdown_max`], and returns when every granted connection has been given back to the gate.
     pub async fn serve<G: Gate>(self, gate: G, shutdown: impl Future<Output = ()>) {
-        let Self { listener, identity, verifier, limits, .. } = self;
+        let Self { listener, identity, verifier, limits, tls, .. } = self;
         let (stopping, stop) = watch::channel(false);
         let (seat_alive, mut seats_gone) = mpsc::channel::<()>(1);
         let shutdown_max = limits.shutdown_max;
         let handshakes = Arc::new(Semaphore::new(limits.handshakes_max));
         let addresses = Arc::new(Addresses::new(&limits));
         let shared = Arc::new(connection::Shared {
-            acceptor: TlsAcceptor::from(identity.config),
+            acceptor: tls.then(|| TlsAcceptor::from(identity.config)),
             verifier,
             limits,
             gate,

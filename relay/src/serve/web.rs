@@ -1,6 +1,9 @@
 //! gRPC-Web, for browsers (spec: G-15): the same calls over HTTP/1.1 or HTTP/2, trailers as a last message, on request
 //! everything in base64; and what a browser asks before it lets a page call (CORS, spec: G-16).
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use blazedb_wire::grpc::{Code, MessageBuf, Status, web_trailers};
@@ -10,8 +13,7 @@ use http::header::{
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderValue, Method, Request};
-use http_body::Frame;
-use http_body_util::BodyExt as _;
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 
 /// The body of a request, as it came or out of base64.
@@ -31,28 +33,35 @@ impl Source {
 
     /// Returns the next bytes; nothing at the end. An error is final. Cancelling loses nothing.
     pub(super) async fn chunk(&mut self) -> Option<Result<Bytes, Status>> {
+        std::future::poll_fn(|cx| self.poll_chunk(cx)).await
+    }
+
+    /// As [`Source::chunk`].
+    pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         loop {
             let body = match self {
                 Self::Plain(body) | Self::Text { body, .. } => body,
             };
-            let frame = match body.frame().await {
+            let frame = match std::task::ready!(Pin::new(body).poll_frame(cx)) {
                 None => break,
-                Some(Err(_)) => return Some(Err(Status::new(Code::Cancelled, "the client gave the call up"))),
+                Some(Err(_)) => {
+                    return Poll::Ready(Some(Err(Status::new(Code::Cancelled, "the client gave the call up"))));
+                }
                 Some(Ok(frame)) => frame,
             };
             let Ok(chunk) = frame.into_data() else { continue };
-            return Some(match self {
+            return Poll::Ready(Some(match self {
                 Self::Plain(_) => Ok(chunk),
                 Self::Text { left, .. } => decode(left, &chunk),
-            });
+            }));
         }
-        match self {
+        Poll::Ready(match self {
             Self::Text { left, .. } if !left.is_empty() => {
                 left.clear();
                 Some(Err(misshapen()))
             }
             _ => None,
-        }
+        })
     }
 }
 

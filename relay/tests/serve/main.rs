@@ -3,6 +3,7 @@
 mod calls;
 mod client;
 mod health;
+mod methods;
 mod web;
 mod websocket;
 

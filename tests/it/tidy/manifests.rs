@@ -5,7 +5,7 @@
 use super::tree::{Offence, Tree};
 
 /// What each of our packages may name under `[dependencies]`, besides crates that are not ours.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("blazedb-wire", &[]),
     ("blazedb-engine", &["blazedb-wire"]),
     ("blazedb-sync", &["blazedb-wire"]),
@@ -14,6 +14,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("blazedb-benches", EVERYTHING),
     ("blazedb-codecs", WITH_TOOLS),
     ("blazedb-compare", WITH_TOOLS),
+    ("blazedb-echo", WITH_TOOLS),
     ("blazedb-harness", EVERYTHING),
     ("blazedb-tonic-client", &[]),
     ("blazedb-fuzz", WITH_TOOLS),

@@ -1,4 +1,7 @@
 //! tonic as a client of the relay: `blazedb-tonic-client ADDRESS CERTIFICATE TOKEN`. Says what it did; fails otherwise.
+//! Without a token: of the interoperability service on the relay's server code.
+
+mod interop;
 
 use std::error::Error;
 use std::time::Duration;
@@ -92,13 +95,14 @@ fn refused<T>(what: &str, result: Result<T, Status>, code: Code) {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
-    let (Some(address), Some(certificate), Some(token)) = (args.next(), args.next(), args.next()) else {
-        return Err("usage: blazedb-tonic-client ADDRESS CERTIFICATE TOKEN".into());
+    let (Some(address), Some(certificate)) = (args.next(), args.next()) else {
+        return Err("usage: blazedb-tonic-client ADDRESS CERTIFICATE [TOKEN]".into());
     };
     let authority = Certificate::from_pem(std::fs::read(certificate)?);
     let tls = ClientTlsConfig::new().ca_certificate(authority).domain_name("localhost");
     let channel = Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?.connect().await?;
     let mut grpc = Grpc::new(channel.clone());
+    let Some(token) = args.next() else { return interop::run(grpc).await };
 
     assert_eq!(unary(&mut grpc, CHECK, b"").await?, SERVING);
     assert_eq!(unary(&mut grpc, CHECK, b"\x0a\x0eblaze.v1.Relay").await?, SERVING);
