@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::answer::{Outgoing, answer};
+use super::gather::Gathered;
 use super::meter::{Bucket, Metered};
 use super::{Gate, Limits, tls};
 use crate::token::Verifier;
@@ -189,7 +190,7 @@ async fn run_http2<G: Gate>(
     let known = Arc::clone(&activity.known);
     let stream = Metered::new(stream, known, limits.stranger_bytes_max, limits.stranger_bytes_per_second);
     let service = service(&shared, &activity);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(Gathered::new(stream)), service));
     let mut stop = shared.stop.clone();
     let mut saying_goodbye = false;
     let mut wake = Instant::now() + limits.first_request_max.min(limits.idle_max);

@@ -16,6 +16,7 @@
 
 mod answer;
 mod connection;
+mod gather;
 mod grpc;
 mod health;
 mod limits;
