@@ -98,10 +98,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
                 *waiting = true;
                 continue;
             }
-            let mut part = ReadBuf::new(buffer.initialize_unfilled_to(granted as usize));
-            let polled = Pin::new(inner).poll_read(cx, &mut part);
-            let read = part.filled().len();
-            buffer.advance(read);
+            let before = buffer.filled().len();
+            let polled = if granted == wanted {
+                Pin::new(inner).poll_read(cx, buffer)
+            } else {
+                // Only here, for writing zeros costs as much as a small read.
+                let mut part = ReadBuf::new(buffer.initialize_unfilled_to(granted as usize));
+                let polled = Pin::new(inner).poll_read(cx, &mut part);
+                let read = part.filled().len();
+                buffer.advance(read);
+                polled
+            };
+            let read = buffer.filled().len() - before;
             bucket.give_back(granted - u32::try_from(read).unwrap_or(granted).min(granted));
             return polled;
         }
