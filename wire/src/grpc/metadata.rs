@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(read("qw"), bytes(&[b"\xab"]));
         assert_eq!(read("qw=="), bytes(&[b"\xab"]));
         assert_eq!(read("qw==,q6s=, q6s,AA"), bytes(&[b"\xab", b"\xab\xab", b"\xab\xab", b"\0"]));
-        for bad in ["q", "qw=", "q=w=", "====", "qw===", "qx", "qw\n", "-_-_", "q6urq", "\u{e4}"] {
+        for bad in ["q", "qw=", "q=w=", "====", "qw===", "qx", "q\nw", "-_-_", "q6urq", "\u{e4}"] {
             assert_eq!(read(bad), Err(MetadataError::NotBase64("x-bin".to_owned())), "{bad}");
         }
     }
