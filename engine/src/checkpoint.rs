@@ -56,12 +56,16 @@ pub(crate) enum Work {
     Rekey(u64),
     /// Goes on with a vacuum, if one is under way.
     Vacuum(u64),
+    /// Goes on with the end of old versions, though no commit came.
+    Purge,
 }
 
 /// One step of something that goes on from checkpoint to checkpoint.
 pub(crate) enum Step {
     Rekey(RekeyStep),
     Vacuum(VacuumStep),
+    /// Every checkpoint takes one.
+    Purge,
 }
 
 impl Inner {
@@ -129,6 +133,7 @@ impl Inner {
         let step = match work {
             Work::Rekey(pages) if may_step => disk.next_rekey_step(pages).map(Step::Rekey),
             Work::Vacuum(pages) if may_step => disk.next_vacuum_step(pages).map(Step::Vacuum),
+            Work::Purge => Some(Step::Purge),
             _ => None,
         };
         let sweeps = match (work, &step) {
@@ -240,7 +245,7 @@ impl Inner {
     /// What is published is frozen. Commits that wait in the open group are in the newest table, too: they are
     /// taken over into a new one, out of the group's own bytes.
     fn freeze_table(&self, head: &mut Head, published: &Layers, then: LogPosition) -> Frozen {
-        let mut fresh = Mem::empty_at(published.commit_no(), self.config.table_bytes as usize);
+        let mut fresh = published.active.after(published.commit_no(), self.config.table_bytes as usize);
         let shown = Arc::new(fresh.clone());
         let (payload, first, count) = head.open_payload();
         if count > 0 {
@@ -264,7 +269,9 @@ impl Inner {
         mut step: Option<Step>,
     ) -> Result<Arc<Root>, CheckpointError> {
         let old = Arc::clone(&self.published().root);
-        let written = match write_pages(disk, &old, &frozen.table, step.as_mut()) {
+        let mut purge = disk.purge.clone();
+        let now_ms = self.env.clock.wall_ms();
+        let written = match write_pages(disk, &old, &frozen.table, step.as_mut(), (&mut purge, now_ms)) {
             Ok(written) => written,
             Err(error) => {
                 disk.give_up();
@@ -273,10 +280,11 @@ impl Inner {
         };
         disk.note_room();
         let root = write_root(&self.env, disk, &old, written, frozen.table.commit_no, frozen.then, 1)?;
+        disk.purge = purge;
         match step {
             Some(Step::Rekey(step)) => disk.rekey = Some(step.walk),
             Some(Step::Vacuum(step)) => disk.vacuum = Some(step.vacuum),
-            None => {}
+            Some(Step::Purge) | None => {}
         }
         Ok(root)
     }

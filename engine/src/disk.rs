@@ -13,6 +13,7 @@ use crate::btree::{self, CellValue, TreeCursor, TreeRoot};
 use crate::checkpoint::TREE_ROOT_BYTES;
 use crate::env::{Env, FileMap, StorageFile};
 use crate::error::MaintainError;
+use crate::history::{self, purge::Purge};
 use crate::keys::FileKeys;
 use crate::limits::TREES_MAX;
 use crate::maintain::{VerifyProgress, VerifyReport};
@@ -41,6 +42,8 @@ pub(crate) struct Disk {
     pub(crate) rekey: Option<RekeyWalk>,
     /// A vacuum that is under way.
     pub(crate) vacuum: Option<Vacuum>,
+    /// The end of old versions.
+    pub(crate) purge: Purge,
     /// How much of the file the last checkpoints could do without.
     pub(crate) room: Room,
     /// Master keys that no header needs any more, and the first header whose pages are all free of them: the keys go
@@ -79,6 +82,7 @@ impl Disk {
             own_slot,
             rekey,
             vacuum: None,
+            purge: Purge::default(),
             room: Room::default(),
             retiring: Vec::new(),
         }
@@ -388,6 +392,7 @@ pub(crate) fn verify<P: PageRead>(
         report.entries += if tree > 0 { found.entries } else { 0 };
     }
     btree::check(file, named.roots, &mut reach)?;
+    history::check::check(file, named.trees, named.commit_no)?;
     if let Some(space) = &space {
         space.own_pages().for_each(&mut reach);
     }

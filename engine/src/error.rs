@@ -246,6 +246,21 @@ pub enum ReadError {
         /// Its length.
         given: u64,
     },
+    /// No history of this tree is kept, or, where none is said, of any tree; see `Store::set_history`.
+    HistoryOff {
+        /// The tree.
+        tree: Option<TreeId>,
+    },
+    /// The state that was asked for is older than the history that is kept.
+    HistoryGone {
+        /// The oldest commit whose state can be read.
+        oldest: u64,
+    },
+    /// There is no such commit yet.
+    NoSuchCommit {
+        /// The newest one.
+        newest: u64,
+    },
     /// The bytes are damaged.
     Corruption(Corruption),
     /// The disk failed.
@@ -273,6 +288,16 @@ impl fmt::Display for ReadError {
             Self::ValueTooLong { given } => {
                 write!(f, "a value of {given} bytes is not read at once; read it with ReadView::value_reader")
             }
+            Self::HistoryOff { tree: Some(tree) } => {
+                write!(f, "no history of {tree:?} is kept; begin with Store::set_history")
+            }
+            Self::HistoryOff { tree: None } => {
+                f.write_str("no history of any tree is kept; begin with Store::set_history")
+            }
+            Self::HistoryGone { oldest } => {
+                write!(f, "history is kept from commit {oldest} on, and what was asked for is older")
+            }
+            Self::NoSuchCommit { newest } => write!(f, "there is no such commit yet; the newest one is {newest}"),
             Self::Corruption(_) => f.write_str("the file is damaged"),
             Self::Io { during, .. } => write!(f, "the disk failed while {during}; check it and try again"),
         }
@@ -288,6 +313,9 @@ impl Error for ReadError {
             | Self::Closed
             | Self::SnapshotTooOld { .. }
             | Self::Overtaken
+            | Self::HistoryOff { .. }
+            | Self::HistoryGone { .. }
+            | Self::NoSuchCommit { .. }
             | Self::ValueTooLong { .. } => None,
         }
     }

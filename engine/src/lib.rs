@@ -33,7 +33,7 @@
 //!
 //! `store` and `maintain` (open, close, verify), `vacuum` (a shorter file), `txn` (views, transactions, the serial section), `load` (many rows in
 //! one commit, past log and table), `ahead` (long values, into pages at once), `checkpoint` and `disk` (from table to
-//! pages), `snapshot` and `readers` (what a view sees), `change` (feeds), `memtable` (the table),
+//! pages), `snapshot` and `readers` (what a view sees), `history` (what trees held before), `change` (feeds), `memtable` (the table),
 //! `btree` (trees of pages), `log` (groups, redo, replay), `pager` (pages, their cache, which are in use),
 //! `superblock`, `keys`, `rekey` and `seal` (encryption at rest), `env` (the world, injected).
 //!
@@ -63,6 +63,7 @@ mod disk;
 pub mod env;
 mod error;
 pub mod explain;
+mod history;
 mod keys;
 pub mod limits;
 mod load;
@@ -93,6 +94,7 @@ pub use error::{
     CommitError, Corruption, CorruptionKind, HookError, MaintainError, OpenError, Poison, ReadError, StreamError,
     WriteError,
 };
+pub use history::{History, HistoryInfo, KeyVersion, PastCursor, PastView, Versions};
 pub use load::{LoadProgress, Loader};
 pub use log::writer::log_file_names;
 pub use maintain::{Stats, VerifyProgress, VerifyReport};

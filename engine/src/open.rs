@@ -8,6 +8,7 @@ use crate::btree::{TreeRoot, value_pages};
 use crate::disk::{Disk, load_roots};
 use crate::env::{Env, LockOutcome, OpenMode, StorageFile};
 use crate::error::{Corruption, CorruptionKind, OpenError};
+use crate::history::check::{history_floor, read_twins};
 use crate::keys::{EpochKey, FileKeys, KeySlot, UnwrapError, WrapError};
 use crate::limits::PAGE_BYTES;
 use crate::log::writer::{LogPosition, LogWriter};
@@ -35,7 +36,7 @@ impl Store {
         check_options(&options)?;
         let file = open_file(&env, &options, &path)?;
         let Found { header, older, keys, own_slot, root, log } = read_state(&env, &file, &options, &path)?;
-        let Surveyed { table, fits, stored, mut end } = log;
+        let Surveyed { table, fits, stored, mut end, twins } = log;
         let memory = options.memory;
         let config = Config {
             table_bytes: memory.table_bytes as u64,
@@ -62,9 +63,9 @@ impl Store {
             complete_headers(&mut disk, older.as_ref())
                 .map_err(|source| OpenError::Io { during: "writing the header", source })?;
             if !fits {
-                let into = IntoPages { env: &env, header: &header, memory, stored: &stored, end: &end };
-                let (root, its_names) = into.write(&mut disk, &layers.root, &mut writer)?;
-                (layers, names) = (Layers::of_pages(root, memory.table_bytes), its_names);
+                let into = IntoPages { env: &env, header: &header, memory, stored: &stored, end: &end, twins };
+                let poured = into.write(&mut disk, &layers.root, &mut writer)?;
+                (layers, names) = (Layers::of_pages(poured.root, memory.table_bytes, poured.twins), poured.names);
                 counts = disk.space.lock().counts();
             }
             key_state.count(&disk, counts);
@@ -202,6 +203,7 @@ fn open_pages(
         space: header.space,
         pages,
         map,
+        history_floor: 0,
     };
     root.trees = load_roots(&root, &header.roots)?;
     Ok(root)
@@ -453,8 +455,10 @@ fn read_state(env: &Env, file: &Arc<dyn StorageFile>, options: &Options, path: &
         tries -= 1;
         let found = read_header(file, options, path).and_then(|headers| {
             let Headers { header, older, keys, own_slot } = headers;
-            let root = open_pages(file, &header, &keys, options)?;
-            let log = survey(env, &header, &keys, options)?;
+            let mut root = open_pages(file, &header, &keys, options)?;
+            let twins = read_twins(&root, &root.trees)?.map(Arc::new);
+            root.history_floor = history_floor(&root, &root.trees, twins.as_deref())?;
+            let log = survey(env, &header, &keys, options, twins)?;
             Ok(Found { header, older, keys, own_slot, root, log })
         });
         match found {

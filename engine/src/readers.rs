@@ -9,7 +9,7 @@ use crate::pager::{Page, PageError, PageKind, PageRead, PageRef};
 use crate::snapshot::{Layers, Root};
 use crate::store::Inner;
 use crate::sync::atomic::Ordering;
-use crate::txn::view::Held;
+use crate::txn::view::{Held, PastHeld};
 
 /// How often closing tries to end a view that is being read from, 20 ms each.
 const CLOSE_TRIES: usize = 50;
@@ -20,6 +20,8 @@ pub(crate) struct Visible {
     pub(crate) log: LogAt,
     pub(crate) feeds: Vec<Weak<FeedQueue>>,
     readers: Vec<Weak<Held>>,
+    /// Views out of which an older commit is read, by slot, and that commit.
+    pub(crate) past: Vec<(usize, u64)>,
     free: Vec<usize>,
 }
 
@@ -62,7 +64,7 @@ impl PageRead for KeptRoot {
 
 impl Visible {
     pub(crate) fn new(layers: Arc<Layers>, log: LogAt) -> Self {
-        Self { layers, log, feeds: Vec::new(), readers: Vec::new(), free: Vec::new() }
+        Self { layers, log, feeds: Vec::new(), readers: Vec::new(), past: Vec::new(), free: Vec::new() }
     }
 
     /// Makes a view known. Its slot is taken before it exists, so that it is never unknown.
@@ -121,6 +123,18 @@ impl Inner {
         let layers = Layers { root: Arc::clone(&root), frozen: None, active: Arc::new(Mem::empty_at(commit_no, 0)) };
         let held = visible.register(|slot| Held::of_root(self, Some(Arc::new(layers)), commit_no, slot));
         Some(KeptRoot { held, root })
+    }
+
+    /// Registers a view out of which an older commit is read. Its layers may be exchanged before it is known for that: for
+    /// the newest ones, which are as good.
+    pub(crate) fn register_past_reader(self: &Arc<Self>, commit_no: u64) -> PastHeld {
+        let held = self.register_reader();
+        self.visible.lock().past.push((held.slot, commit_no));
+        PastHeld { held, commit_no }
+    }
+
+    pub(crate) fn unregister_past(&self, slot: usize) {
+        self.visible.lock().past.retain(|&(its, _)| its != slot);
     }
 
     pub(crate) fn unregister_reader(&self, slot: usize) {

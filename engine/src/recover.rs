@@ -18,11 +18,13 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 
-use crate::btree::{self, TreeRoot, ValueRef};
-use crate::checkpoint::{NewTrees, TableEdits, adopt_stored, tree_mut, write_root};
+use crate::btree::{TreeRoot, ValueRef};
+use crate::checkpoint::{NewTrees, adopt_stored, write_root};
 use crate::disk::Disk;
 use crate::env::Env;
 use crate::error::{Corruption, CorruptionKind, OpenError};
+use crate::history::Twins;
+use crate::history::take::{Taken, apply_table, note_taken};
 use crate::keys::FileKeys;
 use crate::limits::TRANSACTION_MEMORY_MAX;
 use crate::log::redo::Effects;
@@ -33,6 +35,7 @@ use crate::options::{Memory, Options, tables_bytes};
 use crate::pager::{Page, PageError, PageKind, PageRead, PageRef, PageWrite, PageWriter, Space};
 use crate::snapshot::{Layers, Root};
 use crate::superblock::{PAGES_START, Superblock};
+use crate::txn::CATALOGUE;
 use crate::txn::names::{Names, NamesError};
 
 /// Bytes of effects that are put into the table at once. A commit may say tens of megabytes.
@@ -51,6 +54,8 @@ pub(crate) struct Surveyed {
     pub(crate) fits: bool,
     pub(crate) stored: Stored,
     pub(crate) end: LogEnd,
+    /// Of which trees history is kept, as the pages have it.
+    pub(crate) twins: Option<Arc<Twins>>,
 }
 
 /// Reads the commits after the header's, all of them, and keeps them where they fit into a table. Writes nothing.
@@ -59,12 +64,14 @@ pub(crate) fn survey(
     header: &Superblock,
     keys: &FileKeys,
     options: &Options,
+    twins: Option<Arc<Twins>>,
 ) -> Result<Surveyed, OpenError> {
     let bytes_max = options.memory.recovery_bytes(options.read_only);
     let stored_bytes_max = if options.read_only { bytes_max } else { options.memory.recovery_stored_bytes() };
     let mut survey = Survey {
-        filling: Some(Filling::new(header.commit_no, options.memory)),
+        filling: Some(Filling::new(header.commit_no, options.memory, twins.clone())),
         commit_no: header.commit_no,
+        recording: Recording::new(twins.clone()),
         stored: Stored::up_to(stored_bytes_max),
         bytes_max,
     };
@@ -78,9 +85,10 @@ pub(crate) fn survey(
         return Err(OpenError::TooMuchInLog { bytes_max: stored_bytes_max as u64 });
     }
     let fits = filling.is_some();
-    let mut table = filling.map_or_else(|| Mem::empty_at(header.commit_no, 0), |filling| filling.table);
+    let mut table =
+        filling.map_or_else(|| Mem::empty_at(header.commit_no, 0).with_twins(twins.clone()), |filling| filling.table);
     table.forget_superseded();
-    Ok(Surveyed { table, fits, stored, end })
+    Ok(Surveyed { table, fits, stored, end, twins })
 }
 
 impl Memory {
@@ -109,8 +117,8 @@ struct Filling {
 }
 
 impl Filling {
-    fn new(commit_no: u64, memory: Memory) -> Self {
-        let table = Mem::empty_at(commit_no, memory.table_bytes);
+    fn new(commit_no: u64, memory: Memory, twins: Option<Arc<Twins>>) -> Self {
+        let table = Mem::empty_at(commit_no, memory.table_bytes).with_twins(twins);
         Self { table, memory, batch: Batch::default(), waiting: 0, commit_no }
     }
 
@@ -141,7 +149,8 @@ impl Filling {
 
     /// Returns the table; an empty one takes its place.
     fn take(&mut self) -> Mem {
-        mem::replace(&mut self.table, Mem::empty_at(self.commit_no, self.memory.table_bytes))
+        let fresh = self.table.after(self.commit_no, self.memory.table_bytes);
+        mem::replace(&mut self.table, fresh)
     }
 }
 
@@ -150,6 +159,8 @@ impl Filling {
 #[derive(Default)]
 pub(crate) struct Stored {
     trees: BTreeMap<u32, StoredOfTree>,
+    /// Those that the log replaces and history keeps: the commit that put it, and its top page.
+    past: BTreeMap<(u64, u64), ValueRef>,
     bytes: usize,
     bytes_max: usize,
     /// There was no room for one. For good, whatever is forgotten later: what is not here would pass for replaced.
@@ -165,11 +176,11 @@ impl Stored {
 
     /// By tree and key.
     pub(crate) fn values(&self) -> impl Iterator<Item = ValueRef> {
-        self.trees.values().flat_map(|tree| tree.values()).map(|&(_, at)| at)
+        self.trees.values().flat_map(|tree| tree.values()).map(|&(_, at)| at).chain(self.past.values().copied())
     }
 
-    fn put(&mut self, tree: u32, key: &[u8], commit_no: u64, at: ValueRef) {
-        self.forget(tree, key);
+    fn put(&mut self, tree: u32, key: &[u8], commit_no: u64, at: ValueRef, is_kept: bool) {
+        self.replace(tree, key, is_kept);
         if self.bytes + key.len() + STORED_BYTES > self.bytes_max {
             self.is_incomplete = true;
             return;
@@ -178,17 +189,50 @@ impl Stored {
         self.trees.entry(tree).or_default().insert(key.into(), (commit_no, at));
     }
 
-    fn forget(&mut self, tree: u32, key: &[u8]) {
-        if let Some(keys) = self.trees.get_mut(&tree)
-            && keys.remove(key).is_some()
-        {
+    /// The key has another value now, or none. `is_kept`: history keeps the one that it had.
+    fn replace(&mut self, tree: u32, key: &[u8], is_kept: bool) {
+        let Some((commit_no, at)) = self.trees.get_mut(&tree).and_then(|keys| keys.remove(key)) else { return };
+        if is_kept {
+            self.past.insert((commit_no, at.page.no), at);
+        } else {
             self.bytes -= key.len() + STORED_BYTES;
         }
     }
 
-    /// Returns whether what this commit put is what the key has at the end.
-    fn stays(&self, tree: u32, key: &[u8], commit_no: u64) -> bool {
-        self.trees.get(&tree).and_then(|keys| keys.get(key)).is_some_and(|&(by, _)| by == commit_no)
+    /// Returns whether what this commit put is what the key has at the end, or history keeps it.
+    fn stays(&self, tree: u32, key: &[u8], commit_no: u64, at: ValueRef) -> bool {
+        let newest = self.trees.get(&tree).and_then(|keys| keys.get(key));
+        newest.is_some_and(|&(by, _)| by == commit_no) || self.past.contains_key(&(commit_no, at.page.no))
+    }
+}
+
+/// Of which trees history is kept, from commit to commit of the log.
+struct Recording {
+    twins: Option<Arc<Twins>>,
+    /// As this commit says, for those after it.
+    next: Option<Twins>,
+}
+
+impl Recording {
+    fn new(twins: Option<Arc<Twins>>) -> Self {
+        Self { twins, next: None }
+    }
+
+    fn keeps(&self, tree: u32) -> bool {
+        self.twins.as_ref().is_some_and(|twins| twins.kept(tree).is_some())
+    }
+
+    fn note(&mut self, tree: u32, key: &[u8], value: &[u8]) {
+        if tree == CATALOGUE && Twins::is_about(key, value) {
+            let now = || self.twins.as_deref().cloned().unwrap_or_default();
+            self.next.get_or_insert_with(now).note(key, value);
+        }
+    }
+
+    fn end_commit(&mut self) {
+        if let Some(next) = self.next.take() {
+            self.twins = Some(Arc::new(next));
+        }
     }
 }
 
@@ -196,6 +240,7 @@ impl Stored {
 struct Survey {
     filling: Option<Filling>,
     commit_no: u64,
+    recording: Recording,
     stored: Stored,
     bytes_max: usize,
 }
@@ -220,23 +265,33 @@ impl Effects for Survey {
     }
 
     fn put(&mut self, tree: u32, key: &[u8], value: &[u8]) {
-        self.stored.forget(tree, key);
+        self.recording.note(tree, key, value);
+        self.stored.replace(tree, key, self.recording.keeps(tree));
         self.fill(|filling| filling.put(tree, key, value), false);
     }
 
     fn put_stored(&mut self, tree: u32, key: &[u8], at: ValueRef) {
-        self.stored.put(tree, key, self.commit_no, at);
+        self.stored.put(tree, key, self.commit_no, at, self.recording.keeps(tree));
         self.fill(|filling| filling.put_stored(tree, key, at), false);
     }
 
     fn delete(&mut self, tree: u32, key: &[u8]) {
-        self.stored.forget(tree, key);
+        self.stored.replace(tree, key, self.recording.keeps(tree));
         self.fill(|filling| filling.delete(tree, key), false);
     }
 
     fn end_commit(&mut self) {
+        self.recording.end_commit();
         self.fill(|_| {}, true);
     }
+}
+
+/// What a recovery has written.
+pub(crate) struct Poured {
+    pub(crate) root: Arc<Root>,
+    /// Of its trees.
+    pub(crate) names: Names,
+    pub(crate) twins: Option<Arc<Twins>>,
 }
 
 /// Where a recovery writes to, and what it knows of the log by now.
@@ -246,18 +301,16 @@ pub(crate) struct IntoPages<'r> {
     pub(crate) memory: Memory,
     pub(crate) stored: &'r Stored,
     pub(crate) end: &'r LogEnd,
+    /// As the pages of the header have it.
+    pub(crate) twins: Option<Arc<Twins>>,
 }
 
 impl IntoPages<'_> {
     /// Writes what the log says into pages and a header that names them, and lets the log go on behind it. Returns the
-    /// new root, and the names of its trees.
-    pub(crate) fn write(
-        &self,
-        disk: &mut Disk,
-        old: &Arc<Root>,
-        log: &mut LogWriter,
-    ) -> Result<(Arc<Root>, Names), OpenError> {
-        let &Self { env, header, memory, stored, end } = self;
+    /// new root.
+    pub(crate) fn write(&self, disk: &mut Disk, old: &Arc<Root>, log: &mut LogWriter) -> Result<Poured, OpenError> {
+        let Self { env, header, memory, stored, end, twins } = self;
+        let (memory, twins) = (*memory, twins.clone());
         let keys = disk.keys.clone();
         let before = disk.space.lock().clone();
         let mut pouring = Pouring {
@@ -265,14 +318,16 @@ impl IntoPages<'_> {
             old,
             before,
             trees: old.trees.clone(),
-            filling: Filling::new(header.commit_no, memory),
+            filling: Filling::new(header.commit_no, memory, twins),
+            taken: Taken::new(),
             stored,
             bytes_max: memory.recovery_bytes(false),
             error: None,
         };
         let again = replay(env, header, &keys, &mut pouring)?;
         pouring.pour();
-        let Pouring { disk, trees, error, .. } = pouring;
+        let Pouring { disk, mut trees, error, filling, taken, .. } = pouring;
+        let twins = filling.table.twins().cloned();
         if let Some(error) = error {
             return Err(error.into());
         }
@@ -289,9 +344,16 @@ impl IntoPages<'_> {
             space: None,
             pages: Arc::clone(&old.pages),
             map: old.map.clone(),
+            history_floor: old.history_floor,
         };
-        let names = read_names(&Layers::of_pages(Arc::new(root), 0))?;
-        let written = NewTrees::new(trees).finish(disk.writer(old.map.as_deref()), old, None)?;
+        let names = read_names(&Layers::of_pages(Arc::new(root), 0, None))?;
+        let mut writer = disk.writer(old.map.as_deref());
+        note_taken(&mut writer, &mut trees, twins.as_deref(), end.last_commit, &taken)?;
+        let mut trees = NewTrees::new(trees);
+        if let Some(twins) = &twins {
+            trees.note_floor(&writer, twins)?;
+        }
+        let written = trees.finish(writer, old, None)?;
         let then = log.switch_generation(false).map_err(|error| match error {
             AppendError::DiskFull { during, source } | AppendError::Broken { during, source } => {
                 OpenError::Io { during, source }
@@ -301,7 +363,7 @@ impl IntoPages<'_> {
         let durable = disk.header.sequence;
         // Nobody reads yet.
         disk.space.lock().reclaim(durable, durable);
-        Ok((root, names))
+        Ok(Poured { root, names, twins })
     }
 }
 
@@ -321,6 +383,7 @@ struct Pouring<'r> {
     before: Space,
     trees: Vec<TreeRoot>,
     filling: Filling,
+    taken: Taken,
     stored: &'r Stored,
     bytes_max: usize,
     error: Option<PageError>,
@@ -359,10 +422,7 @@ impl Pouring<'_> {
         let space = Arc::clone(&self.disk.space);
         let inner = self.disk.writer(self.old.map.as_deref());
         let mut writer = PourWriter { inner, before: &self.before, outdated: Vec::new() };
-        for tree in table.trees() {
-            let root = tree_mut(&mut self.trees, tree);
-            *root = btree::apply(&mut writer, root, &mut TableEdits::new(&table, tree))?;
-        }
+        apply_table(&mut writer, &mut self.trees, &table, 0, &mut self.taken)?;
         let PourWriter { inner, outdated, .. } = writer;
         inner.finish()?;
         // Only now: numbers that are given again while a tree is written could still be read under it.
@@ -385,7 +445,7 @@ impl Effects for Pouring<'_> {
 
     fn put_stored(&mut self, tree: u32, key: &[u8], at: ValueRef) {
         // Another effect on this key follows, and these pages may be another value's by now.
-        let stays = self.stored.stays(tree, key, self.filling.commit_no);
+        let stays = self.stored.stays(tree, key, self.filling.commit_no, at);
         self.fill(|filling| if stays { filling.put_stored(tree, key, at) } else { filling.delete(tree, key) });
     }
 
@@ -441,15 +501,15 @@ mod tests {
     fn what_had_no_room_once_is_missing_for_good() {
         let at = ValueRef { len: 70_000, height: 2, page: PageRef { no: 40, proof: 1 } };
         let mut stored = Stored::up_to(2 * STORED_BYTES + 2);
-        stored.put(1, b"a", 1, at);
-        stored.put(1, b"b", 1, at);
+        stored.put(1, b"a", 1, at, false);
+        stored.put(1, b"b", 1, at, false);
         assert!(!stored.is_incomplete, "it has just room");
-        stored.put(1, b"a", 2, at);
-        assert!(!stored.is_incomplete && stored.stays(1, b"a", 2), "it takes the place of the one before");
-        stored.put(1, b"c", 2, at);
+        stored.put(1, b"a", 2, at, false);
+        assert!(!stored.is_incomplete && stored.stays(1, b"a", 2, at), "it takes the place of the one before");
+        stored.put(1, b"c", 2, at, false);
         assert!(stored.is_incomplete);
-        stored.forget(1, b"a");
-        stored.forget(1, b"b");
-        assert!(stored.is_incomplete && !stored.stays(1, b"c", 2));
+        stored.replace(1, b"a", false);
+        stored.replace(1, b"b", false);
+        assert!(stored.is_incomplete && !stored.stays(1, b"c", 2, at));
     }
 }

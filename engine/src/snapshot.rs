@@ -20,6 +20,7 @@ use bytes::Bytes;
 use crate::btree::{self, CellValue, Found, TreeCursor, TreeRoot, ValueRef};
 use crate::env::FileMap;
 use crate::error::ReadError;
+use crate::history::Twins;
 use crate::limits::{VALUE_BYTES_MAX, WHOLE_VALUE_BYTES_MAX};
 use crate::memtable::{Mem, MemCursor, MemEntry, MemValue};
 use crate::pager::{Page, PageError, PageKind, PageRead, PageRef, Pages};
@@ -38,6 +39,8 @@ pub(crate) struct Root {
     pub(crate) space: Option<PageRef>,
     pub(crate) pages: Arc<Pages>,
     pub(crate) map: Option<Arc<FileMap>>,
+    /// Commits before this one may have gone out of the history of some tree.
+    pub(crate) history_floor: u64,
 }
 
 impl Root {
@@ -51,6 +54,7 @@ impl PageRead for Root {
         self.pages.body_bytes()
     }
 
+    #[inline(always)]
     fn page(&self, at: PageRef, kind: PageKind) -> Result<Page<'_>, PageError> {
         self.pages.read(self.map.as_deref(), at, kind)
     }
@@ -99,8 +103,8 @@ pub(crate) fn load_value(
 
 impl Layers {
     /// What pages say, and nothing newer. `table_bytes`: what the table will hold; 0 for one that stays empty.
-    pub(crate) fn of_pages(root: Arc<Root>, table_bytes: usize) -> Self {
-        let active = Arc::new(Mem::empty_at(root.commit_no, table_bytes));
+    pub(crate) fn of_pages(root: Arc<Root>, table_bytes: usize, twins: Option<Arc<Twins>>) -> Self {
+        let active = Arc::new(Mem::empty_at(root.commit_no, table_bytes).with_twins(twins));
         Self { root, frozen: None, active }
     }
 

@@ -32,10 +32,11 @@ GROUP_HEADER, PAYLOAD_MAX = 96, 67108864
 PAGE_HEADER = 56
 LEAF, BRANCH, VALUE, VALUE_INDEX, SPACE, SPACE_INDEX = 1, 2, 3, 4, 5, 6
 CIPHERS = {0: "none", 1: "aes-256-gcm", 2: "chacha20-poly1305"}
-KEY_MAX, VALUE_MAX, STORED_MAX = 1024, 2097152, 1073741824
+KEY_MAX, PAGE_KEY_MAX, VALUE_MAX, STORED_MAX = 1024, 1161, 2097152, 1073741824
 COMMIT_MAX = 35667968
 TREE_MAX, NAME_MAX, HEIGHT_MAX = 4096, 512, 16
 CATALOGUE = 0
+LEDGER_NAME = b""
 VALUE_SHOWN_MAX = 64
 
 
@@ -378,14 +379,16 @@ class Store:
                 self.subtree(below, level - 1, a, b, found)
             return
         for key, (stored, value) in zip(found_keys, cells):
-            check(len(key) <= KEY_MAX, "a key's length")
+            check(len(key) <= PAGE_KEY_MAX, "a key's length")
             if stored:
                 name = Cut(value)
                 length, height, page = name.number(8), name.number(1), Child(name.number(6), name.number(8))
                 check(name.ended(), "a stored value's name")
                 value = self.stored_value(length, height, page)
             else:
-                check(len(value) <= self.body_size // 4 - 64, "a value that belongs into pages of its own")
+                inline = self.body_size // 4 - 64
+                check(len(value) <= inline, "a value that belongs into pages of its own")
+                check(len(key) + len(value) <= KEY_MAX + inline, "a value that belongs into pages of its own")
             found[key] = value
 
     def stored_value(self, length, height, child):
@@ -517,9 +520,10 @@ class Store:
         return group if right and group.durable < group.first else None
 
     def replay(self, group, trees):
-        """Carries out the commits of a group (E-11)."""
+        """Carries out the commits of a group (E-11); what they supersede goes into twins (E-44)."""
         cut = Cut(group.payload)
-        for _ in range(group.commits):
+        for commit in range(group.first, group.first + group.commits):
+            twins = {e.number: trees.setdefault(e.twin, {}) for e in catalogue(trees).values() if e.since}
             start = cut.at
             check(cut.uvarint() < 2**32, "a label's size")
             last, held = None, 0
@@ -529,6 +533,8 @@ class Store:
                 check(last is None or last < (tree, key), "effects out of order")
                 last = (tree, key)
                 entries = trees.setdefault(tree, {})
+                if tree in twins:
+                    twins[tree][twin_key(key, commit, key in entries)] = entries.get(key, b"")
                 if kind == 0:
                     entries[key] = cut.sized(VALUE_MAX)
                 elif kind == 1:
@@ -575,13 +581,94 @@ class Store:
             for key, value in entries.items():
                 if isinstance(value, tuple):
                     entries[key] = self.stored_value(*value)
-        named = {}
-        for name, number in trees.pop(CATALOGUE, {}).items():
-            number = int.from_bytes(number, "little")
-            check(1 <= len(name) <= NAME_MAX and 1 <= number <= TREE_MAX, "an entry of the catalogue (E-14)")
-            named[name.decode()] = trees.pop(number, {})
+        named, past, numbers = {}, {}, set()
+        entries = catalogue(trees)
+        ledger = trees.pop(entries.pop(LEDGER_NAME).number, {}) if LEDGER_NAME in entries else {}
+        check_times(ledger, commit)
+        for name, entry in entries.items():
+            check(1 <= len(name) <= NAME_MAX, "an entry of the catalogue (E-14)")
+            for number in (entry.number, entry.twin) if entry.twin else (entry.number,):
+                check(1 <= number <= TREE_MAX and number not in numbers, "an entry of the catalogue (E-14)")
+                numbers.add(number)
+            named[name.decode()] = trees.pop(entry.number, {})
+            if entry.twin:
+                twin = trees.pop(entry.twin, {})
+                oldest = self.check_twin(entry, twin, ledger, commit)
+                if entry.since:
+                    past[name.decode()] = (oldest, twin)
+        trees.pop(CATALOGUE, None)
         check(not any(trees.values()), "a tree without a name (E-14)")
-        return commit, named
+        return commit, named, past
+
+    def check_twin(self, entry, twin, ledger, commit):
+        """Returns the oldest commit whose state can be read (E-42, E-43)."""
+        held = Cut(ledger.get(entry.twin.to_bytes(4, "big"), bytes(24)))
+        floor, size, taken = held.number(8), held.number(8), held.number(8)
+        check(held.ended() and size <= taken and floor <= self.header.commit, "what the ledger says of a twin")
+        in_pages = 0
+        for key, value in twin.items():
+            _, until, is_value = split_twin_key(key)
+            check(0 < until <= commit, "a version that was superseded by no commit")
+            check(is_value or value == b"", "a value where there was none")
+            in_pages += len(key) + len(value) if until <= self.header.commit else 0
+        check(in_pages == size, "what the ledger says that a twin holds")
+        return max(floor, entry.since)
+
+
+# History
+
+
+@dataclass
+class Entry:
+    """What the catalogue says of a tree (E-14, E-41)."""
+
+    number: int
+    twin: int = 0
+    since: int = 0
+
+
+def catalogue(trees):
+    found = {}
+    for name, value in trees.get(CATALOGUE, {}).items():
+        cut = Cut(value)
+        entry = Entry(cut.number(4))
+        if not cut.ended():
+            on, entry.twin, entry.since = cut.number(1), cut.number(4), cut.number(8)
+            cut.take(16)
+            check(cut.ended() and on <= 1 and (on or not entry.since), "an entry of the catalogue (E-41)")
+            check(entry.twin > entry.number and name != LEDGER_NAME, "the number of a twin")
+        found[name] = entry
+    return found
+
+
+def twin_key(key, until, is_value):
+    """The key of a twin's entry (E-42)."""
+    bits = "".join(f"1{byte:08b}" for byte in key) + "0"
+    bits += "0" * (-len(bits) % 8)
+    return int(bits, 2).to_bytes(len(bits) // 8, "big") + (until * 2 + is_value).to_bytes(8, "big")
+
+
+def split_twin_key(twin_key):
+    """The key, the commit, and whether there was a value."""
+    check(len(twin_key) > 8, "a twin's key")
+    bits = "".join(f"{byte:08b}" for byte in twin_key[:-8])
+    key = []
+    while bits[:1] == "1":
+        check(len(bits) > 9, "a twin's key")
+        key.append(int(bits[1:9], 2))
+        bits = bits[9:]
+    check(0 < len(bits) <= 8 and "1" not in bits, "a twin's key")
+    number = int.from_bytes(twin_key[-8:], "big")
+    return bytes(key), number >> 1, number & 1
+
+
+def check_times(ledger, commit):
+    """Times do not fall (E-43)."""
+    times = [(key, value) for key, value in sorted(ledger.items()) if key[:4] == bytes(4)]
+    check(all(len(key) == 12 and len(value) == 8 for key, value in times), "a time of the ledger")
+    check(all(int.from_bytes(key[4:], "big") <= commit for key, _ in times), "a time of no commit")
+    numbers = [int.from_bytes(value, "little") for _, value in times]
+    check(numbers == sorted(numbers), "times fall")
 
 
 def shown(value):
@@ -598,7 +685,7 @@ def main():
     given = arguments.parse_args()
     try:
         store = Store(given.file, given.raw_key, given.passphrase)
-        commit, trees = store.read()
+        commit, trees, past = store.read()
     except Damaged as damage:
         sys.exit(f"{given.file} is refused: {damage}")
     header = store.header
@@ -607,6 +694,14 @@ def main():
         print(json.dumps({"tree": name, "entries": len(entries)}, ensure_ascii=False))
         for key, value in sorted(entries.items()):
             print(json.dumps({"key": key.hex(), **shown(value)}))
+        if name in past:
+            oldest, twin = past[name]
+            print(json.dumps({"history": name, "oldest": oldest}, ensure_ascii=False))
+            for twin_key, value in sorted(twin.items()):
+                key, until, is_value = split_twin_key(twin_key)
+                if until > oldest:
+                    version = shown(value) if is_value else {"absent": True}
+                    print(json.dumps({"key": key.hex(), "until": until, **version}))
     print(f"{len(store.reached)} pages reached, {store.groups_read} groups replayed, all checks passed", file=sys.stderr)
 
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use blazedb_engine::env::{FileStorage, SeededEntropy, StepClock};
-use blazedb_engine::{CipherChoice, Durability, Env, KdfCost, Options, Store, log_file_names};
+use blazedb_engine::{CipherChoice, Durability, Env, History, KdfCost, Options, Store, TreeId, log_file_names};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -29,18 +29,22 @@ struct Example {
     name: &'static str,
     cipher: &'static str,
     options: fn() -> Options,
+    /// Fills it.
+    write: fn(&Store),
     /// The same for the reader in spec/reference/.
     reader: &'static [&'static str],
 }
 
 const RAW_KEY: [u8; 32] = [0x42; 32];
 
-const EXAMPLES: [Example; 3] = [
-    Example { name: "v0-plain", cipher: "none", options: Options::unencrypted, reader: &[] },
+const EXAMPLES: [Example; 4] = [
+    Example { name: "v0-plain", cipher: "none", options: Options::unencrypted, write, reader: &[] },
+    Example { name: "v0-history", cipher: "none", options: Options::unencrypted, write: write_history, reader: &[] },
     Example {
         name: "v0-raw-key",
         cipher: "aes-256-gcm",
         options: || Options::raw_key(RAW_KEY).cipher(CipherChoice::Aes256Gcm),
+        write,
         reader: &["--raw-key", "4242424242424242424242424242424242424242424242424242424242424242"],
     },
     Example {
@@ -50,6 +54,7 @@ const EXAMPLES: [Example; 3] = [
             let options = Options::passphrase("correct horse battery staple");
             options.kdf(KdfCost::InsecureForTests).cipher(CipherChoice::ChaCha20Poly1305)
         },
+        write,
         reader: &["--passphrase", "correct horse battery staple"],
     },
 ];
@@ -122,9 +127,85 @@ fn write(store: &Store) {
     tx.commit().expect("the folder is sound");
 }
 
+/// Writes a store with history: of one tree in pages and in the log, with versions of all lengths, keys that were
+/// deleted and came back, and the oldest versions gone; of one from a commit in the log on; of one that was switched off.
+fn write_history(store: &Store) {
+    let [notes, late, off, without] =
+        ["notes", "late", "off", "without"].map(|name| store.tree(name).expect("a short name"));
+    let keep = History { keep_ms: u64::MAX, keep_bytes: 250_000 };
+    store.set_history(notes, Some(keep)).expect("the folder is sound");
+    store.set_history(off, Some(History::ALL)).expect("the folder is sound");
+    let round = |n: u8| {
+        let mut tx = store.write();
+        for tree in [notes, late, off, without] {
+            for key in [&b""[..], b"a", b"a\0", b"a\0\0", b"b", &[0xff; 1024], &[0; 9]] {
+                let len = [3, 0, 900, 940, 5000, 1010 * usize::from(n)][(usize::from(n) + key.len()) % 6];
+                if (usize::from(n) + key.len()).is_multiple_of(5) {
+                    tx.delete(tree, key).expect("it is short");
+                } else {
+                    tx.put(tree, key, &vec![n; len]).expect("it is short");
+                }
+            }
+        }
+        let long = vec![n; 70_000];
+        tx.put_stream(notes, b"streamed", long.len() as u64, &mut &long[..]).expect("the folder is sound");
+        tx.commit().expect("the folder is sound");
+    };
+    for n in 1..=6 {
+        round(n);
+        if n.is_multiple_of(2) {
+            store.checkpoint().expect("the folder is sound");
+        }
+    }
+    store.set_history(off, None).expect("the folder is sound");
+    store.purge_history().expect("the folder is sound");
+    // From here on all of it, or a list would be out of date after the next checkpoint.
+    store.set_history(notes, Some(History::ALL)).expect("the folder is sound");
+    for n in 7..=8 {
+        round(n);
+    }
+    store.set_history(late, Some(History::ALL)).expect("the folder is sound");
+    for n in 9..=10 {
+        round(n);
+    }
+}
+
+/// What a tree held before, as a list says it: for each version that was superseded its key, and the commit that did so.
+fn list_history(store: &Store, name: &str, tree: TreeId, lines: &mut Vec<serde_json::Value>) {
+    let Some(kept) = store.history(tree).expect("it is sound") else { return };
+    let mut keys = std::collections::BTreeSet::new();
+    for at in kept.oldest..=store.read().commit_no() {
+        let then = store.as_of(at).expect("there is such a commit").range(tree, ..).expect("it is kept");
+        keys.extend(then.map(|item| item.expect("it is sound").0));
+    }
+    lines.push(json!({ "history": name, "oldest": kept.oldest }));
+    for key in keys {
+        let versions: Vec<_> =
+            store.versions(tree, &key).expect("it is kept").map(|v| v.expect("it is sound")).collect();
+        for version in versions.iter().rev() {
+            let Some(until) = version.until else { continue };
+            let mut line = version.value.as_ref().map_or(json!({ "absent": true }), |value| shown(value));
+            line["key"] = hex(&key).into();
+            line["until"] = until.into();
+            lines.push(line);
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn shown(value: &[u8]) -> serde_json::Value {
+    if value.len() <= SHOWN_BYTES_MAX {
+        json!({ "value": hex(value) })
+    } else {
+        json!({ "value_bytes": value.len(), "value_sha256": hex(&Sha256::digest(value)) })
+    }
+}
+
 /// What a store holds, as its list says it.
 fn list(store: &Store, cipher: &str) -> String {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let view = store.read();
     let stats = store.stats();
     let mut lines =
@@ -135,12 +216,11 @@ fn list(store: &Store, cipher: &str) -> String {
         lines.push(json!({ "tree": name, "entries": view.len(tree).expect("it is sound") }));
         for item in view.range(tree, ..) {
             let (key, value) = item.expect("it is sound");
-            lines.push(if value.len() <= SHOWN_BYTES_MAX {
-                json!({ "key": hex(&key), "value": hex(&value) })
-            } else {
-                json!({ "key": hex(&key), "value_bytes": value.len(), "value_sha256": hex(&Sha256::digest(&value)) })
-            });
+            let mut line = shown(&value);
+            line["key"] = hex(&key).into();
+            lines.push(line);
         }
+        list_history(store, &name, tree, &mut lines);
     }
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
@@ -150,7 +230,7 @@ fn bless(example: &Example) {
     let made = tempfile::tempdir().expect("a folder can be made");
     let env = world(made.path(), example.name);
     let store = Store::open(env.clone(), (example.options)()).expect("a new store opens");
-    write(&store);
+    (example.write)(&store);
     fs::create_dir_all(folder()).expect("the folder can be made");
     fs::write(folder().join(format!("{}.jsonl", example.name)), list(&store, example.cipher))
         .expect("it can be written");

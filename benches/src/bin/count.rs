@@ -30,7 +30,7 @@ use std::{env, fs};
 use blazedb_benches::{Ticket, Tickets, pairs};
 use blazedb_engine::env::{FileStorage, SeededEntropy, StepClock};
 use blazedb_engine::testing::PageBench;
-use blazedb_engine::{Durability, Env, Memory, Options, Store, TreeId, WriteTransaction};
+use blazedb_engine::{Durability, Env, History, Memory, Options, Store, TreeId, WriteTransaction};
 use blazedb_wire::Row;
 use blazedb_wire::serde::{RowEncoder, from_row, to_document};
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,9 @@ const WITHOUT_REP: &str = "glibc.cpu.x86_rep_movsb_threshold=1073741824:glibc.cp
 const ROWS: usize = 10_000;
 const ROWS_SMALL: usize = 1_000;
 const ROWS_LARGE: usize = 1_000_000;
+/// Rows of a store with history, and how often each was put again.
+const ROWS_KEPT: usize = 2_000;
+const VERSIONS: usize = 30;
 
 /// One operation by name: what it is, how often it runs, and the run itself.
 struct Case {
@@ -72,7 +75,7 @@ enum Run {
     Page(fn(&mut PageBench)),
 }
 
-const CASES: [Case; 25] = [
+const CASES: [Case; 27] = [
     codec("encode-struct", "ticket to row", 500, encode_struct),
     codec("encode-document", "document to row", 500, encode_document),
     codec("validate", "bytes to row, everything checked", 2000, validate),
@@ -85,6 +88,8 @@ const CASES: [Case; 25] = [
     store("get", "random get out of cached pages, one view", 2000, 5000, get),
     store("get-table", "random get out of the table, one view", 1200, 5000, get_from_table),
     store("get-view", "random get out of cached pages, a view each", 0, 5000, get_view),
+    store("get-kept", "random get out of cached pages, of keys with 30 older versions", 2000, 5000, get_kept),
+    store("get-as-of", "the same as of any of 30 commits", 4000, 5000, get_as_of),
     store("scan-row", "next row of a scan of pages", 250, ROWS, scan),
     store("view", "view taken and dropped", 300, 5000, view),
     store("commit", "transaction of one pair, not synced", 8000, 500, commit),
@@ -478,6 +483,10 @@ impl Worlds {
         for encrypted in [false, true] {
             let world = World { folder: worlds.folder.join(if encrypted { "sealed" } else { "plain" }), encrypted };
             fs::create_dir_all(&world.folder)?;
+            let store = world.open(ROWS_KEPT)?;
+            store.set_history(tree_of(&store)?, Some(History::ALL))?;
+            (0..=VERSIONS).try_for_each(|_| put_all(&store, pairs(1).take(ROWS_KEPT)))?;
+            store.close()?;
             for rows in [ROWS_SMALL, ROWS, ROWS_LARGE] {
                 let store = world.open(rows)?;
                 put_all(&store, pairs(1).take(rows))?;
@@ -575,6 +584,32 @@ fn get(world: &World, times: usize) -> Result<(), Failure> {
     let (store, keys) = (world.open(ROWS)?, shuffled_keys());
     get_each(&store, &keys)?;
     counted(&mut || get_each(&store, &keys[..times]))
+}
+
+fn get_kept(world: &World, times: usize) -> Result<(), Failure> {
+    let store = world.open(ROWS_KEPT)?;
+    let keys: Vec<_> = pairs(1).take(ROWS_KEPT).map(|(key, _)| key).collect();
+    let keys: Vec<_> = keys.iter().copied().cycle().take(times).collect();
+    get_each(&store, &keys)?;
+    counted(&mut || get_each(&store, &keys))
+}
+
+fn get_as_of(world: &World, times: usize) -> Result<(), Failure> {
+    let store = world.open(ROWS_KEPT)?;
+    let tree = tree_of(&store)?;
+    let oldest = store.history(tree)?.ok_or("history is kept")?.oldest;
+    // The first state in which all keys are, and every one after it.
+    let all = ROWS_KEPT.div_ceil(1000) as u64;
+    let views = (oldest + all..=store.read().commit_no()).map(|at| store.as_of(at)).collect::<Result<Vec<_>, _>>()?;
+    let keys: Vec<_> = pairs(1).take(ROWS_KEPT).map(|(key, _)| key).collect();
+    let get_each = || -> Result<(), Failure> {
+        for (key, view) in keys.iter().cycle().zip(views.iter().cycle()).take(times) {
+            black_box(view.get(tree, key)?.ok_or("the key was put")?);
+        }
+        Ok(())
+    };
+    get_each()?;
+    counted(&mut || get_each())
 }
 
 fn get_from_table(world: &World, times: usize) -> Result<(), Failure> {

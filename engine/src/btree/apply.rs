@@ -16,11 +16,12 @@
 //! Memory: per level one copy of a node and at most eight pages that wait in the builder, the rest is written. Keys
 //! that a page shortens by their common beginning wait in full length.
 
+use std::collections::BTreeSet;
+
 use super::build::{Builder, WAITING_PAGES_MAX, separator};
 use super::node::{Branch, CHILD_BYTES, CellValue, Leaf, Rule, decode_child, encode_child, encode_stored};
 use super::value::{ValueWriter, release_value};
-use super::{HEIGHT_MAX, TreeRoot, ValueRef, broken, inline_max};
-use crate::limits::KEY_BYTES_MAX;
+use super::{HEIGHT_MAX, PAGE_KEY_BYTES_MAX, TreeRoot, ValueRef, broken, is_inline};
 use crate::pager::{PageError, PageKind, PageRef, PageWrite};
 
 /// How full pages are made, in percent: some room is left, so that the next change need not cut again.
@@ -55,11 +56,24 @@ pub(crate) fn apply<W: PageWrite>(
     root: &TreeRoot,
     edits: &mut dyn Edits,
 ) -> Result<TreeRoot, PageError> {
+    apply_keeping(pages, root, edits, &Kept::new())
+}
+
+/// Stored values that are another tree's from now on, by their top page.
+pub(crate) type Kept = BTreeSet<u64>;
+
+/// As `apply`, and leaves the pages of those stored values in use.
+pub(crate) fn apply_keeping<W: PageWrite>(
+    pages: &mut W,
+    root: &TreeRoot,
+    edits: &mut dyn Edits,
+    kept: &Kept,
+) -> Result<TreeRoot, PageError> {
     if edits.peek().is_none() {
         return Ok(*root);
     }
     let out = Out::new(pages, root.page.is_none());
-    let mut rewrite = Rewrite { edits, out, added: 0, removed: 0 };
+    let mut rewrite = Rewrite { edits, kept, out, added: 0, removed: 0 };
     rewrite.root(root)
 }
 
@@ -73,13 +87,15 @@ pub(super) fn apply_packed<W: PageWrite>(
     if edits.peek().is_none() {
         return Ok(*root);
     }
+    let kept = Kept::new();
     let out = Out { fill_at_end: fill, ..Out::new(pages, true) };
-    let mut rewrite = Rewrite { edits, out, added: 0, removed: 0 };
+    let mut rewrite = Rewrite { edits, kept: &kept, out, added: 0, removed: 0 };
     rewrite.root(root)
 }
 
 struct Rewrite<'r, W> {
     edits: &'r mut dyn Edits,
+    kept: &'r Kept,
     out: Out<'r, W>,
     added: u64,
     removed: u64,
@@ -159,7 +175,9 @@ impl<W: PageWrite> Rewrite<'_, W> {
                 self.removed += u64::from(found);
                 self.added += u64::from(!matches!(value, EditValue::Delete));
                 self.out.at_end |= to == leaf.len() && old.upper.is_none();
-                if let Some(CellValue::Stored(now)) = now {
+                if let Some(CellValue::Stored(now)) = now
+                    && !self.kept.contains(&now.page.no)
+                {
                     release_value(self.out.pages, &now)?;
                 }
                 self.out.put(key, value, old.at)?;
@@ -423,11 +441,11 @@ impl<'r, W: PageWrite> Out<'r, W> {
 
     /// Takes an edit's value, among the entries of the leaf `at`.
     fn put(&mut self, key: &[u8], value: EditValue<'_>, at: PageRef) -> Result<(), PageError> {
-        assert!(key.len() <= KEY_BYTES_MAX, "whoever takes a key in checks its length");
+        assert!(key.len() <= PAGE_KEY_BYTES_MAX, "whoever takes a key in checks its length");
         let key = [key, &[]];
         let pushed = match value {
             EditValue::Delete | EditValue::Touch => return Ok(()),
-            EditValue::Put(bytes) if bytes.len() <= inline_max(self.pages.body_bytes()) => {
+            EditValue::Put(bytes) if is_inline(self.pages.body_bytes(), key[0].len(), bytes.len()) => {
                 self.builder(0).push(key, bytes, false)
             }
             EditValue::Put(bytes) => {

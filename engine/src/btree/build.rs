@@ -9,9 +9,8 @@
 
 use std::collections::VecDeque;
 
-use super::inline_max;
 use super::node::{CHILD_BYTES, NODE_HEADER_BYTES, Rule, STORED_BYTES, head_of};
-use crate::limits::KEY_BYTES_MAX;
+use super::{PAGE_KEY_BYTES_MAX, is_inline};
 
 /// Pages that wait at most, before the first of them are written.
 pub(super) const WAITING_PAGES_MAX: usize = 8;
@@ -132,9 +131,9 @@ impl Builder {
     /// Takes the next item. The key comes in two parts, as pages have it.
     pub(super) fn push(&mut self, key: [&[u8]; 2], value: &[u8], stored: bool) -> Result<(), Rule> {
         let key_len = key[0].len() + key[1].len();
-        let value_max = if stored { STORED_BYTES } else { inline_max(self.body_bytes) };
-        if key_len > KEY_BYTES_MAX || value.len() > value_max {
-            return Err("keys are at most 1024 bytes long, and long values lie in pages of their own");
+        let fits = if stored { value.len() <= STORED_BYTES } else { is_inline(self.body_bytes, key_len, value.len()) };
+        if key_len > PAGE_KEY_BYTES_MAX || !fits {
+            return Err("keys are at most 1161 bytes long, and long values lie in pages of their own");
         }
         let at = self.bytes.len();
         self.bytes.extend_from_slice(key[0]);

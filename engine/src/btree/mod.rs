@@ -30,7 +30,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::apply::{EditValue, Edits, apply};
+pub(crate) use self::apply::{EditValue, Edits, Kept, apply, apply_keeping};
 pub(crate) use self::check::check;
 pub(crate) use self::cursor::TreeCursor;
 #[cfg(any(test, feature = "testing"))]
@@ -38,7 +38,7 @@ pub(crate) use self::fuzz::{fuzz_inline_values, fuzz_node, fuzz_references, fuzz
 pub(crate) use self::node::CellValue;
 pub(crate) use self::pack::{Packing, pack};
 pub(crate) use self::rewrite::{Place, TreesPlace, rewrite, rewrite_trees};
-pub(crate) use self::search::{Found, get};
+pub(crate) use self::search::{Found, at_or_after, get, look_up};
 pub(crate) use self::value::{ValueWriter, read_value, release_value, value_pages};
 
 use crate::limits::KEY_BYTES_MAX;
@@ -69,6 +69,14 @@ pub(crate) struct ValueRef {
 /// Longest value that stands in a leaf: four entries fit a page, if their keys are short.
 pub(crate) const fn inline_max(body_bytes: usize) -> usize {
     body_bytes / 4 - 64
+}
+
+/// Longest key in a page: of a twin, which has eight bytes more for nine of each key, and the commit.
+pub(crate) const PAGE_KEY_BYTES_MAX: usize = (9 * KEY_BYTES_MAX + 1).div_ceil(8) + 8;
+
+/// Whether a value stands in a leaf. With a twin's longest keys it is shorter.
+fn is_inline(body_bytes: usize, key_len: usize, value_len: usize) -> bool {
+    value_len <= inline_max(body_bytes) && key_len + value_len <= KEY_BYTES_MAX + inline_max(body_bytes)
 }
 
 const BODY_BYTES_MIN: usize = 4096 - PAGE_HEADER_BYTES;

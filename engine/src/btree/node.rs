@@ -41,8 +41,9 @@
 //! Separator i is above every key of child i and at or below every key of child i + 1. It is no longer than it takes to
 //! tell the two keys beside it apart.
 
+use super::PAGE_KEY_BYTES_MAX;
 use super::{HEIGHT_MAX, ValueRef};
-use crate::limits::{KEY_BYTES_MAX, STORED_VALUE_BYTES_MAX};
+use crate::limits::STORED_VALUE_BYTES_MAX;
 use crate::pager::PageRef;
 
 pub(super) const NODE_HEADER_BYTES: usize = 8;
@@ -180,7 +181,7 @@ impl<'b> Keys<'b> {
     }
 
     /// Counts the keys below `key`, and says whether it is there. `suffix` reads a cell's suffix.
-    #[inline]
+    #[inline(always)]
     fn rank(&self, key: &[u8], suffix: impl Fn(usize) -> Result<&'b [u8], Rule>) -> Result<(usize, bool), Rule> {
         let Some(rest) = key.strip_prefix(self.prefix) else {
             return Ok((if key < self.prefix { 0 } else { self.heads.len() }, false));
@@ -321,7 +322,7 @@ fn leaf_cell(body: &[u8], mut at: usize, prefix_len: usize) -> Result<Cell, Rule
     if end > body.len() {
         return Err(PAST_THE_END);
     }
-    if key_len + prefix_len > KEY_BYTES_MAX {
+    if key_len + prefix_len > PAGE_KEY_BYTES_MAX {
         return Err(KEY_TOO_LONG);
     }
     Ok(Cell { key: at, value, end, stored: tagged & 1 == 1 })
@@ -372,7 +373,7 @@ impl<'b> Branch<'b> {
         if end > self.keys.body.len() {
             return Err(PAST_THE_END);
         }
-        if key_len + self.keys.prefix.len() > KEY_BYTES_MAX {
+        if key_len + self.keys.prefix.len() > PAGE_KEY_BYTES_MAX {
             return Err(KEY_TOO_LONG);
         }
         Ok(Cell { key, value: end, end, stored: false })

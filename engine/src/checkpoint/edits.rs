@@ -13,12 +13,8 @@ pub(crate) struct TableEdits {
 }
 
 impl TableEdits {
-    pub(crate) fn new(table: &Mem, tree: u32) -> Self {
-        Self::after(table, tree, 0)
-    }
-
     /// What commits after this one have changed.
-    pub(super) fn after(table: &Mem, tree: u32, after: u64) -> Self {
+    pub(crate) fn after(table: &Mem, tree: u32, after: u64) -> Self {
         let mut cursor = table.cursor_since(tree, after);
         cursor.seek(std::ops::Bound::Unbounded);
         let mut edits = Self { cursor, after };

@@ -3,28 +3,32 @@
 use std::sync::Arc;
 
 use super::Step;
-use super::edits::{NameEdits, RootEdits, TableEdits, TreesOfEdits, encode_root};
+use super::edits::{NameEdits, RootEdits, TreesOfEdits, encode_root};
 use crate::ahead::Stored;
 use crate::btree::{self, Edits, TreeRoot, value_pages};
 use crate::disk::Disk;
 use crate::env::Env;
+use crate::history::Twins;
+use crate::history::ledger::{LedgerEdits, Meta, mark_key, point_before};
+use crate::history::purge::Purge;
+use crate::history::take::{Taken, apply_rows, apply_table, note_taken};
 use crate::limits::TREES_MAX;
 use crate::log::writer::LogPosition;
 use crate::memtable::Mem;
-use crate::pager::{PageError, PageRef, PageWriter, Pages, Space};
+use crate::pager::{PageError, PageRead, PageRef, PageWriter, Pages, Space};
 use crate::snapshot::Root;
 use crate::sync::Mutex;
 use crate::txn::CATALOGUE;
 use crate::txn::names::CatalogueEntry;
 
-pub(crate) type Written = (Vec<TreeRoot>, TreeRoot, PageRef);
+pub(crate) type Written = (Vec<TreeRoot>, TreeRoot, PageRef, u64);
 
 /// Steps 4 and 5: makes written pages durable, and names them in as many headers as are said.
 pub(crate) fn write_root(
     env: &Env,
     disk: &mut Disk,
     old: &Root,
-    (trees, roots, space): Written,
+    (trees, roots, space, history_floor): Written,
     commit_no: u64,
     then: LogPosition,
     headers: usize,
@@ -54,6 +58,7 @@ pub(crate) fn write_root(
         space: Some(space),
         pages: Arc::clone(&disk.pages),
         map,
+        history_floor,
     }))
 }
 
@@ -63,15 +68,20 @@ pub(super) fn write_pages(
     old: &Arc<Root>,
     table: &Mem,
     step: Option<&mut Step>,
+    (purge, now_ms): (&mut Purge, u64),
 ) -> Result<Written, PageError> {
     adopt_stored(disk, old, table)?;
     let mut writer = disk.writer(old.map.as_deref());
     let mut trees = NewTrees::new(old.trees.clone());
-    for tree in table.trees() {
-        trees.apply(&mut writer, tree, &mut TableEdits::new(table, tree))?;
-    }
+    let mut taken = Taken::new();
+    apply_table(&mut writer, &mut trees.trees, table, 0, &mut taken)?;
     for at in table.superseded_stored() {
         btree::release_value(&mut writer, &at)?;
+    }
+    if let Some(twins) = table.twins() {
+        note_taken(&mut writer, &mut trees.trees, Some(twins), table.commit_no, &taken)?;
+        purge.step(&mut writer, &mut trees.trees, twins, table.commit_no, now_ms)?;
+        trees.note_floor(&writer, twins)?;
     }
     trees.finish(writer, old, step)
 }
@@ -80,12 +90,15 @@ pub(super) fn write_pages(
 pub(crate) fn write_load_pages(
     disk: &mut Disk,
     old: &Arc<Root>,
+    (twins, commit_no): (Option<&Twins>, u64),
     rows: impl FnOnce(&mut LoadPages<'_>) -> Result<(), PageError>,
 ) -> Result<Written, PageError> {
     let pages = Arc::clone(&disk.pages);
     let (writer, space) = disk.load_writer(old.map.as_deref());
-    let mut load = LoadPages { pages: &pages, space, writer, trees: NewTrees::new(old.trees.clone()) };
+    let trees = NewTrees { history_floor: old.history_floor, ..NewTrees::new(old.trees.clone()) };
+    let mut load = LoadPages { pages: &pages, space, writer, trees, twins, commit_no, taken: Taken::new() };
     rows(&mut load)?;
+    note_taken(&mut load.writer, &mut load.trees.trees, twins, commit_no, &load.taken)?;
     load.trees.finish(load.writer, old, None)
 }
 
@@ -95,6 +108,9 @@ pub(crate) struct LoadPages<'w> {
     pub(crate) space: &'w Mutex<Space>,
     writer: PageWriter<'w>,
     trees: NewTrees,
+    twins: Option<&'w Twins>,
+    commit_no: u64,
+    taken: Taken,
 }
 
 impl LoadPages<'_> {
@@ -112,22 +128,54 @@ impl LoadPages<'_> {
     /// Applies rows, tree by tree.
     pub(crate) fn apply(&mut self, rows: &mut impl TreesOfEdits) -> Result<(), PageError> {
         while let Some(tree) = rows.next_tree() {
-            self.trees.apply(&mut self.writer, tree, rows)?;
+            match self.twins.and_then(|twins| twins.kept(tree)) {
+                None => self.trees.apply(&mut self.writer, tree, rows)?,
+                Some(twin) => {
+                    let pair = (tree, twin.number);
+                    let Self { writer, trees, commit_no, taken, .. } = self;
+                    apply_rows(writer, &mut trees.trees, pair, *commit_no, rows, taken)?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Puts when the load's commit is made into the ledger.
+    pub(crate) fn mark_time(&mut self, now_ms: u64) -> Result<(), PageError> {
+        let Some(twins) = self.twins.filter(|twins| twins.ledger != 0) else { return Ok(()) };
+        let ledger = *tree_mut(&mut self.trees.trees, twins.ledger);
+        let last = point_before(&self.writer, &ledger, 0, self.commit_no)?.map_or(0, |(_, at_ms)| at_ms);
+        let mut edits = LedgerEdits::default();
+        edits.put(&mark_key(self.commit_no), &now_ms.max(last).to_le_bytes());
+        self.trees.apply(&mut self.writer, twins.ledger, &mut edits)
     }
 }
 
 /// Trees on their way from one root to the next.
-pub(crate) struct NewTrees(Vec<TreeRoot>);
+pub(crate) struct NewTrees {
+    trees: Vec<TreeRoot>,
+    history_floor: u64,
+}
 
 impl NewTrees {
     pub(crate) fn new(trees: Vec<TreeRoot>) -> Self {
-        Self(trees)
+        Self { trees, history_floor: 0 }
+    }
+
+    /// Notes from which commit on all history is there.
+    pub(crate) fn note_floor<P: PageRead>(&mut self, pages: &P, twins: &Twins) -> Result<(), PageError> {
+        if twins.ledger == 0 {
+            return Ok(());
+        }
+        let ledger = *tree_mut(&mut self.trees, twins.ledger);
+        for (_, twin) in twins.pairs() {
+            self.history_floor = self.history_floor.max(Meta::read(pages, &ledger, twin.number)?.floor);
+        }
+        Ok(())
     }
 
     fn apply(&mut self, writer: &mut PageWriter<'_>, tree: u32, edits: &mut dyn Edits) -> Result<(), PageError> {
-        let root = tree_mut(&mut self.0, tree);
+        let root = tree_mut(&mut self.trees, tree);
         *root = btree::apply(writer, root, edits)?;
         Ok(())
     }
@@ -139,12 +187,12 @@ impl NewTrees {
         old: &Root,
         mut step: Option<&mut Step>,
     ) -> Result<Written, PageError> {
-        let Self(mut trees) = self;
+        let Self { mut trees, history_floor } = self;
         debug_assert!(trees.len() <= TREES_MAX + 1, "tree numbers are checked where they are given out");
         let is_last = match &mut step {
             Some(Step::Rekey(step)) => !step.is_sealed() && step.seal_trees(&mut writer, &mut trees)?,
             Some(Step::Vacuum(step)) => step.change_trees(&mut writer, &mut trees)?,
-            None => false,
+            Some(Step::Purge) | None => false,
         };
         let before = |tree: usize| old.trees.get(tree).copied().unwrap_or_default();
         let changed = trees.iter().enumerate().filter(|&(tree, root)| *root != before(tree));
@@ -153,11 +201,11 @@ impl NewTrees {
         match step.filter(|_| is_last) {
             Some(Step::Rekey(step)) => step.seal_rest(&mut writer, &mut roots)?,
             Some(Step::Vacuum(step)) => step.move_rest(&mut writer, &mut roots)?,
-            None => {}
+            Some(Step::Purge) | None => {}
         }
         let space = writer.save_space()?;
         writer.finish()?;
-        Ok((trees, roots, space))
+        Ok((trees, roots, space, history_floor))
     }
 }
 

@@ -4,12 +4,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::edits::TableEdits;
-use super::pages::tree_mut;
 use super::{CheckpointError, Frozen};
-use crate::btree::{self, TreeRoot};
+use crate::btree::TreeRoot;
 use crate::disk::Disk;
-use crate::memtable::Mem;
+use crate::history::take::{Taken, apply_table};
 use crate::pager::PageError;
 use crate::snapshot::{Layers, Root};
 use crate::store::Inner;
@@ -21,13 +19,20 @@ impl Inner {
     pub(super) fn move_views(&self, frozen: Option<Frozen>, root: &Arc<Root>) {
         let Some(Frozen { table, .. }) = frozen else { return };
         let mut moved = Moved::default();
-        let readers = self.visible.lock().readers();
+        let (readers, past) = {
+            let visible = self.visible.lock();
+            (visible.readers(), visible.past.clone())
+        };
         for reader in readers {
             let Some(layers) = reader.layers().filter(|_| !reader.stays) else { continue };
+            // What it reads of the past is not in the new pages any more.
+            if past.iter().any(|&(slot, commit_no)| slot == reader.slot && commit_no < root.history_floor) {
+                continue;
+            }
             let same = if layers.frozen.as_ref().is_some_and(|f| Arc::ptr_eq(f, &table)) {
                 Some(Arc::clone(&layers.active))
             } else if layers.commit_no() == root.commit_no && layers.root.checkpoint < root.checkpoint {
-                Some(Arc::new(Mem::empty_at(root.commit_no, 0)))
+                Some(Arc::new(layers.active.after(root.commit_no, 0)))
             } else {
                 None
             };
@@ -129,7 +134,7 @@ impl Inner {
                 room = room.saturating_sub(written);
             }
             let root = last_root;
-            let active = Arc::new(Mem::empty_at(root.commit_no, 0));
+            let active = Arc::new(layers.active.after(root.commit_no, 0));
             reader.exchange(Some(Arc::new(Layers { root: Arc::clone(&root), frozen: None, active })));
             last = Some(Spilled { base: Arc::clone(base), root, is_full });
         }
@@ -142,10 +147,7 @@ impl Inner {
         let mut trees = from.trees.clone();
         let mut writer = disk.spill_writer(from.checkpoint + 1, from.map.as_deref());
         for table in layers.frozen.iter().chain([&layers.active]) {
-            for tree in table.trees() {
-                let root = tree_mut(&mut trees, tree);
-                *root = btree::apply(&mut writer, root, &mut TableEdits::after(table, tree, from.commit_no))?;
-            }
+            apply_table(&mut writer, &mut trees, table, from.commit_no, &mut Taken::new())?;
         }
         let written = writer.finish()?;
         let end = disk.pages_in_file(|space| space.end());
@@ -159,6 +161,7 @@ impl Inner {
             space: None,
             pages: Arc::clone(&disk.pages),
             map,
+            history_floor: from.history_floor,
         };
         Ok((Arc::new(root), written))
     }

@@ -8,9 +8,8 @@ use crate::ahead::Stored;
 use crate::change::Commit;
 use crate::checkpoint::{LoadPages, Work, write_load_pages, write_root};
 use crate::disk::Disk;
-use crate::error::{CommitError, HookError, Poison};
+use crate::error::{CommitError, HookError, Poison, WriteError};
 use crate::log::writer::AppendError;
-use crate::memtable::Mem;
 use crate::pager::PageError;
 use crate::readers::LogAt;
 use crate::snapshot::Layers;
@@ -21,7 +20,7 @@ use crate::txn::conflict::check_conflicts;
 use crate::txn::head::{Head, Outcome};
 use crate::txn::names::CatalogueEntry;
 use crate::txn::write_set::SetEdits;
-use crate::txn::{CATALOGUE, CommitInfo, Serial, WriteTransaction};
+use crate::txn::{CATALOGUE, CommitInfo, Serial, TreeId, WriteTransaction};
 
 /// The serial section belongs to a load as long as this lives.
 pub(crate) struct Loading<'i>(&'i Inner);
@@ -73,13 +72,16 @@ impl Inner {
         if tx.writes.is_empty() {
             return Ok(CommitInfo { commit_no: tx.view.commit_no(), changed: false });
         }
+        self.mark_time(&mut self.head.lock(), &mut tx);
         self.write_set_as_load(disk, &tx)
     }
 
     /// Writes a transaction into pages. The caller has the serial section to itself.
     fn write_set_as_load(&self, disk: &mut Disk, tx: &WriteTransaction) -> Result<CommitInfo, CommitError> {
         let commit_no = self.published_no() + 1;
-        let told = self.has_feeds().then(|| Commit { commit_no, label: tx.label, changes: changes_of(&tx.writes) });
+        let ledger = self.published().ledger();
+        let told =
+            self.has_feeds().then(|| Commit { commit_no, label: tx.label, changes: changes_of(&tx.writes, ledger) });
         let values = Adopted(tx.writes.stored());
         let done = self.write_load(disk, told.as_ref(), |load| {
             load.adopt(&values.0);
@@ -184,9 +186,12 @@ impl Inner {
         let newest = self.published();
         assert!(newest.active.is_empty() && newest.frozen.is_none(), "a load begins when all is in pages");
         let old = Arc::clone(&newest.root);
+        let twins = newest.active.twins().cloned();
         let commit_no = newest.commit_no() + 1;
         let mut head = self.head.lock();
-        let written = self.without_lock(&mut head, &Outcome::default(), || write_load_pages(disk, &old, rows));
+        let written = self.without_lock(&mut head, &Outcome::default(), || {
+            write_load_pages(disk, &old, (twins.as_deref(), commit_no), rows)
+        });
         let written = match written {
             Ok(written) => written,
             Err(error) => {
@@ -223,7 +228,7 @@ impl Inner {
         if let Some(writer) = &mut head.writer {
             writer.skip_to(commit_no);
         }
-        let active = Arc::new(Mem::empty_at(commit_no, self.config.table_bytes as usize));
+        let active = Arc::new(newest.active.after(commit_no, self.config.table_bytes as usize));
         head.layers = Layers { root, frozen: None, active };
         head.commits += 1;
         head.checkpoints += 1;
@@ -267,7 +272,7 @@ impl Inner {
         let newest = self.published();
         let mut names = Vec::new();
         for (tree, _) in (0_u32..).zip(trees).filter(|(_, has_rows)| **has_rows) {
-            let name = self.names.name_of(tree).expect("a tree number was given out for a name");
+            let Some(name) = self.names.name_of(tree) else { return Err(WriteError::UnknownTree(TreeId(tree)).into()) };
             if !newest.contains(CATALOGUE, name.as_bytes())? {
                 names.push((name, tree.to_le_bytes()));
             }

@@ -165,7 +165,8 @@ impl Loader {
             let mut sources = readers(load.pages, runs, Some(load.space))?;
             sources.push(Source::Arena(ArenaRows::new(arena)));
             load.apply_names(names)?;
-            load.apply(&mut Merge::new(sources, total, progress))
+            load.apply(&mut Merge::new(sources, total, progress))?;
+            load.mark_time(inner.env.clock.wall_ms())
         })
     }
 

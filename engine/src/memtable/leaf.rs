@@ -44,6 +44,8 @@ pub(super) enum Kind {
     Inline,
     Stored,
     Deleted,
+    /// Of a twin: it says where the version is that a commit took the place of.
+    Past,
 }
 
 /// Slots in the order of their keys: of each key the newest version that a commit shows.
@@ -92,7 +94,8 @@ impl Rest {
         let kind = match lens & 3 {
             0 => Kind::Inline,
             1 => Kind::Stored,
-            _ => Kind::Deleted,
+            2 => Kind::Deleted,
+            _ => Kind::Past,
         };
         Version {
             head,

@@ -23,6 +23,7 @@ mod cursor;
 mod filter;
 mod leaf;
 mod node;
+mod past;
 mod room;
 mod segments;
 
@@ -32,13 +33,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::btree::ValueRef;
+use crate::history::Twins;
 use crate::pager::PageRef;
+use crate::txn::CATALOGUE;
 pub(crate) use batch::{Batch, IntoTable};
 pub(crate) use cursor::MemCursor;
 use filter::Filter;
 pub(crate) use leaf::head_of;
 use leaf::{Kind, Leaf, Version};
 use node::Node;
+use past::{NewPast, decode_past};
 use segments::Segments;
 
 /// Records from this length on are segments of their own: shared with the transaction that wrote them, and with whoever
@@ -69,8 +73,16 @@ impl<'m> MemEntry<'m> {
         match self.version.kind {
             Kind::Inline => MemValue::Put(self.value),
             Kind::Stored => MemValue::PutStored(decode_stored(self.value)),
-            Kind::Deleted => MemValue::Deleted,
+            Kind::Deleted | Kind::Past => MemValue::Deleted,
         }
+    }
+
+    /// Returns the version that a twin's entry is about; `None` where that lies below this table.
+    pub(crate) fn past(&self) -> Option<Self> {
+        debug_assert!(self.version.kind == Kind::Past, "only a twin has such entries");
+        let version = decode_past(self.value)?;
+        let (_, value) = version.record(self.segments);
+        Some(Self { version, value, segments: self.segments })
     }
 
     /// Returns the value, shared with the table where it is a long one; empty where it is stored apart or deleted.
@@ -107,6 +119,8 @@ pub(crate) struct Mem {
     superseded: Arc<Vec<ValueRef>>,
     /// Bytes of stored values that were put, superseded ones included.
     stored_bytes: u64,
+    /// Of which trees history is kept, as of the commit; none where there never was any.
+    twins: Option<Arc<Twins>>,
 }
 
 /// What all versions of a table have in common.
@@ -129,12 +143,28 @@ impl Mem {
             entries: 0,
             superseded: Arc::default(),
             stored_bytes: 0,
+            twins: None,
         }
     }
 
     /// The same, as of a commit.
     pub(crate) fn empty_at(commit_no: u64, budget_bytes: usize) -> Self {
         Self { commit_no, ..Self::new(budget_bytes) }
+    }
+
+    /// An empty table to come after this one, as of a commit.
+    pub(crate) fn after(&self, commit_no: u64, budget_bytes: usize) -> Self {
+        Self { twins: self.twins.clone(), ..Self::empty_at(commit_no, budget_bytes) }
+    }
+
+    /// The same, of which the trees' history is known.
+    pub(crate) fn with_twins(self, twins: Option<Arc<Twins>>) -> Self {
+        Self { twins, ..self }
+    }
+
+    /// Returns of which trees history is kept; `None` where there never was any.
+    pub(crate) fn twins(&self) -> Option<&Arc<Twins>> {
+        self.twins.as_ref()
     }
 
     /// Returns what the table says about a key; `None` where it says nothing.
@@ -162,16 +192,29 @@ impl Mem {
             shared.segments.add(self.next_segment, segment);
             self.next_segment += 1;
         }
-        for batch::Item { tree, mut version } in batch.items.drain(..) {
-            version.place.segment += first;
-            version.commit_no = commit_no;
-            self.insert(&shared, tree, &version);
+        let names = batch.items.first().is_some_and(|item| item.tree == CATALOGUE);
+        if names || self.twins.is_some() {
+            self.apply_with_past(&shared, first, commit_no, batch);
+        } else {
+            for batch::Item { tree, mut version } in batch.items.drain(..) {
+                version.place.segment += first;
+                version.commit_no = commit_no;
+                self.insert(&shared, tree, &version, Self::note_replaced);
+            }
         }
         self.stored_bytes = self.stored_bytes.saturating_add(std::mem::take(&mut batch.stored_bytes));
         self.commit_no = commit_no;
     }
 
-    fn insert(&mut self, shared: &Shared, tree: u32, version: &Version) {
+    /// `replaced`: is told the version that this one takes the place of in this table, and its value.
+    #[inline]
+    fn insert(
+        &mut self,
+        shared: &Shared,
+        tree: u32,
+        version: &Version,
+        replaced: impl FnOnce(&mut Self, Version, &[u8]),
+    ) {
         let segments = &shared.segments;
         let key = version.key(segments);
         let index = tree as usize;
@@ -187,19 +230,75 @@ impl Mem {
         };
         let leaf = root.leaf_of(segments, version.head, key);
         let old = if may_be_there { leaf.find(segments, u64::MAX, version.head, key) } else { None };
-        match old {
-            None => self.entries += 1,
-            Some((old, value)) if old.kind == Kind::Stored => {
-                Arc::make_mut(&mut self.superseded).push(decode_stored(value));
-            }
-            Some(_) => {}
-        }
         if !leaf.add(version) {
             let grown = root.insert(segments, key, version);
             self.node_bytes += grown.bytes;
             if let Some(split) = grown.split {
                 self.node_bytes += root.grow(split);
             }
+        }
+        match old {
+            None => self.entries += 1,
+            Some((old, value)) => replaced(self, old, value),
+        }
+    }
+
+    /// Notes a stored value that no page will name.
+    fn note_replaced(&mut self, old: Version, value: &[u8]) {
+        if old.kind == Kind::Stored {
+            Arc::make_mut(&mut self.superseded).push(decode_stored(value));
+        }
+    }
+
+    /// As `apply`, and notes in the twins what the commit supersedes.
+    #[cold]
+    #[inline(never)]
+    fn apply_with_past(&mut self, shared: &Shared, first: u32, commit_no: u64, batch: &mut Batch) {
+        let twins = self.twins_after(shared, first, commit_no, &batch.items);
+        let mut past = self.twins.clone().map(NewPast::new);
+        for batch::Item { tree, mut version } in batch.items.drain(..) {
+            version.place.segment += first;
+            version.commit_no = commit_no;
+            match past.as_mut().and_then(|past| Some((past.twin_of(tree)?, past))) {
+                None => self.insert(shared, tree, &version, |table, old, value| table.note_replaced(old, value)),
+                Some((twin, past)) => {
+                    let mut before = None;
+                    self.insert(shared, tree, &version, |_, old, _| before = Some(old));
+                    past.add(twin, version.key(&shared.segments), commit_no, before);
+                }
+            }
+        }
+        if let Some(past) = past {
+            self.insert_past(shared, past);
+        }
+        if twins.is_some() {
+            self.twins = twins;
+        }
+    }
+
+    /// Returns of which trees history is kept behind a commit that says so; `None` where it says nothing of that.
+    fn twins_after(&self, shared: &Shared, first: u32, commit_no: u64, items: &[batch::Item]) -> Option<Arc<Twins>> {
+        let mut changed = None;
+        for item in items.iter().take_while(|item| item.tree == CATALOGUE) {
+            let place = segments::Place { segment: item.version.place.segment + first, ..item.version.place };
+            let (key, value) = Version { place, commit_no, ..item.version }.record(&shared.segments);
+            // What does not say anything of history is looked at by whoever reads names.
+            if Twins::is_about(key, value) {
+                let twins = changed.get_or_insert_with(|| self.twins.as_deref().cloned().unwrap_or_default());
+                twins.note(key, value);
+            }
+        }
+        changed.map(Arc::new)
+    }
+
+    /// Puts what a commit superseded into the twins.
+    fn insert_past(&mut self, shared: &Shared, past: NewPast) {
+        let Some((bytes, items)) = past.into_segment(self.next_segment) else { return };
+        self.segment_bytes += bytes.len() as u64 + Segments::EACH_BYTES;
+        shared.segments.add(self.next_segment, bytes);
+        self.next_segment += 1;
+        for batch::Item { tree, version } in items {
+            self.insert(shared, tree, &version, |_, _, _| {});
         }
     }
 
@@ -266,9 +365,11 @@ impl Mem {
             cursor.seek(Bound::Unbounded);
             std::iter::from_fn(move || {
                 loop {
-                    let value = match cursor.entry()?.1.value() {
-                        MemValue::PutStored(at) => Some(at),
-                        MemValue::Put(_) | MemValue::Deleted => None,
+                    let entry = cursor.entry()?.1;
+                    let shown = if entry.version.kind == Kind::Past { entry.past() } else { Some(entry) };
+                    let value = match shown.map(|entry| entry.value()) {
+                        Some(MemValue::PutStored(at)) => Some(at),
+                        Some(MemValue::Put(_) | MemValue::Deleted) | None => None,
                     };
                     cursor.next();
                     if value.is_some() {

@@ -23,12 +23,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::change::{Change, ChangeKind, Commit};
-use crate::error::{CommitError, HookError, Poison};
+use crate::error::{CommitError, HookError, Poison, WriteError};
+use crate::history::ledger::{MARK_MS, mark_key};
 use crate::limits::TREES_MAX;
 use crate::log::group::HEADER_BYTES;
 use crate::log::redo::CommitEncoder;
 use crate::log::writer::{AppendError, LogWriter};
-use crate::memtable::Mem;
 use crate::options::tables_bytes;
 use crate::store::Inner;
 use crate::sync::MutexGuard;
@@ -102,6 +102,7 @@ impl Inner {
         if tx.writes.is_empty() {
             return Ok(CommitInfo { commit_no: tx.view.commit_no(), changed: false });
         }
+        self.mark_time(&mut head, &mut tx);
         if self.is_load(&tx) {
             return self.go_on_as_load(head, &tx);
         }
@@ -242,7 +243,9 @@ impl Inner {
         tx: &WriteTransaction,
         durability: Durability,
     ) -> Result<(), CommitError> {
-        let more = tx.writes.table_bytes();
+        // Where history is kept, an entry of a twin for each of a tree.
+        let times = 1 + u64::from(head.layers.active.twins().is_some());
+        let more = times * tx.writes.table_bytes();
         let failed_before = head.checkpoints_failed;
         let mut waited = false;
         loop {
@@ -327,13 +330,45 @@ impl Inner {
         }
     }
 
+    /// Where history is kept, notes when a commit was made: the first one of a second.
+    #[inline]
+    pub(crate) fn mark_time(&self, head: &mut Head, tx: &mut WriteTransaction) {
+        if head.layers.active.twins().is_some() || tx.marks_time {
+            self.mark_time_now(head, tx);
+        }
+    }
+
+    #[cold]
+    fn mark_time_now(&self, head: &mut Head, tx: &mut WriteTransaction) {
+        let twins = head.layers.active.twins();
+        if !tx.marks_time && !twins.is_some_and(|twins| twins.is_any_kept()) {
+            return;
+        }
+        let known = twins.map(|twins| twins.ledger);
+        let Some(ledger) = known.filter(|&ledger| ledger != 0).or_else(|| self.names.reserve_ledger().ok()) else {
+            return;
+        };
+        let last = match head.last_mark_ms {
+            Some(last) => last,
+            // Where it cannot be read the next checkpoint will say so.
+            None => head.layers.mark_before(u64::MAX >> 1).ok().flatten().map_or(0, |(_, at_ms)| at_ms),
+        };
+        head.last_mark_ms = Some(last);
+        let now = self.env.clock.wall_ms();
+        if tx.marks_time || now >= last.saturating_add(MARK_MS) || last == 0 {
+            let now = now.max(last);
+            head.last_mark_ms = Some(now);
+            tx.writes.put_own(ledger, &mark_key(head.layers.commit_no() + 1), &now.to_le_bytes());
+        }
+    }
+
     /// Every tree that is written must have its name in the catalogue.
     pub(crate) fn add_catalogue_entries(&self, head: &mut Head, writes: &mut WriteSet) -> Result<(), CommitError> {
         let known = |head: &Head, tree: u32| head.catalogued.get(tree as usize).copied().unwrap_or(false);
         let numbers = writes.trees.iter().map(|(tree, _)| *tree);
         let trees: Vec<u32> = numbers.filter(|&t| t != CATALOGUE && !known(head, t)).collect();
         for tree in trees {
-            let name = self.names.name_of(tree).expect("a tree number was given out for a name");
+            let Some(name) = self.names.name_of(tree) else { return Err(WriteError::UnknownTree(TreeId(tree)).into()) };
             if head.layers.contains(CATALOGUE, name.as_bytes()).map_err(CommitError::from)? {
                 let index = tree as usize;
                 if head.catalogued.len() <= index {
@@ -380,7 +415,8 @@ impl Inner {
         }
         Arc::make_mut(&mut head.layers.active).apply(commit_no, batch);
         if self.has_feeds() {
-            open.told.push(Commit { commit_no, label: tx.label, changes: changes_of(&tx.writes) });
+            let ledger = head.layers.ledger();
+            open.told.push(Commit { commit_no, label: tx.label, changes: changes_of(&tx.writes, ledger) });
         }
         commit_no
     }
@@ -479,7 +515,7 @@ impl Inner {
         // The commits that failed are in leaves that the published table shares, and their numbers are given again.
         if head.layers.commit_no() > layers.commit_no() {
             layers.active = Arc::new(if layers.active.is_empty() {
-                Mem::empty_at(layers.commit_no(), self.config.table_bytes as usize)
+                layers.active.after(layers.commit_no(), self.config.table_bytes as usize)
             } else {
                 head.layers.active.rolled_back_to(&layers.active)
             });
@@ -507,11 +543,11 @@ impl Inner {
 }
 
 /// Keys are copied: a slice would keep the value alive as long as the feed keeps the news.
-pub(crate) fn changes_of(writes: &WriteSet) -> Arc<[Change]> {
+pub(crate) fn changes_of(writes: &WriteSet, ledger: Option<u32>) -> Arc<[Change]> {
     let kind = |effect: &Effect| if matches!(effect, Effect::Delete) { ChangeKind::Delete } else { ChangeKind::Put };
     writes
         .iter()
-        .filter(|(tree, ..)| *tree != CATALOGUE)
+        .filter(|(tree, ..)| *tree != CATALOGUE && Some(*tree) != ledger)
         .map(|(tree, record, effect)| Change {
             tree: TreeId(tree),
             key: Bytes::copy_from_slice(record.key()),

@@ -47,6 +47,8 @@ pub(crate) struct Head {
     /// A load has the serial section to itself.
     pub(crate) loading: bool,
     pub(crate) pace: Pace,
+    /// The last time that the ledger has; `None`: not known yet.
+    pub(super) last_mark_ms: Option<u64>,
 }
 
 pub(crate) enum Running {
@@ -111,6 +113,7 @@ impl Head {
             checkpointing: false,
             loading: false,
             pace: Pace::default(),
+            last_mark_ms: None,
         }
     }
 

@@ -5,11 +5,12 @@
 //! same tree agree on its number, and the catalogue needs no conflict check: whoever commits a tree first writes
 //! the entry that the other would have written.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::error::WriteError;
+use crate::history::{LEDGER_NAME, decode_names_value};
 use crate::limits::{TREE_NAME_BYTES_MAX, TREES_MAX};
 use crate::pager::PageError;
 use crate::snapshot::{Layers, Value, Walk};
@@ -40,6 +41,9 @@ pub(crate) struct Names {
 }
 
 struct Reserved {
+    /// Of trees of which history is kept, or was.
+    twins: HashMap<u32, u32>,
+    ledger: Option<u32>,
     numbers: HashMap<Arc<str>, u32>,
     names: HashMap<u32, Arc<str>>,
     next: u32,
@@ -48,28 +52,47 @@ struct Reserved {
 impl Names {
     /// Reads the catalogue.
     pub(crate) fn from_catalogue(layers: &Layers) -> Result<Self, NamesError> {
-        let mut reserved =
-            Reserved { numbers: HashMap::new(), names: HashMap::new(), next: layers.tree_count().max(1) };
+        let mut reserved = Reserved {
+            twins: HashMap::new(),
+            ledger: None,
+            numbers: HashMap::new(),
+            names: HashMap::new(),
+            next: layers.tree_count().max(1),
+        };
+        let mut seen = HashSet::new();
         let mut walk = Walk::new(layers, CATALOGUE, Bound::Unbounded, false)?;
         while let (Some(key), Some(value)) = (walk.key(), walk.value()) {
+            let is_ledger = key == LEDGER_NAME;
             let name = std::str::from_utf8(key).map_err(|_| NamesError::Rule("a tree's name is UTF-8"))?;
-            if name.is_empty() || name.len() > TREE_NAME_BYTES_MAX {
-                return Err(NamesError::Rule("a tree's name has 1 to 512 bytes"));
+            if name.len() > TREE_NAME_BYTES_MAX {
+                return Err(NamesError::Rule("a tree's name has at most 512 bytes"));
             }
-            let number = match value {
-                Value::Inline(bytes) => bytes.try_into().map(u32::from_le_bytes).ok(),
+            let entry = match value {
+                Value::Inline(bytes) => decode_names_value(bytes),
                 Value::Stored(_) => None,
             };
-            let number = number.ok_or(NamesError::Rule("a tree's number is 4 bytes"))?;
-            if number == CATALOGUE || number as usize > TREES_MAX {
-                return Err(NamesError::Rule("a tree's number is between 1 and the limit"));
+            let (number, twin) = entry.ok_or(NamesError::Rule("a tree's number is 4 bytes, or 33 with a twin"))?;
+            let twin = twin.map(|twin| twin.number);
+            for number in [Some(number), twin].into_iter().flatten() {
+                if number == CATALOGUE || number as usize > TREES_MAX {
+                    return Err(NamesError::Rule("a tree's number is between 1 and the limit"));
+                }
+                if !seen.insert(number) {
+                    return Err(NamesError::Rule("a tree's number is given once"));
+                }
+                reserved.next = reserved.next.max(number + 1);
             }
-            let name: Arc<str> = name.into();
-            if reserved.names.insert(number, Arc::clone(&name)).is_some() {
-                return Err(NamesError::Rule("a tree's number is given once"));
+            if is_ledger {
+                if twin.is_some() {
+                    return Err(NamesError::Rule("the ledger has no twin"));
+                }
+                reserved.ledger = Some(number);
+            } else {
+                reserved.twins.extend(twin.map(|twin| (number, twin)));
+                let name: Arc<str> = name.into();
+                reserved.names.insert(number, Arc::clone(&name));
+                reserved.numbers.insert(name, number);
             }
-            reserved.numbers.insert(name, number);
-            reserved.next = reserved.next.max(number + 1);
             walk.advance(layers)?;
         }
         Ok(Self { end: AtomicU32::new(reserved.next), inner: Mutex::new(reserved) })
@@ -83,14 +106,40 @@ impl Names {
         if let Some(&number) = reserved.numbers.get(name) {
             return Ok(number);
         }
+        let number = self.next(&mut reserved)?;
+        let name: Arc<str> = name.into();
+        reserved.numbers.insert(Arc::clone(&name), number);
+        reserved.names.insert(number, name);
+        Ok(number)
+    }
+
+    /// Returns the number of a tree's twin. It is above the tree's, whose number was given out before.
+    pub(crate) fn reserve_twin(&self, tree: u32) -> Result<u32, WriteError> {
+        let mut reserved = self.inner.lock();
+        if let Some(&twin) = reserved.twins.get(&tree) {
+            return Ok(twin);
+        }
+        let twin = self.next(&mut reserved)?;
+        reserved.twins.insert(tree, twin);
+        Ok(twin)
+    }
+
+    pub(crate) fn reserve_ledger(&self) -> Result<u32, WriteError> {
+        let mut reserved = self.inner.lock();
+        if let Some(ledger) = reserved.ledger {
+            return Ok(ledger);
+        }
+        let ledger = self.next(&mut reserved)?;
+        reserved.ledger = Some(ledger);
+        Ok(ledger)
+    }
+
+    fn next(&self, reserved: &mut Reserved) -> Result<u32, WriteError> {
         if reserved.next as usize > TREES_MAX {
             return Err(WriteError::TooManyTrees);
         }
         let number = reserved.next;
         reserved.next += 1;
-        let name: Arc<str> = name.into();
-        reserved.numbers.insert(Arc::clone(&name), number);
-        reserved.names.insert(number, name);
         self.end.store(reserved.next, Ordering::Release);
         Ok(number)
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::error::ReadError;
+use crate::history::{LEDGER_NAME, decode_names_value};
 use crate::snapshot::{Layers, Value};
 use crate::store::Inner;
 use crate::sync::RwLock;
@@ -29,7 +30,7 @@ pub(crate) struct Held {
     inner: Arc<Inner>,
     pub(crate) commit_no: u64,
     pub(crate) since_ms: u64,
-    slot: usize,
+    pub(crate) slot: usize,
     layers: RwLock<HeldLayers>,
     /// The version of the layers, without the lock.
     version: AtomicU64,
@@ -64,6 +65,10 @@ impl Held {
         held
     }
 
+    pub(crate) fn check_tree(&self, tree: TreeId) -> Result<(), ReadError> {
+        self.inner.check_tree(tree)
+    }
+
     /// Whether the layers are still those of this version. By the time that the caller looks at the answer they may have
     /// been exchanged; what it has of them shows the same commit all the same. Whoever knows that a store was closed, or
     /// this view ended, is told so.
@@ -72,7 +77,7 @@ impl Held {
         self.version.load(Ordering::Relaxed) == version
     }
 
-    pub(super) fn with_version<R>(
+    pub(crate) fn with_version<R>(
         &self,
         read: impl FnOnce(&Layers, u64) -> Result<R, ReadError>,
     ) -> Result<R, ReadError> {
@@ -124,6 +129,19 @@ impl Drop for Held {
     }
 }
 
+/// What a view of an older commit holds: a view of a newer one, and the knowledge that it is more than that.
+pub(crate) struct PastHeld {
+    pub(crate) held: Arc<Held>,
+    /// The commit that it shows.
+    pub(crate) commit_no: u64,
+}
+
+impl Drop for PastHeld {
+    fn drop(&mut self) {
+        self.held.inner.unregister_past(self.held.slot);
+    }
+}
+
 impl Clone for ReadView {
     fn clone(&self) -> Self {
         let held = &self.held;
@@ -147,7 +165,7 @@ impl ReadView {
     pub fn tree(&self, name: &str) -> Result<Option<TreeId>, ReadError> {
         let found = self.held.with(|layers| {
             let number = layers.with(CATALOGUE, name.as_bytes(), |value| match value {
-                Value::Inline(bytes) => bytes.try_into().ok().map(u32::from_le_bytes),
+                Value::Inline(bytes) => decode_names_value(bytes).map(|(number, _)| number),
                 Value::Stored(_) => None,
             });
             Ok(number?)
@@ -158,6 +176,7 @@ impl ReadView {
     /// Returns the names of all trees, ascending by bytes.
     pub fn tree_names(&self) -> Result<Vec<String>, ReadError> {
         self.cursor(CATALOGUE, Bound::Unbounded, Bound::Unbounded)
+            .filter(|entry| entry.as_ref().is_ok_and(|(name, _)| name != LEDGER_NAME) || entry.is_err())
             .map(|entry| entry.map(|(name, _)| String::from_utf8_lossy(&name).into_owned()))
             .collect()
     }

@@ -36,6 +36,8 @@ pub struct WriteTransaction {
     pub(crate) reads: Mutex<Reads>,
     is_serializable: bool,
     pub(crate) label: u32,
+    /// It begins to keep history: its time is to be known.
+    pub(crate) marks_time: bool,
 }
 
 /// A moment of a transaction to go back to.
@@ -50,6 +52,7 @@ impl WriteTransaction {
             reads: Mutex::default(),
             is_serializable: false,
             label: 0,
+            marks_time: false,
         }
     }
 

@@ -105,6 +105,11 @@ impl WriteSet {
         self.insert(CATALOGUE, name.as_bytes(), &[&tree.to_le_bytes()], Effect::Put { ends: Box::default() });
     }
 
+    /// Puts what the store itself has to say: a few bytes, for which there is room like for names.
+    pub(crate) fn put_own(&mut self, tree: u32, key: &[u8], value: &[u8]) {
+        self.insert(tree, key, &[value], Effect::Put { ends: Box::default() });
+    }
+
     /// Makes sure that a key can be put whose value is written ahead.
     pub(crate) fn check_stored(&self, key: &[u8]) -> Result<(), WriteError> {
         check_key(key)?;

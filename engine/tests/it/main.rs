@@ -4,6 +4,7 @@ mod concurrency;
 mod crash;
 mod damage;
 mod faults;
+mod history;
 mod large;
 mod load;
 mod mapping;
