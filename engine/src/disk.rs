@@ -339,7 +339,7 @@ pub(crate) fn load_roots<P: PageRead>(pages: &P, roots: &TreeRoot) -> Result<Vec
     Ok(trees)
 }
 
-fn decode_root(bytes: &[u8]) -> Option<TreeRoot> {
+pub(crate) fn decode_root(bytes: &[u8]) -> Option<TreeRoot> {
     let bytes: &[u8; TREE_ROOT_BYTES] = bytes.try_into().ok()?;
     let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
     let (height, page) = (bytes[0], PageRef { no: number(1), proof: number(9) });

@@ -373,7 +373,7 @@ impl crate::Store {
     /// The page is read by itself; whether anybody names it is not asked.
     pub fn open_page(&self, no: u64) -> io::Result<Result<Vec<u8>, &'static str>> {
         let pages = std::sync::Arc::clone(&self.inner.visible.lock().layers.root.pages);
-        pages.open_alone(no)
+        Ok(pages.open_alone(no)?.map(|alone| alone.page))
     }
 }
 

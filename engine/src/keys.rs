@@ -25,6 +25,11 @@ use crate::sync::atomic::{AtomicU16, Ordering};
 
 pub(crate) type Key = Zeroizing<[u8; 32]>;
 
+/// What the header's authentication is derived under.
+const HEADER_LABEL: &[u8] = b"blaze header";
+/// What the authentication of a backup's header is derived under.
+const BACKUP_HEADER_LABEL: &[u8] = b"blaze backup header";
+
 /// One key slot of the header: how the master key is wrapped.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct KeySlot {
@@ -257,6 +262,27 @@ impl EpochKey {
         self.master.as_ref()
     }
 
+    /// Returns the sealer of one part of one backup. No two backups have one id, so no two share a key. spec: BK-4
+    pub(crate) fn backup_sealer(&self, uuid: &[u8; 16], backup: &[u8; 16], part: u64) -> Box<dyn Seal> {
+        self.sealer(uuid, &[b"blaze backup", &self.epoch.to_le_bytes(), backup, &part.to_le_bytes()])
+    }
+
+    /// Authenticates a backup's header; without encryption a plain digest. spec: BK-3
+    pub(crate) fn backup_mac(&self, uuid: &[u8; 16], bytes: &[u8]) -> [u8; 32] {
+        match self.header_hmac(uuid, BACKUP_HEADER_LABEL, bytes) {
+            Some(mac) => mac.finalize().into_bytes().into(),
+            None => Sha256::digest(bytes).into(),
+        }
+    }
+
+    /// Compares in constant time.
+    pub(crate) fn backup_mac_fits(&self, uuid: &[u8; 16], bytes: &[u8], stored: &[u8]) -> bool {
+        match self.header_hmac(uuid, BACKUP_HEADER_LABEL, bytes) {
+            Some(mac) => mac.verify_slice(stored).is_ok(),
+            None => Sha256::digest(bytes)[..] == *stored,
+        }
+    }
+
     fn sealer(&self, uuid: &[u8; 16], info: &[&[u8]]) -> Box<dyn Seal> {
         match &self.master {
             Some(master) => sealer(self.cipher, &derive(&master[..], uuid, info)),
@@ -264,8 +290,8 @@ impl EpochKey {
         }
     }
 
-    fn header_hmac(&self, uuid: &[u8; 16], bytes: &[u8]) -> Option<Hmac<Sha256>> {
-        let key = derive(&self.master.as_ref()?[..], uuid, &[b"blaze header"]);
+    fn header_hmac(&self, uuid: &[u8; 16], label: &[u8], bytes: &[u8]) -> Option<Hmac<Sha256>> {
+        let key = derive(&self.master.as_ref()?[..], uuid, &[label]);
         let mut mac = Hmac::<Sha256>::new_from_slice(&key[..]).expect("HMAC takes keys of any length");
         mac.update(bytes);
         Some(mac)
@@ -367,7 +393,7 @@ impl FileKeys {
     /// Authenticates the bytes of a header of this epoch; without encryption a plain digest. spec: C-6
     pub(crate) fn header_mac(&self, epoch: u16, bytes: &[u8]) -> [u8; 32] {
         let key = self.of(epoch).expect("whoever writes a header has its key");
-        match key.header_hmac(self.uuid(), bytes) {
+        match key.header_hmac(self.uuid(), HEADER_LABEL, bytes) {
             Some(mac) => mac.finalize().into_bytes().into(),
             None => Sha256::digest(bytes).into(),
         }
@@ -376,7 +402,7 @@ impl FileKeys {
     /// Compares in constant time. False, too, where the header's epoch is unknown.
     pub(crate) fn header_mac_fits(&self, epoch: u16, bytes: &[u8], stored: &[u8]) -> bool {
         let Some(key) = self.of(epoch) else { return false };
-        match key.header_hmac(self.uuid(), bytes) {
+        match key.header_hmac(self.uuid(), HEADER_LABEL, bytes) {
             Some(mac) => mac.verify_slice(stored).is_ok(),
             None => Sha256::digest(bytes)[..] == *stored,
         }

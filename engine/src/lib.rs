@@ -33,7 +33,8 @@
 //!
 //! `store` and `maintain` (open, close, verify), `vacuum` (a shorter file), `txn` (views, transactions, the serial section), `load` (many rows in
 //! one commit, past log and table), `ahead` (long values, into pages at once), `checkpoint` and `disk` (from table to
-//! pages), `snapshot` and `readers` (what a view sees), `history` (what trees held before), `change` (feeds), `memtable` (the table),
+//! pages), `backup` (to a stream, and back into a new store), `salvage` (what can be read of a damaged store), `snapshot`
+//! and `readers` (what a view sees), `history` (what trees held before), `change` (feeds), `memtable` (the table),
 //! `btree` (trees of pages), `log` (groups, redo, replay), `pager` (pages, their cache, which are in use),
 //! `superblock`, `keys`, `rekey` and `seal` (encryption at rest), `env` (the world, injected).
 //!
@@ -49,13 +50,14 @@
 //! - memory is bounded by `Options::memory` and what the caller holds;
 //! - no (subkey, nonce) is used twice, also across crashes and copies of the file.
 //!
-//! The formats are in spec/store.md (rules E-1 and on) and spec/crypto.md (rules C-1 and on).
+//! The formats are in spec/store.md (rules E-1 and on), spec/crypto.md (C-1 and on) and spec/backup.md (BK-1 and on).
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
 mod ahead;
 mod background;
+mod backup;
 mod btree;
 mod change;
 mod checkpoint;
@@ -76,6 +78,7 @@ mod pager;
 mod readers;
 mod recover;
 mod rekey;
+mod salvage;
 mod seal;
 mod snapshot;
 mod store;
@@ -88,6 +91,10 @@ pub mod testing;
 mod txn;
 mod vacuum;
 
+pub use backup::{
+    BackupDamage, BackupError, BackupId, BackupOptions, BackupProgress, BackupReport, RestoreError, RestoreProgress,
+    RestoreReport, restore,
+};
 pub use change::{Change, ChangeFeed, ChangeKind, Commit, FeedEvent};
 pub use env::{Clock, Entropy, Env, Storage, StorageFile};
 pub use error::{
@@ -102,6 +109,7 @@ pub use options::{
     AutoVacuum, CipherChoice, KdfCost, KeyKind, KeyProvider, KeyRequest, KeySlotInfo, KeySource, Memory, Options,
     PageAccess, RekeyOptions, RekeyProgress, Secret, VacuumProgress,
 };
+pub use salvage::{Loss, SalvageError, SalvageProgress, SalvageReport, SalvagedTree, salvage};
 pub use store::Store;
 pub use txn::{
     CommitInfo, Cursor, Durability, ReadView, Savepoint, Serial, TransactionCursor, TreeId, ValueReader, ValueWriter,

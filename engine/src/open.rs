@@ -375,6 +375,59 @@ fn read_header(file: &Arc<dyn StorageFile>, options: &Options, path: &str) -> Re
     Ok(Headers { header, older, keys, own_slot })
 }
 
+/// Reads the headers of a damaged file, the newest first, with their keys: those whose checksum and authentication hold. An
+/// older one is taken where the newest one is not to be trusted: whoever salvages asks for what can be had. The last says
+/// whether a newer one than these was refused.
+pub(crate) fn read_headers(
+    file: &Arc<dyn StorageFile>,
+    key: &KeySource,
+    path: &str,
+) -> Result<(Vec<Superblock>, FileKeys, bool), OpenError> {
+    let mut found = Vec::new();
+    let mut refused = None;
+    let mut magic_seen = false;
+    let mut damaged = 0;
+    for offset in SLOT_OFFSETS {
+        let mut block = Box::new([0; SLOT_BYTES]);
+        // A slot that the disk does not give is a damaged one.
+        let got = file.read_at(offset, &mut block[..]).unwrap_or(0);
+        magic_seen |= block[..7] == *b"BLAZEDB";
+        match if got == SLOT_BYTES { Unchecked::decode(block, offset) } else { Ok(None) } {
+            Ok(Some(slot)) => found.push(slot),
+            Ok(None) => damaged += 1,
+            Err(error) => refused = Some(error),
+        }
+    }
+    found.sort_by_key(|slot| std::cmp::Reverse(slot.superblock.sequence));
+    let mut keys: Option<FileKeys> = None;
+    let mut headers = Vec::new();
+    for slot in found {
+        let opened = match &keys {
+            Some(keys) => Ok(keys.clone()),
+            None => unlock(&slot.superblock, key).map(|(keys, _)| keys),
+        };
+        let verified = opened.and_then(|keys| Ok((slot.verify(&keys)?, keys)));
+        match verified {
+            Ok((header, of_header)) if add_previous(&of_header, &header) => {
+                keys = Some(of_header);
+                headers.push(header);
+            }
+            Ok(_) => damaged += 1,
+            Err(error) => {
+                damaged += 1;
+                refused = Some(error);
+            }
+        }
+    }
+    match keys {
+        Some(keys) => Ok((headers, keys, damaged > 0 || refused.is_some())),
+        None => Err(refused.unwrap_or_else(|| match magic_seen {
+            true => Corruption { offset: 0, what: CorruptionKind::Headers }.into(),
+            false => OpenError::NotAStore { path: path.to_owned() },
+        })),
+    }
+}
+
 /// Takes in the master key of the epoch before, if the header has it. False: it does not unwrap.
 fn add_previous(keys: &FileKeys, header: &Superblock) -> bool {
     let Some(previous) = &header.previous else { return true };
@@ -417,17 +470,29 @@ fn complete_headers(disk: &mut Disk, older: Option<&Superblock>) -> io::Result<(
 
 /// Returns the keys, and the slot that gave them.
 fn unlock(header: &Superblock, source: &KeySource) -> Result<(FileKeys, Option<usize>), OpenError> {
-    let keys = |master| FileKeys::new(header.uuid, EpochKey::new(header.key_epoch, header.cipher, master));
-    match (header.cipher, source) {
-        (Cipher::None, KeySource::None) => return Ok((keys(None), None)),
+    let (key, slot) = unlock_slots(&header.slots, header.key_epoch, header.cipher, &header.uuid, source)?;
+    Ok((FileKeys::new(header.uuid, key), slot))
+}
+
+/// Returns the master key that slots wrap, and the slot that gave it.
+pub(crate) fn unlock_slots(
+    slots: &[KeySlot],
+    epoch: u16,
+    cipher: Cipher,
+    uuid: &[u8; 16],
+    source: &KeySource,
+) -> Result<(EpochKey, Option<usize>), OpenError> {
+    let key = |master| EpochKey::new(epoch, cipher, master);
+    match (cipher, source) {
+        (Cipher::None, KeySource::None) => return Ok((key(None), None)),
         (Cipher::None, _) => return Err(OpenError::NotEncrypted),
         (_, KeySource::None) => return Err(OpenError::KeyMissing),
         _ => {}
     }
     let mut refused = OpenError::WrongKey;
-    for (i, slot) in header.slots.iter().enumerate().filter(|(_, slot)| slot.fits(source)) {
-        match slot.unwrap(source, header.cipher, &header.uuid) {
-            Ok(master) => return Ok((keys(Some(master)), Some(i))),
+    for (i, slot) in slots.iter().enumerate().filter(|(_, slot)| slot.fits(source)) {
+        match slot.unwrap(source, cipher, uuid) {
+            Ok(master) => return Ok((key(Some(master)), Some(i))),
             Err(UnwrapError::WrongKey) => {}
             Err(UnwrapError::Costs { what, given }) => return Err(OpenError::Unsupported { what, given }),
             // The next slot may be the one that it has a key for.

@@ -91,6 +91,31 @@ pub(crate) fn survey(
     Ok(Surveyed { table, fits, stored, end, twins })
 }
 
+/// Reads the commits after a damaged store's header, up to the first damage. Returns them, the last one's number, and why
+/// there are no more, if that is not the log's end.
+pub(crate) fn survey_damaged(
+    env: &Env,
+    header: &Superblock,
+    keys: &FileKeys,
+    options: &Options,
+) -> (Mem, u64, Option<OpenError>) {
+    let bytes_max = options.memory.recovery_bytes(true);
+    let mut survey = Survey {
+        filling: Some(Filling::new(header.commit_no, options.memory)),
+        commit_no: header.commit_no,
+        stored: Stored::default(),
+        bytes_max,
+    };
+    let error = replay(env, header, keys, &mut survey).err();
+    let Some(mut filling) = survey.filling else {
+        let error = OpenError::TooMuchInLog { bytes_max: bytes_max as u64 };
+        return (Mem::empty_at(header.commit_no, 0), header.commit_no, Some(error));
+    };
+    filling.apply();
+    filling.table.forget_superseded();
+    (filling.table, survey.commit_no, error)
+}
+
 impl Memory {
     /// Returns the bytes of table that an opening may take: of a writer, what its tables may take in use, so that it need not
     /// write a page to take back what it has acknowledged, as on a full disk. A reader has no other choice, and may meet

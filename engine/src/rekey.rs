@@ -40,6 +40,10 @@ const WAIT: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub(crate) struct KeyState {
     pub(crate) slots: Vec<KeySlotInfo>,
+    /// As the header has them, for a backup to take along.
+    pub(crate) wrapped: [KeySlot; KEY_SLOTS],
+    /// The epoch of the master key that they wrap.
+    pub(crate) epoch: u16,
     pub(crate) rekey: Option<RekeyProgress>,
 }
 
@@ -58,7 +62,7 @@ impl KeyState {
         let slots = header.slots.iter().enumerate().filter_map(info).collect();
         let total = 2 * (header.page_count - first_page(header.page_bytes as usize));
         let rekey = header.previous.as_ref().map(|_| RekeyProgress { done: 0, total, finished: false });
-        Self { slots, rekey }
+        Self { slots, wrapped: header.slots.clone(), epoch: header.key_epoch, rekey }
     }
 
     /// Takes over how far the change of the master key is.
@@ -318,7 +322,8 @@ impl Inner {
         for _ in 0..2 {
             self.write_header_or_poison(disk, &change)?;
         }
-        self.key_state.lock().slots = KeyState::of(&disk.header).slots;
+        let mut state = self.key_state.lock();
+        *state = KeyState { rekey: state.rekey, ..KeyState::of(&disk.header) };
         Ok(())
     }
 

@@ -154,6 +154,17 @@ impl Layers {
         }
     }
 
+    /// Returns whether the tables say anything about a key from `low` on and below `high`.
+    pub(crate) fn tables_speak_of(&self, tree: u32, low: &[u8], high: Option<&[u8]>) -> bool {
+        let speaks = |table: &Mem| {
+            let mut cursor = table.cursor(tree);
+            cursor.seek(Bound::Included(low));
+            cursor.entry().is_some_and(|(key, _)| high.is_none_or(|high| key < high))
+        };
+        let has = |table: &&Arc<Mem>| table.has_tree(tree);
+        [Some(&self.active), self.frozen.as_ref()].into_iter().flatten().filter(has).any(|table| speaks(table))
+    }
+
     pub(crate) fn contains(&self, tree: u32, key: &[u8]) -> Result<bool, PageError> {
         Ok(self.with(tree, key, |_| ())?.is_some())
     }

@@ -307,7 +307,7 @@ fn decode_previous(b: &[u8], cipher: Cipher) -> PreviousKey {
     PreviousKey { epoch: u16_at(b, 0), cipher, wrapped: array_at(b, 4), tag: array_at(b, 36) }
 }
 
-fn encode_slot(slot: &KeySlot, out: &mut [u8]) {
+pub(crate) fn encode_slot(slot: &KeySlot, out: &mut [u8]) {
     out[0] = slot.kind.code();
     for (at, n) in [(4, slot.memory_kib), (8, slot.passes), (12, slot.lanes)] {
         out[at..at + 4].copy_from_slice(&n.to_le_bytes());
@@ -317,7 +317,7 @@ fn encode_slot(slot: &KeySlot, out: &mut [u8]) {
     out[64..80].copy_from_slice(&slot.tag);
 }
 
-fn decode_slot(b: &[u8]) -> Option<KeySlot> {
+pub(crate) fn decode_slot(b: &[u8]) -> Option<KeySlot> {
     if b[1..4].iter().chain(&b[80..]).any(|&x| x != 0) {
         return None;
     }

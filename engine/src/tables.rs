@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use crate::backup::format as backup;
 use crate::log::group;
 use crate::pager::page;
 use crate::superblock::{self, KEY_SLOT_BYTES, KEY_SLOTS, SLOT_BYTES};
@@ -47,6 +48,31 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 const HEAD: [&str; 3] = ["offset", "bytes", "field"];
+
+// spec: BK-2
+#[test]
+fn the_header_of_a_backup_is_that_of_the_document() {
+    let offsets: Vec<usize> = backup::PARTS.into_iter().chain([backup::HEADER_BYTES]).collect();
+    let rows = [
+        ("8", format!("magic `{}` (\"BLAZEBAK\")", hex(&backup::MAGIC))),
+        ("u16", format!("format version: {}", backup::VERSION)),
+        ("u8", "cipher (C-1)".into()),
+        ("u8", "kind: 0 full, 1 increment".into()),
+        ("u16", "key epoch (C-10); 0 with cipher 0".into()),
+        ("2", "zero".into()),
+        ("16", "file id of the store".into()),
+        ("16", "id of the backup, random".into()),
+        ("16", "id of the backup that an increment builds on, else zeros".into()),
+        ("u64", "commit".into()),
+        ("u64", "commit of the backup that an increment builds on, else 0".into()),
+        ("u64", "when, in milliseconds since 1970; informative".into()),
+        ("4 x 96", "key slots (C-3), as the store's header has them".into()),
+        ("4", "zero".into()),
+        ("32", "authentication (BK-3)".into()),
+        ("u32", format!("CRC-32 of bytes 0 to {}", backup::HEADER_BYTES - 5)),
+    ];
+    check("backup.md", "## Header", HEAD, &offsets, &rows);
+}
 
 // spec: E-2
 #[test]

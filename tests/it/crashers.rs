@@ -18,7 +18,7 @@ use blazedb_wire::{Document, Row, encode_value};
 type Check = fn(&[u8]);
 
 /// The fuzz targets by name.
-const CHECKS: [(&str, Check); 16] = [
+const CHECKS: [(&str, Check); 17] = [
     ("row", wire::fuzz_row),
     ("value", wire::fuzz_value),
     ("batch", wire::fuzz_batch),
@@ -35,6 +35,7 @@ const CHECKS: [(&str, Check); 16] = [
     ("log", engine::fuzz_log_opened),
     ("store", engine::fuzz_store_opened),
     ("operations", engine::fuzz_operations),
+    ("backup", engine::fuzz_backup),
 ];
 
 /// Seeds of each binary target.
@@ -89,6 +90,7 @@ fn made_seeds() -> BTreeMap<String, Vec<u8>> {
 
         put("page", engine::seed_page(seed));
         put("header", engine::seed_header(seed));
+        put("backup", engine::seed_backup(seed));
         put("log", engine::seed_log(seed));
         put("store", engine::seed_store(seed));
         put("operations", engine::seed_operations(seed));

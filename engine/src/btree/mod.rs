@@ -6,7 +6,7 @@
 //!
 //! `node.rs` reads pages, `build.rs` cuts sorted entries into pages, `search.rs` looks up, `cursor.rs` walks,
 //! `apply.rs` changes, `value.rs` keeps values that need pages of their own, `pack.rs` makes fewer
-//! leaves of half empty ones, `rewrite.rs` moves pages and leaves what they say alone, `check.rs` proves a tree. All I/O goes through `PageRead` and `PageWrite`. Read `TreeRoot`, then `apply`.
+//! leaves of half empty ones, `rewrite.rs` moves pages and leaves what they say alone, `check.rs` proves a tree, `salvage.rs` reads a damaged one. All I/O goes through `PageRead` and `PageWrite`. Read `TreeRoot`, then `apply`.
 //!
 //! Invariants:
 //! - keys ascend strictly within a leaf and from leaf to leaf;
@@ -24,6 +24,7 @@ mod fuzz;
 mod node;
 mod pack;
 mod rewrite;
+mod salvage;
 mod search;
 mod value;
 
@@ -38,7 +39,8 @@ pub(crate) use self::fuzz::{fuzz_inline_values, fuzz_node, fuzz_references, fuzz
 pub(crate) use self::node::CellValue;
 pub(crate) use self::pack::{Packing, pack};
 pub(crate) use self::rewrite::{Place, TreesPlace, rewrite, rewrite_trees};
-pub(crate) use self::search::{Found, at_or_after, get, look_up};
+pub(crate) use self::salvage::{Hole, Met, Subtree, node_facts, walk_damaged};
+pub(crate) use self::search::{Found, at_or_after, get, leaf_of, look_up};
 pub(crate) use self::value::{ValueWriter, read_value, release_value, value_pages};
 
 use crate::limits::KEY_BYTES_MAX;

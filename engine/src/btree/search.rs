@@ -120,3 +120,38 @@ fn next_child<P: PageRead>(pages: &P, at: PageRef, level: u8, child: usize) -> R
     let branch = Branch::parse(page.bytes(), level).map_err(|rule| broken(pages, at, rule))?;
     Ok(branch.child(child))
 }
+
+/// Where a leaf is, and which keys it is for.
+pub(crate) struct LeafPlace {
+    /// `None`: the tree is empty.
+    pub(crate) page: Option<PageRef>,
+    pub(crate) low: Vec<u8>,
+    /// `None`: no key is too high.
+    pub(crate) high: Option<Vec<u8>>,
+}
+
+/// Returns the leaf that has `key` if any has. Reads branches only.
+pub(crate) fn leaf_of<P: PageRead>(pages: &P, root: &TreeRoot, key: &[u8]) -> Result<LeafPlace, PageError> {
+    let mut place = LeafPlace { page: root.page, low: Vec::new(), high: None };
+    let Some(mut at) = root.page else { return Ok(place) };
+    for level in (1..root.height).rev() {
+        let page = pages.page(at, PageKind::Branch)?;
+        let step = Branch::parse(page.bytes(), level).and_then(|branch| {
+            let i = branch.child_of(key)?;
+            if i > 0 {
+                place.low = branch.separator(i - 1)?;
+            }
+            if i + 1 < branch.len() {
+                place.high = Some(branch.separator(i)?);
+            }
+            Ok(branch.child(i))
+        });
+        at = step.map_err(|rule| broken(pages, at, rule))?;
+        place.page = Some(at);
+    }
+    // Separators are not compared when they are read, and whoever walks from bound to bound must come to an end.
+    if place.high.as_deref().is_some_and(|high| high <= key) || *place.low > *key {
+        return Err(broken(pages, at, "separators lie within the bounds of their branch"));
+    }
+    Ok(place)
+}

@@ -182,6 +182,10 @@ impl PageOpener {
         Self { keys, generations: (0..slots).map(|_| RwLock::new(None)).collect() }
     }
 
+    pub(crate) fn keys(&self) -> &FileKeys {
+        &self.keys
+    }
+
     #[inline]
     pub(crate) fn is_encrypted(&self) -> bool {
         // Not asked of the keys, which are a pointer away.

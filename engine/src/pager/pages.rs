@@ -33,6 +33,14 @@ pub(crate) enum MissFrom {
     Map,
 }
 
+/// A page that was read by its number alone: its own proof is the only one.
+pub(crate) struct AlonePage {
+    pub(crate) at: PageRef,
+    pub(crate) kind: PageKind,
+    /// Header and body.
+    pub(crate) page: Vec<u8>,
+}
+
 /// The pages of one open file, for readers and for the writer.
 pub(crate) struct Pages {
     file: Arc<dyn StorageFile>,
@@ -97,13 +105,17 @@ impl Pages {
         self.page_bytes - PAGE_HEADER_BYTES
     }
 
+    pub(crate) fn keys(&self) -> &FileKeys {
+        self.opener.keys()
+    }
+
     /// Lets the key of an epoch go of which no page that anybody can reach is left.
     pub(crate) fn forget_epoch(&self, epoch: u16) {
         self.opener.forget(epoch);
     }
 
     /// Reads a page that nobody names and opens it, as far as it can be checked by itself; past the cache.
-    pub(crate) fn open_alone(&self, no: u64) -> io::Result<Result<Vec<u8>, &'static str>> {
+    pub(crate) fn open_alone(&self, no: u64) -> io::Result<Result<AlonePage, &'static str>> {
         let mut page = vec![0; self.page_bytes];
         let offset = no.checked_mul(self.page_bytes as u64).filter(|&at| at >= PAGES_START);
         let Some(offset) = offset else { return Ok(Err("no page has this number")) };
@@ -112,7 +124,7 @@ impl Pages {
         }
         let Some(kind) = kind_of(&page) else { return Ok(Err("there is no such kind of page")) };
         let at = PageRef { no, proof: proof_of(&page) };
-        Ok(self.opener.open(&mut page, at, kind).map(|()| page))
+        Ok(self.opener.open(&mut page, at, kind).map(|()| AlonePage { at, kind, page }))
     }
 
     pub(crate) fn cache_stats(&self) -> FrameStats {

@@ -4,12 +4,14 @@
 //! the engine would have written itself. fuzz/ calls them, and so do the tests that replay its seeds. Nothing here is
 //! for programs that use a store.
 
+mod backup;
 mod log;
 mod operations;
 mod page;
 mod pages;
 mod store;
 
+pub use self::backup::{fuzz_backup, seed_backup};
 pub use self::log::{fuzz_log, fuzz_log_opened, seed_log};
 pub use self::operations::{fuzz_operations, seed_operations};
 pub use self::page::{PageBench, fuzz_header, fuzz_page, seed_header, seed_page};

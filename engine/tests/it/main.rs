@@ -1,5 +1,6 @@
 //! Tests of the store through its front door, one binary.
 
+mod backup;
 mod concurrency;
 mod crash;
 mod damage;
@@ -12,6 +13,7 @@ mod model;
 mod paths;
 mod recovery;
 mod rekey;
+mod salvage;
 mod secrets;
 mod support;
 mod vacuum;

@@ -47,6 +47,8 @@ slices! {
     recovery: "recovery", "crashes in that recovery" >= 100;
     maintenance: "maintenance", "crash points" >= 30;
     vacuum: "vacuum", "cuts" >= 1;
+    restore: "restore", "crash points" >= 20;
+    salvage: "salvage", "rows lost and named" >= 10;
     tears: "tears", "subsets" >= 500;
     lies: "lies", "plain errors" >= 1;
     errors: "errors", "stores that stopped for good" >= 3;

@@ -6,8 +6,9 @@
 //! repeats it.
 //!
 //! `journal.rs` records a run's calls and plays them again, `workload.rs` is the run and its oracle; `crash.rs`,
-//! `errors.rs`, `tamper.rs` and `pace.rs` are the promises. Planted bugs ([`Plant`]) prove that they can be broken.
+//! `errors.rs`, `tamper.rs`, `backup.rs` and `pace.rs` are the promises. Planted bugs ([`Plant`]) prove that they can be broken.
 
+mod backup;
 mod crash;
 mod errors;
 mod journal;
@@ -123,6 +124,24 @@ pub const PROMISES: &[Promise] = &[
         full: 25,
         slice: 1,
         keep: crash::in_vacuum,
+    },
+    Promise {
+        name: "restore",
+        says: "a power cut at every I/O of a restore of a full backup and two increments leaves no store or a whole one, \
+               and the restore can be done again",
+        unit: "stores",
+        full: 40,
+        slice: 1,
+        keep: backup::restores,
+    },
+    Promise {
+        name: "salvage",
+        says: "of a file with one page in a hundred overwritten every row comes back that can be read, and every other one \
+               is in the report",
+        unit: "files",
+        full: 500,
+        slice: 4,
+        keep: backup::salvages,
     },
     Promise {
         name: "tears",

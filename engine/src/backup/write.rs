@@ -1,0 +1,541 @@
+//! Making a backup: a reader that goes through a view, leaf by leaf. spec: BK-7 to BK-11
+//!
+//! ```text
+//! for each tree, by name
+//!   for each leaf of the file's tree: the keys that it is for
+//!     the file's leaf is as in the backup before, and no newer table speaks of its keys:  kept, not even read
+//!     else:                                                          its rows, out of leaf and tables together
+//! ```
+//!
+//! Under the view's lock no more is done than to copy a leaf's rows; sealing, writing and waiting for the rate limit come
+//! after that. Values in pages of their own are read piece by piece.
+
+use std::io::{self, Read, Write};
+use std::ops::Bound;
+use std::time::Duration;
+
+use super::BackupId;
+use super::error::{BackupError, RestoreError};
+use super::format::{BlockReader, BlockWriter, Header, Totals, read_header};
+use super::read::{IndexLeaf, IndexReader, KEPT_RANGE, KEPT_VALUE, ROW, TREE, TREE_END, VALUES_MAX};
+use super::read::{index_leaf, index_tree};
+use crate::btree::{ValueRef, leaf_of};
+use crate::env::Clock;
+use crate::error::ReadError;
+use crate::keys::EpochKey;
+use crate::snapshot::{Layers, Value, Walk};
+use crate::store::{Inner, Store};
+use crate::txn::{ReadView, TreeId};
+
+/// Bytes of rows that are copied at once.
+const PIECE_BYTES: usize = 256 << 10;
+/// Bytes of a long value that are read at once.
+const VALUE_PIECE_BYTES: usize = 64 << 10;
+/// Progress is told after so many bytes of backup.
+const TELL_BYTES: u64 = 64 << 10;
+
+/// Long values of the backup before that are remembered for one leaf: a megabyte of them. What is not is given anew.
+const KNOWN_MAX: usize = 64 << 10;
+
+/// How a backup is made.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct BackupOptions {
+    /// Bytes of backup per second at most, so that a disk has time for others. Default: as fast as it goes.
+    pub bytes_per_second: Option<u64>,
+}
+
+impl BackupOptions {
+    /// Sets `bytes_per_second`.
+    pub fn bytes_per_second(mut self, limit: Option<u64>) -> Self {
+        self.bytes_per_second = limit;
+        self
+    }
+}
+
+/// How far a backup is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackupProgress {
+    /// Rows gone past, those kept of the backup before not counted.
+    pub rows: u64,
+    /// Rows in the file's pages; those that were written lately come on top.
+    pub rows_total: u64,
+    /// Bytes of the backup so far.
+    pub bytes: u64,
+}
+
+/// What a backup is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackupReport {
+    /// Its id, random.
+    pub id: BackupId,
+    /// The backup that it builds on; `None`: it is a full one.
+    pub base: Option<BackupId>,
+    /// The commit that it shows.
+    pub commit_no: u64,
+    /// Trees.
+    pub trees: u64,
+    /// Rows that it has itself.
+    pub rows: u64,
+    /// Ranges of keys, and single long values, that it keeps of the backup before.
+    pub kept: u64,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Writes everything that the store shows at this moment to `out`: a full backup. Readers and writers go on; what they
+    /// commit meanwhile is not in it. Encrypted if the store is, with the same keys. Put it into place only when this
+    /// returns `Ok`: before that it has no end, and a restore refuses it.
+    ///
+    /// ```
+    /// # use blazedb_engine::{BackupOptions, Env, KeySource, Options, Store, restore};
+    /// # let store = Store::open(Env::memory(1), Options::raw_key([7; 32]))?;
+    /// let mut tx = store.write();
+    /// let todos = tx.tree("todos")?;
+    /// tx.put(todos, b"1", b"buy milk")?;
+    /// tx.commit()?;
+    /// let mut backup = Vec::new();
+    /// store.backup(&mut backup, &BackupOptions::default(), &mut |_| {})?;
+    ///
+    /// let key = Options::raw_key([7; 32]).key;
+    /// let env = Env::memory(2);
+    /// restore(env.clone(), Options::raw_key([8; 32]), vec![&mut &backup[..]], &key, &mut |_| {})?;
+    /// let restored = Store::open(env, Options::raw_key([8; 32]))?;
+    /// assert_eq!(restored.read().get(restored.tree("todos")?, b"1")?.as_deref(), Some(&b"buy milk"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn backup(
+        &self,
+        out: &mut dyn Write,
+        options: &BackupOptions,
+        progress: &mut dyn FnMut(BackupProgress),
+    ) -> Result<BackupReport, BackupError> {
+        self.inner.back_up(&self.read(), None, out, options, progress)
+    }
+
+    /// As `backup`, but writes only what is not in `base`, the last backup of this store: full or an increment itself. To
+    /// restore it takes the full one and all increments since. Pages that did not change since are not even read; pages
+    /// that a vacuum has moved count as changed.
+    pub fn backup_since(
+        &self,
+        base: &mut dyn Read,
+        out: &mut dyn Write,
+        options: &BackupOptions,
+        progress: &mut dyn FnMut(BackupProgress),
+    ) -> Result<BackupReport, BackupError> {
+        let refused = |error| BackupError::Base(Box::new(error));
+        let (bytes, header) = read_header(base, 0).map_err(refused)?;
+        let keys = self.read().held().layers().ok_or(ReadError::Closed)?.root.pages.keys().clone();
+        if header.file != *keys.uuid() {
+            return Err(BackupError::OtherStore);
+        }
+        let key = keys.of(header.epoch).ok_or(BackupError::KeyChanged)?;
+        // Numbers of epochs come round; a base of another life of this number fails its authentication.
+        let key = EpochKey::new(key.epoch, key.cipher, key.master().cloned());
+        let blocks = BlockReader::with_key(base, bytes, header, key, 0).map_err(refused)?;
+        let base = Base { index: IndexReader::new(blocks), leaf: None, next: None };
+        self.inner.back_up(&self.read(), Some(base), out, options, progress)
+    }
+}
+
+/// The index of the backup before, read along.
+struct Base<'b> {
+    index: IndexReader<'b>,
+    leaf: Option<IndexLeaf>,
+    next: Option<IndexLeaf>,
+}
+
+impl Base<'_> {
+    fn begin(&mut self) -> Result<(), RestoreError> {
+        self.leaf = self.index.next()?;
+        self.next = self.index.next()?;
+        Ok(())
+    }
+
+    fn advance(&mut self) -> Result<(), RestoreError> {
+        let next = self.index.next()?;
+        self.leaf = std::mem::replace(&mut self.next, next);
+        Ok(())
+    }
+
+    /// Where the leaf ends that it stands on.
+    fn high(&self) -> Option<&[u8]> {
+        let leaf = self.leaf.as_ref()?;
+        self.next.as_ref().filter(|next| next.tree == leaf.tree).map(|next| &next.low[..])
+    }
+
+    /// Goes to the leaf that has `key` of `tree`, or the first one behind.
+    fn seek(&mut self, tree: &[u8], key: &[u8]) -> Result<(), RestoreError> {
+        while let Some(leaf) = &self.leaf {
+            let is_before = *leaf.tree < *tree || (*leaf.tree == *tree && self.high().is_some_and(|high| high <= key));
+            if !is_before {
+                break;
+            }
+            self.advance()?;
+        }
+        Ok(())
+    }
+
+    /// Reads what is left: a backup without an end is none to build on.
+    fn finish(&mut self) -> Result<(), RestoreError> {
+        while self.leaf.is_some() || self.next.is_some() {
+            self.advance()?;
+        }
+        Ok(())
+    }
+}
+
+/// Rows of one leaf, copied.
+#[derive(Default)]
+struct Piece {
+    rows: Vec<(Vec<u8>, Copied)>,
+    /// There are more from here on.
+    goes_on_after: Option<Vec<u8>>,
+}
+
+enum Copied {
+    Bytes(Vec<u8>),
+    Long(ValueRef),
+}
+
+/// What is known of a leaf before its rows are read.
+struct Leaf {
+    low: Vec<u8>,
+    high: Option<Vec<u8>>,
+    /// `None`: tables speak of its keys, or it is no leaf at all.
+    page: Option<(u64, u64)>,
+}
+
+struct Writer<'w, 'b> {
+    view: &'w ReadView,
+    base: Option<Base<'b>>,
+    out: BlockWriter<'w>,
+    totals: Totals,
+    rows_total: u64,
+    progress: &'w mut dyn FnMut(BackupProgress),
+    /// Bytes of the backup when its progress was told last.
+    told: u64,
+    scratch: Vec<u8>,
+    /// A kept range that may go on: its end, if it has one.
+    keeping: Option<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Inner {
+    fn back_up(
+        &self,
+        view: &ReadView,
+        base: Option<Base<'_>>,
+        out: &mut dyn Write,
+        options: &BackupOptions,
+        progress: &mut dyn FnMut(BackupProgress),
+    ) -> Result<BackupReport, BackupError> {
+        let keys = view.held().layers().ok_or(ReadError::Closed)?.root.pages.keys().clone();
+        let (key, slots) = loop {
+            let state = self.key_state.lock();
+            // Between the two the master key may have been changed, to its end.
+            if let Some(key) = keys.of(state.epoch) {
+                // A copy of it, not the key itself: a change of the master key does not wait for a backup.
+                break (EpochKey::new(key.epoch, key.cipher, key.master().cloned()), state.wrapped.clone());
+            }
+        };
+        let mut id = [0; 16];
+        self.env.entropy.public(&mut id).map_err(BackupError::Entropy)?;
+        let base_id = base.as_ref().map(|base| (base.index.header().id, base.index.header().commit_no));
+        let header = Header {
+            cipher: key.cipher,
+            epoch: key.epoch,
+            file: *keys.uuid(),
+            id: BackupId(id),
+            base: base_id,
+            commit_no: view.commit_no(),
+            wall_ms: self.env.clock.wall_ms(),
+            slots,
+        };
+        let mut limit = Limit::new(&*self.env.clock, options.bytes_per_second);
+        let mut pace = |written| limit.keep(written);
+        let rows_total = view.held().with(|layers| {
+            Ok(layers.root.trees.iter().skip(1).map(|tree| tree.entries).fold(0, u64::saturating_add))
+        })?;
+        let out = BlockWriter::begin(out, &header, key, &mut pace).map_err(BackupError::Output)?;
+        let mut writer = Writer {
+            view,
+            base,
+            out,
+            totals: Totals::default(),
+            rows_total,
+            progress,
+            told: 0,
+            scratch: Vec::new(),
+            keeping: None,
+        };
+        writer.all()?;
+        let totals = writer.totals;
+        let bytes = writer.out.finish(&totals).map_err(BackupError::Output)?;
+        Ok(BackupReport {
+            id: header.id,
+            base: base_id.map(|(id, _)| id),
+            commit_no: header.commit_no,
+            trees: totals.trees,
+            rows: totals.rows,
+            kept: totals.kept,
+            bytes,
+        })
+    }
+}
+
+impl Writer<'_, '_> {
+    fn all(&mut self) -> Result<(), BackupError> {
+        if let Some(base) = &mut self.base {
+            base.begin().map_err(of_base)?;
+        }
+        for name in self.view.tree_names()? {
+            if let Some(tree) = self.view.tree(&name)? {
+                self.tree(&name, tree)?;
+            }
+        }
+        if let Some(base) = &mut self.base {
+            base.finish().map_err(of_base)?;
+        }
+        Ok(())
+    }
+
+    fn tree(&mut self, name: &str, tree: TreeId) -> Result<(), BackupError> {
+        self.scratch.clear();
+        self.scratch.push(TREE);
+        self.scratch.extend_from_slice(&(name.len() as u16).to_le_bytes());
+        self.scratch.extend_from_slice(name.as_bytes());
+        self.out.rows(&self.scratch).map_err(BackupError::Output)?;
+        self.scratch.clear();
+        index_tree(name.as_bytes(), &mut self.scratch);
+        self.out.index(&self.scratch).map_err(BackupError::Output)?;
+        self.totals.trees += 1;
+        let before = self.totals.rows;
+        let mut low = Some(Vec::new());
+        while let Some(from) = low {
+            let leaf = self.view.held().with(|layers| Ok(find_leaf(layers, tree.0, &from)?))?;
+            self.leaf(name.as_bytes(), tree, &leaf)?;
+            low = leaf.high;
+        }
+        self.end_range()?;
+        self.scratch.clear();
+        self.scratch.push(TREE_END);
+        self.scratch.extend_from_slice(&(self.totals.rows - before).to_le_bytes());
+        self.out.rows(&self.scratch).map_err(BackupError::Output)
+    }
+
+    fn leaf(&mut self, name: &[u8], tree: TreeId, leaf: &Leaf) -> Result<(), BackupError> {
+        let mut known: Vec<(u64, u64)> = Vec::new();
+        if let Some(base) = &mut self.base {
+            base.seek(name, &leaf.low).map_err(of_base)?;
+            let same = base.leaf.as_ref().filter(|old| {
+                *old.tree == *name
+                    && leaf.page.is_some()
+                    && old.page == leaf.page
+                    && old.low == leaf.low
+                    && base.high() == leaf.high.as_deref()
+            });
+            if let Some(old) = same {
+                let values = old.values.clone();
+                self.index(&leaf.low, leaf.page, &values)?;
+                return self.keep(leaf);
+            }
+            // What the leaf has may lie in several leaves of the backup before.
+            while let Some(old) = &base.leaf
+                && *old.tree == *name
+                && leaf.high.as_ref().is_none_or(|high| old.low < *high)
+            {
+                if known.len() < KNOWN_MAX {
+                    known.extend_from_slice(&old.values);
+                }
+                if base.high().is_none_or(|end| leaf.high.as_deref().is_some_and(|high| end > high)) {
+                    break;
+                }
+                base.advance().map_err(of_base)?;
+            }
+            known.sort_unstable();
+        }
+        self.end_range()?;
+        let mut values = Vec::new();
+        let mut from = Bound::Included(leaf.low.clone());
+        loop {
+            let bounds = (from.as_ref().map(|key| &key[..]), leaf.high.as_deref());
+            let piece = self.view.held().with(|layers| copy(layers, tree.0, bounds.0, bounds.1))?;
+            for (key, value) in piece.rows {
+                match value {
+                    Copied::Bytes(bytes) => self.row(&key, &bytes)?,
+                    Copied::Long(at) => {
+                        let place = (at.page.no, at.page.proof);
+                        values.push(place);
+                        match known.binary_search(&place) {
+                            Ok(_) => self.kept_value(&key, at.len)?,
+                            Err(_) => self.long_row(tree, &key, at.len)?,
+                        }
+                    }
+                }
+            }
+            match piece.goes_on_after {
+                Some(key) => from = Bound::Excluded(key),
+                None => break,
+            }
+        }
+        // A range that only tables fill may have any number: those that are not named are given anew the next time.
+        values.truncate(VALUES_MAX);
+        self.index(&leaf.low, leaf.page, &values)
+    }
+
+    fn index(&mut self, low: &[u8], page: Option<(u64, u64)>, values: &[(u64, u64)]) -> Result<(), BackupError> {
+        self.scratch.clear();
+        index_leaf(low, page, values, &mut self.scratch);
+        self.out.index(&self.scratch).map_err(BackupError::Output)
+    }
+
+    /// Keeps a leaf; neighbours become one range.
+    fn keep(&mut self, leaf: &Leaf) -> Result<(), BackupError> {
+        match &mut self.keeping {
+            Some((_, to)) => to.clone_from(&leaf.high),
+            None => self.keeping = Some((leaf.low.clone(), leaf.high.clone())),
+        }
+        Ok(())
+    }
+
+    fn end_range(&mut self) -> Result<(), BackupError> {
+        let Some((from, to)) = self.keeping.take() else { return Ok(()) };
+        let end = to.as_deref().unwrap_or_default();
+        self.scratch.clear();
+        self.scratch.push(KEPT_RANGE);
+        self.scratch.extend_from_slice(&(from.len() as u16).to_le_bytes());
+        self.scratch.push(u8::from(to.is_some()));
+        self.scratch.extend_from_slice(&(end.len() as u16).to_le_bytes());
+        self.scratch.extend_from_slice(&from);
+        self.scratch.extend_from_slice(end);
+        self.totals.kept += 1;
+        self.out.rows(&self.scratch).map_err(BackupError::Output)
+    }
+
+    fn head(&mut self, tag: u8, key: &[u8], len: u64) -> Result<(), BackupError> {
+        self.scratch.clear();
+        self.scratch.push(tag);
+        self.scratch.extend_from_slice(&(key.len() as u16).to_le_bytes());
+        self.scratch.extend_from_slice(&(len as u32).to_le_bytes());
+        self.scratch.extend_from_slice(key);
+        self.out.rows(&self.scratch).map_err(BackupError::Output)
+    }
+
+    fn row(&mut self, key: &[u8], value: &[u8]) -> Result<(), BackupError> {
+        self.count(key, value.len() as u64);
+        self.head(ROW, key, value.len() as u64)?;
+        self.out.rows(value).map_err(BackupError::Output)?;
+        self.tell();
+        Ok(())
+    }
+
+    fn kept_value(&mut self, key: &[u8], len: u64) -> Result<(), BackupError> {
+        self.totals.kept += 1;
+        self.head(KEPT_VALUE, key, len)
+    }
+
+    fn long_row(&mut self, tree: TreeId, key: &[u8], len: u64) -> Result<(), BackupError> {
+        self.count(key, len);
+        self.head(ROW, key, len)?;
+        let mut reader = self.view.value_reader(tree, key)?.expect("a view's content does not change");
+        let mut piece = vec![0; VALUE_PIECE_BYTES.min(len as usize)];
+        let mut left = len;
+        while left > 0 {
+            let now = left.min(piece.len() as u64) as usize;
+            reader.read_exact(&mut piece[..now]).map_err(value_error)?;
+            self.out.rows(&piece[..now]).map_err(BackupError::Output)?;
+            left -= now as u64;
+            self.tell();
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, key: &[u8], len: u64) {
+        self.totals.rows += 1;
+        self.totals.bytes += key.len() as u64 + len;
+    }
+
+    fn tell(&mut self) {
+        if self.out.written - self.told < TELL_BYTES {
+            return;
+        }
+        self.told = self.out.written;
+        let rows = self.totals.rows;
+        (self.progress)(BackupProgress { rows, rows_total: self.rows_total, bytes: self.out.written });
+    }
+}
+
+fn of_base(error: RestoreError) -> BackupError {
+    BackupError::Base(Box::new(error))
+}
+
+/// A value's reader wraps what it says.
+fn value_error(error: io::Error) -> BackupError {
+    match error.downcast::<ReadError>() {
+        Ok(error) => BackupError::Read(error),
+        Err(error) => {
+            BackupError::Read(ReadError::Io { during: "reading a value", source: std::sync::Arc::new(error) })
+        }
+    }
+}
+
+fn find_leaf(layers: &Layers, tree: u32, key: &[u8]) -> Result<Leaf, crate::pager::PageError> {
+    let place = leaf_of(&*layers.root, &layers.root.tree(tree), key)?;
+    let speaks = layers.tables_speak_of(tree, key, place.high.as_deref());
+    // Where the view was moved to other pages meanwhile a leaf may begin before: then its page is not what is given here.
+    let page = place.page.filter(|_| !speaks && place.low == key).map(|at| (at.no, at.proof));
+    Ok(Leaf { low: key.to_vec(), high: place.high, page })
+}
+
+/// Copies rows from `from` on and below `high`: about a quarter of a megabyte of them.
+fn copy(layers: &Layers, tree: u32, from: Bound<&[u8]>, high: Option<&[u8]>) -> Result<Piece, ReadError> {
+    let mut walk = Walk::new(layers, tree, from, false)?;
+    let (mut piece, mut bytes) = (Piece::default(), 0);
+    while let (Some(key), Some(value)) = (walk.key(), walk.value()) {
+        if high.is_some_and(|high| key >= high) {
+            break;
+        }
+        if bytes >= PIECE_BYTES {
+            piece.goes_on_after = piece.rows.last().map(|(key, _)| key.clone());
+            break;
+        }
+        bytes += key.len() + 64;
+        let copied = match value {
+            Value::Inline(inline) => {
+                bytes += inline.len();
+                Copied::Bytes(inline.to_vec())
+            }
+            Value::Stored(at) => Copied::Long(at),
+        };
+        piece.rows.push((key.to_vec(), copied));
+        walk.advance(layers)?;
+    }
+    Ok(piece)
+}
+
+/// Keeps a backup to its rate.
+struct Limit<'c> {
+    clock: &'c dyn Clock,
+    since_ms: u64,
+    per_second: Option<u64>,
+    slept_ms: u64,
+}
+
+impl<'c> Limit<'c> {
+    fn new(clock: &'c dyn Clock, per_second: Option<u64>) -> Self {
+        Self { clock, since_ms: clock.monotonic_ms(), per_second: per_second.map(|n| n.max(1)), slept_ms: 0 }
+    }
+
+    /// Waits until so many bytes may have been written. A clock that stands still costs no more than the time it takes.
+    fn keep(&mut self, written: u64) {
+        let Some(per_second) = self.per_second else { return };
+        let due_ms = (u128::from(written) * 1000 / u128::from(per_second)) as u64;
+        let passed = self.clock.monotonic_ms().saturating_sub(self.since_ms).max(self.slept_ms);
+        let wait = due_ms.saturating_sub(passed);
+        if wait > 0 {
+            crate::sync::thread::sleep(Duration::from_millis(wait));
+            self.slept_ms += wait;
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Salvage: everything that can still be read of a damaged store, into a new one, and what could not.
+//!
+//! ```text
+//! header    the newest one that holds; the older one where the newest one's tree of roots cannot be read
+//! log       commits after it, up to the first damage
+//! trees     walked from their roots; what cannot be read is a hole, with the keys that it is for
+//! orphans   pages in use that no walk has reached: they lie below holes. Each finds its hole by level and keys
+//! target    made like a restored store (`backup::Making`): it has its name when it is whole
+//! ```
+//!
+//! The damaged file is opened for reading, locked, and never written. Nothing is left out silently: each hole is in the
+//! report, by tree and keys, with what was found again below it; and each tree with as many rows as it should have had.
+//!
+//! A page below a hole says which keys it has and not which tree it is of. Where holes of two trees would take it, it is
+//! in neither: its rows are in a tree of their own, `lost+found/1` and on, and the report says so.
+
+mod report;
+mod saving;
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+pub use self::report::{Loss, SalvageError, SalvageProgress, SalvageReport, SalvagedTree};
+use self::saving::Saving;
+use crate::backup::Making;
+use crate::btree::{CellValue, Met, Subtree, TreeRoot, walk_damaged};
+use crate::disk::decode_root;
+use crate::env::{Env, LockOutcome, OpenMode, StorageFile};
+use crate::error::{CorruptionKind, OpenError};
+use crate::keys::FileKeys;
+use crate::limits::TREES_MAX;
+use crate::open::read_headers;
+use crate::options::Options;
+use crate::pager::{MissFrom, PageError, Pages, Space};
+use crate::recover::survey_damaged;
+use crate::snapshot::{Layers, Root};
+use crate::superblock::Superblock;
+
+/// Copies everything that can be read of a damaged store into a new one. `from` is opened with `options`, for reading;
+/// it must not be open for writing anywhere. `to` gets its name when all is there; `into` says how it is made. The report
+/// says what was lost, and is to be read: `Ok` does not mean that nothing was.
+pub fn salvage(
+    from: Env,
+    options: &Options,
+    to: Env,
+    into: Options,
+    progress: &mut dyn FnMut(SalvageProgress),
+) -> Result<SalvageReport, SalvageError> {
+    let making = Making::prepare(&to)?;
+    let damaged = Damaged::open(&from, options)?;
+    let report = making.finish(into, |store| {
+        let mut saving = Saving::new(&damaged, store, progress);
+        saving.all()?;
+        Ok(saving.report)
+    })?;
+    Ok(report)
+}
+
+/// A store that may be damaged, as far as it can be opened.
+struct Damaged {
+    layers: Layers,
+    space: Result<Space, String>,
+    log_error: Option<(u64, String)>,
+    roots_error: Option<String>,
+    log_commit_no: u64,
+    older_header: bool,
+    /// Pages that the file can have.
+    end: u64,
+    /// Keeps the lock.
+    _file: Arc<dyn StorageFile>,
+}
+
+impl Damaged {
+    fn open(env: &Env, options: &Options) -> Result<Self, OpenError> {
+        let path = env.describe();
+        let io = |during| move |source| OpenError::Io { during, source };
+        let file = env.storage.open(&env.name, OpenMode::Read).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => OpenError::NotFound { path: path.clone() },
+            _ => io("opening the file")(error),
+        })?;
+        // A system that locks only what is open for writing does not say no.
+        if matches!(file.try_lock(), Ok(LockOutcome::Held)) {
+            return Err(OpenError::Locked { path, pid: None, own_process: false });
+        }
+        let (headers, keys, newest_is_gone) = read_headers(&file, &options.key, &path)?;
+        let len = file.len().map_err(io("reading the file's length"))?;
+        let durable = headers.iter().map(|header| header.durable_floor).max().unwrap_or(0);
+        let mut best: Option<(Superblock, Root, Option<String>)> = None;
+        let mut older_header = newest_is_gone;
+        for (i, header) in headers.into_iter().enumerate() {
+            let (root, error) = open_root(&file, &header, &keys, options)?;
+            let is_whole = error.is_none();
+            if best.is_none() || is_whole {
+                older_header |= i > 0;
+                best = Some((header, root, error));
+            }
+            if is_whole {
+                break;
+            }
+        }
+        let (header, root, roots_error) = best.expect("there is one header at least");
+        let page_bytes = u64::from(header.page_bytes);
+        let end = header.page_count.min(len / page_bytes);
+        let (table, log_commit_no, log_error) = survey_damaged(env, &header, &keys, options);
+        let space = match header.space {
+            Some(at) => Space::load(&root, at, header.sequence).map_err(|error| why(&error)),
+            None => Ok(Space::new(header.page_bytes as usize, header.sequence + 1)),
+        };
+        let layers = Layers { root: Arc::new(root), frozen: None, active: Arc::new(table) };
+        let log_error = match log_error {
+            Some(error) => Some((log_commit_no, chain(&error))),
+            // The older header was taken, and the log does not reach as far as the newest one.
+            None if log_commit_no < durable => Some((log_commit_no, "it ends before commits that were durable".into())),
+            None => None,
+        };
+        Ok(Self { layers, space, log_error, roots_error, log_commit_no, older_header, end, _file: file })
+    }
+
+    fn root(&self) -> &Root {
+        &self.layers.root
+    }
+}
+
+/// Opens what a header names, as far as it can be read: what cannot is an error beside it.
+fn open_root(
+    file: &Arc<dyn StorageFile>,
+    header: &Superblock,
+    keys: &FileKeys,
+    options: &Options,
+) -> Result<(Root, Option<String>), OpenError> {
+    let page_bytes = header.page_bytes as usize;
+    let pages = Pages::new(Arc::clone(file), keys.clone(), page_bytes, options.memory.cache_bytes, MissFrom::File)
+        .map_err(|source| OpenError::Io { during: "making room for the page cache", source })?;
+    let mut root = Root {
+        checkpoint: header.sequence,
+        commit_no: header.commit_no,
+        trees: vec![TreeRoot::default()],
+        roots: header.roots,
+        space: header.space,
+        pages: Arc::new(pages),
+        map: None,
+    };
+    let mut trees = Vec::new();
+    let mut error = None;
+    if let Some(at) = subtree_of(&header.roots) {
+        let walked: Result<(), ()> = walk_damaged(&root, at, &mut |met| {
+            match met {
+                Met::Row(key, CellValue::Inline(value)) => {
+                    let tree = key.try_into().map(u32::from_be_bytes).ok().filter(|&tree| tree as usize <= TREES_MAX);
+                    if let (Some(tree), Some(found)) = (tree, decode_root(value)) {
+                        trees.push((tree as usize, found));
+                    }
+                }
+                Met::Hole(hole) => error = Some(why(&hole.error)),
+                Met::Row(..) | Met::Page(_) => {}
+            }
+            Ok(())
+        });
+        let Ok(()) = walked else { unreachable!("nothing here fails") };
+    }
+    for (tree, found) in trees {
+        root.trees.resize(root.trees.len().max(tree + 1), TreeRoot::default());
+        root.trees[tree] = found;
+    }
+    Ok((root, error))
+}
+
+fn subtree_of(root: &TreeRoot) -> Option<Subtree> {
+    let page = root.page?;
+    Some(Subtree { page, level: root.height.checked_sub(1)?, low: Vec::new(), high: None })
+}
+
+fn why(error: &PageError) -> String {
+    match error {
+        PageError::Corruption(corruption) => match corruption.what {
+            CorruptionKind::Page { rule, .. } | CorruptionKind::Node { rule, .. } => rule.to_owned(),
+            _ => corruption.to_string(),
+        },
+        PageError::DiskFull { during, source } | PageError::Io { during, source } => format!("{during}: {source}"),
+    }
+}
+
+fn chain(error: &dyn Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}

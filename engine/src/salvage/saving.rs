@@ -1,0 +1,433 @@
+//! Walks a damaged store and fills a new one.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::{Damaged, Loss, SalvageProgress, SalvageReport, SalvagedTree, subtree_of, why};
+use crate::backup::{Filler, RestoreError};
+use crate::btree::{self, CellValue, Hole, Met, Subtree, ValueRef, node_facts, walk_damaged};
+use crate::error::ReadError;
+use crate::limits::VALUE_BYTES_MAX;
+use crate::memtable::{Mem, MemValue};
+use crate::pager::{PAGE_HEADER_BYTES, PageRef, first_page};
+use crate::store::Store;
+use crate::txn::{CATALOGUE, TreeId};
+
+/// Losses that a report names one by one; the rest is counted.
+const LOSSES_MAX: usize = 65_536;
+/// Trees for rows of which nobody can say which tree they are of: one for each time that keys overlap.
+const UNPLACED_MAX: usize = 1000;
+/// Bytes of a long value in memory at once.
+const PIECE_BYTES: usize = 64 << 10;
+/// A bit for each page of the file.
+struct PageSet(Vec<u64>);
+
+impl PageSet {
+    fn new(end: u64) -> Self {
+        Self(vec![0; end.div_ceil(64) as usize])
+    }
+
+    fn insert(&mut self, no: u64) {
+        if let Some(word) = self.0.get_mut((no / 64) as usize) {
+            *word |= 1 << (no % 64);
+        }
+    }
+
+    fn has(&self, no: u64) -> bool {
+        self.0.get((no / 64) as usize).is_some_and(|word| word >> (no % 64) & 1 == 1)
+    }
+}
+
+/// A hole, whose it is, and what was found below it.
+struct TreeHole {
+    tree: u32,
+    hole: Hole,
+    found_again: u64,
+}
+
+/// A tree for rows that are of one of several.
+struct Shelf {
+    name: String,
+    candidates: Vec<u32>,
+    last: Option<Vec<u8>>,
+    rows: u64,
+}
+
+/// No tree has this number.
+const NO_TREE: u32 = u32::MAX;
+
+/// A page in use that no walk has reached.
+struct Orphan {
+    page: PageRef,
+    level: u8,
+    ends: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+pub(super) struct Saving<'s> {
+    damaged: &'s Damaged,
+    filler: Filler<'s>,
+    pub(super) report: SalvageReport,
+    progress: &'s mut dyn FnMut(SalvageProgress),
+    told: SalvageProgress,
+    reached: PageSet,
+    names: HashMap<u32, String>,
+    /// By tree number: the tree in the new store, and rows found.
+    targets: HashMap<u32, (TreeId, u64)>,
+    holes: Vec<TreeHole>,
+    value_buffer: Vec<u8>,
+}
+
+impl<'s> Saving<'s> {
+    pub(super) fn new(damaged: &'s Damaged, store: &'s Store, progress: &'s mut dyn FnMut(SalvageProgress)) -> Self {
+        let report = SalvageReport {
+            commit_no: damaged.root().commit_no,
+            log_commit_no: damaged.log_commit_no,
+            older_header: damaged.older_header,
+            ..SalvageReport::default()
+        };
+        Self {
+            damaged,
+            filler: Filler::new(store),
+            report,
+            progress,
+            told: SalvageProgress { pages_total: damaged.end, ..SalvageProgress::default() },
+            reached: PageSet::new(damaged.end),
+            names: HashMap::new(),
+            targets: HashMap::new(),
+            holes: Vec::new(),
+            value_buffer: Vec::new(),
+        }
+    }
+
+    pub(super) fn all(&mut self) -> Result<(), RestoreError> {
+        if let Some(why) = &self.damaged.roots_error {
+            self.lose(Loss::Roots { why: why.clone() });
+        }
+        if let Some((after_commit, why)) = self.damaged.log_error.clone() {
+            self.lose(Loss::Log { after_commit, why });
+        }
+        self.mark_own_pages();
+        self.read_names()?;
+        let roots = &self.damaged.root().trees;
+        for tree in (0..roots.len() as u32).filter(|&tree| tree != CATALOGUE) {
+            if self.names.contains_key(&tree) || roots[tree as usize].page.is_some() {
+                self.open_tree(tree)?;
+            }
+            if let Some(at) = subtree_of(&roots[tree as usize]) {
+                self.subtree(tree, at, None)?;
+            }
+        }
+        self.orphans()?;
+        self.tables()?;
+        self.end_report();
+        self.report.rows = self.filler.rows;
+        self.filler.finish()
+    }
+
+    fn lose(&mut self, loss: Loss) {
+        if self.report.losses.len() < LOSSES_MAX {
+            self.report.losses.push(loss);
+        } else {
+            self.report.more_losses += 1;
+        }
+    }
+
+    /// Pages of the tree of roots and of the space are no orphans.
+    fn mark_own_pages(&mut self) {
+        let damaged = self.damaged;
+        if let Some(at) = subtree_of(&damaged.root().roots) {
+            let walked: Result<(), ()> = walk_damaged(damaged.root(), at, &mut |met| {
+                if let Met::Page(no) = met {
+                    self.reached.insert(no);
+                }
+                Ok(())
+            });
+            let Ok(()) = walked else { unreachable!("nothing here fails") };
+        }
+        if let Ok(space) = &damaged.space {
+            space.own_pages().for_each(|no| self.reached.insert(no));
+        }
+    }
+
+    /// Reads the catalogue, as far as it can be read.
+    fn read_names(&mut self) -> Result<(), RestoreError> {
+        let damaged = self.damaged;
+        let mut found = Vec::new();
+        let mut add = |key: &[u8], value: &[u8]| {
+            if let (Ok(name), Ok(number)) = (std::str::from_utf8(key), value.try_into().map(u32::from_le_bytes)) {
+                found.push((number, name.to_owned()));
+            }
+        };
+        if let Some(at) = subtree_of(&damaged.root().tree(CATALOGUE)) {
+            walk_damaged(damaged.root(), at, &mut |met| {
+                match met {
+                    Met::Page(no) => self.reached.insert(no),
+                    Met::Row(key, CellValue::Inline(value)) => add(key, value),
+                    Met::Row(..) => {}
+                    Met::Hole(hole) => self.holes.push(TreeHole { tree: CATALOGUE, hole, found_again: 0 }),
+                }
+                Ok::<(), RestoreError>(())
+            })?;
+        }
+        let mut cursor = damaged.layers.active.cursor(CATALOGUE);
+        cursor.seek(Bound::Unbounded);
+        while let Some((key, entry)) = cursor.entry() {
+            if let MemValue::Put(value) = entry.value() {
+                add(key, value);
+            }
+            cursor.next();
+        }
+        self.names.extend(found);
+        Ok(())
+    }
+
+    fn name(&self, tree: u32) -> String {
+        match tree {
+            CATALOGUE => "the names of trees".to_owned(),
+            NO_TREE => "lost+found".to_owned(),
+            _ => self.names.get(&tree).cloned().unwrap_or_else(|| format!("lost+found/tree-{tree}")),
+        }
+    }
+
+    fn open_tree(&mut self, tree: u32) -> Result<TreeId, RestoreError> {
+        if let Some((target, _)) = self.targets.get(&tree) {
+            return Ok(*target);
+        }
+        let name = self.name(tree);
+        let target = self.filler.tree(&name)?;
+        self.targets.insert(tree, (target, 0));
+        Ok(target)
+    }
+
+    /// Saves all that can be read of a subtree. `below`: it was found below this hole.
+    fn subtree(&mut self, tree: u32, at: Subtree, below: Option<usize>) -> Result<(), RestoreError> {
+        let target = self.open_tree(tree)?;
+        let damaged = self.damaged;
+        walk_damaged(damaged.root(), at, &mut |met| {
+            match met {
+                Met::Page(no) => self.reach(no),
+                Met::Hole(hole) => self.holes.push(TreeHole { tree, hole, found_again: 0 }),
+                Met::Row(key, value) => {
+                    if let Some((_, found)) = self.targets.get_mut(&tree) {
+                        *found += 1;
+                    }
+                    if let Some(below) = below {
+                        self.holes[below].found_again += 1;
+                        self.report.rows_found_again += 1;
+                    }
+                    // What the log says is newer, and comes later.
+                    if damaged.layers.in_tables(tree, key).is_none() {
+                        self.row(target, tree, key, value)?;
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn reach(&mut self, no: u64) {
+        self.reached.insert(no);
+        self.told.pages += 1;
+        if self.told.pages.is_multiple_of(256) {
+            self.told.rows = self.filler.rows;
+            (self.progress)(self.told);
+        }
+    }
+
+    fn row(&mut self, target: TreeId, tree: u32, key: &[u8], value: CellValue<'_>) -> Result<(), RestoreError> {
+        match value {
+            CellValue::Inline(bytes) => self.filler.put(target, key, bytes),
+            CellValue::Stored(at) => self.long_value(target, tree, key, &at),
+        }
+    }
+
+    fn long_value(&mut self, target: TreeId, tree: u32, key: &[u8], at: &ValueRef) -> Result<(), RestoreError> {
+        let root = self.damaged.root();
+        let whole = at.len <= VALUE_BYTES_MAX as u64;
+        let mut buffer = std::mem::take(&mut self.value_buffer);
+        // Read before anything is written of it: a value is saved whole, or not at all.
+        let mut read = Ok(());
+        let mut offset = 0;
+        buffer.clear();
+        while offset < at.len && read.is_ok() {
+            let now = (at.len - offset).min(PIECE_BYTES as u64) as usize;
+            let from = if whole { buffer.len() } else { 0 };
+            buffer.resize(from + now, 0);
+            read = btree::read_value(root, at, offset, &mut buffer[from..]);
+            offset += now as u64;
+        }
+        let result = match read {
+            Err(error) => {
+                let (tree, key, len) = (self.name(tree), key.to_vec(), at.len);
+                self.lose(Loss::Value { tree, key, len, why: why(&error) });
+                Ok(())
+            }
+            Ok(()) if whole => self.filler.put(target, key, &buffer),
+            Ok(()) => {
+                let mut offset = 0;
+                self.filler.put_long(target, key, at.len, &mut |out| {
+                    let read = btree::read_value(root, at, offset, out);
+                    offset += out.len() as u64;
+                    read.map_err(|error| ReadError::from(error).into())
+                })
+            }
+        };
+        self.value_buffer = buffer;
+        result
+    }
+
+    /// Looks for pages below holes.
+    fn orphans(&mut self) -> Result<(), RestoreError> {
+        let damaged = self.damaged;
+        let space = match &damaged.space {
+            Ok(space) => space,
+            Err(why) => {
+                if !self.holes.is_empty() {
+                    self.lose(Loss::Space { why: why.clone() });
+                }
+                return Ok(());
+            }
+        };
+        self.report.pages_unreadable = self.holes.len() as u64;
+        if self.holes.iter().all(|hole| hole.hole.level == 0) && damaged.roots_error.is_none() {
+            return Ok(());
+        }
+        let mut orphans = Vec::new();
+        let mut named: HashSet<u64> = HashSet::new();
+        for no in first_page(damaged.root().pages.page_bytes())..damaged.end {
+            if !space.is_named(no) || self.reached.has(no) {
+                continue;
+            }
+            let Ok(Ok(alone)) = damaged.root().pages.open_alone(no) else { continue };
+            let Some(facts) = node_facts(alone.kind, &alone.page[PAGE_HEADER_BYTES..]) else { continue };
+            named.extend(facts.children.iter().map(|child| child.no));
+            orphans.push(Orphan { page: alone.at, level: facts.level, ends: facts.ends });
+        }
+        let mut unplaced = Vec::new();
+        for orphan in orphans.into_iter().filter(|orphan| !named.contains(&orphan.page.no)) {
+            let fits: Vec<usize> = (0..self.holes.len()).filter(|&i| is_for(&self.holes[i].hole, &orphan)).collect();
+            match &fits[..] {
+                &[i] => {
+                    let TreeHole { tree, hole, .. } = &self.holes[i];
+                    let (tree, low, high) = (*tree, hole.low.clone(), hole.high.clone());
+                    if tree != CATALOGUE {
+                        self.subtree(tree, Subtree { page: orphan.page, level: orphan.level, low, high }, Some(i))?;
+                    }
+                }
+                _ => {
+                    let mut candidates: Vec<u32> = fits.iter().map(|&i| self.holes[i].tree).collect();
+                    candidates.dedup();
+                    unplaced.push((candidates, orphan));
+                }
+            }
+        }
+        self.unplaced(unplaced)
+    }
+
+    /// Saves rows that nobody can say the tree of: neighbours by key share a tree, those that overlap do not.
+    fn unplaced(&mut self, mut orphans: Vec<(Vec<u32>, Orphan)>) -> Result<(), RestoreError> {
+        orphans.sort_by(|(a, one), (b, other)| (a, &one.ends).cmp(&(b, &other.ends)));
+        let mut shelves: Vec<Shelf> = Vec::new();
+        for (candidates, orphan) in orphans {
+            let first = orphan.ends.as_ref().filter(|_| orphan.level == 0).map(|(first, _)| first);
+            let found = shelves.iter().position(|shelf| {
+                shelf.candidates == candidates
+                    && first.zip(shelf.last.as_ref()).is_some_and(|(first, last)| first > last)
+            });
+            let shelf = match found {
+                Some(shelf) => shelf,
+                None if shelves.len() == UNPLACED_MAX => {
+                    self.report.more_losses += 1;
+                    continue;
+                }
+                None => {
+                    let name = format!("lost+found/{}", shelves.len() + 1);
+                    shelves.push(Shelf { name, candidates, last: None, rows: 0 });
+                    shelves.len() - 1
+                }
+            };
+            let Shelf { name, last, rows, .. } = &mut shelves[shelf];
+            let target = self.filler.tree(name)?;
+            let before = self.filler.rows;
+            let mut holes = Vec::new();
+            let at = Subtree { page: orphan.page, level: orphan.level, low: Vec::new(), high: None };
+            let mut highest = Vec::new();
+            walk_damaged(self.damaged.root(), at, &mut |met| {
+                match met {
+                    Met::Page(no) => self.reach(no),
+                    Met::Hole(hole) => holes.push(hole),
+                    Met::Row(key, value) => {
+                        highest.clear();
+                        highest.extend_from_slice(key);
+                        self.row(target, NO_TREE, key, value)?;
+                    }
+                }
+                Ok::<(), RestoreError>(())
+            })?;
+            *last = Some(highest);
+            *rows += self.filler.rows - before;
+            for hole in holes {
+                self.lose(range(name.clone(), hole, 0));
+            }
+        }
+        for Shelf { name, candidates, rows, .. } in shelves {
+            let candidates = candidates.into_iter().map(|tree| self.name(tree)).collect();
+            self.report.rows_found_again += rows;
+            self.lose(Loss::Unplaced { name, rows, candidates });
+        }
+        Ok(())
+    }
+
+    /// Saves what the log says.
+    fn tables(&mut self) -> Result<(), RestoreError> {
+        let table: Arc<Mem> = Arc::clone(&self.damaged.layers.active);
+        for tree in table.trees().filter(|&tree| tree != CATALOGUE).collect::<Vec<_>>() {
+            let mut cursor = table.cursor(tree);
+            cursor.seek(Bound::Unbounded);
+            let target = self.open_tree(tree)?;
+            while let Some((key, entry)) = cursor.entry() {
+                match entry.value() {
+                    MemValue::Put(bytes) => self.filler.put(target, key, bytes)?,
+                    MemValue::PutStored(at) => self.long_value(target, tree, key, &at)?,
+                    MemValue::Deleted => {}
+                }
+                cursor.next();
+            }
+        }
+        Ok(())
+    }
+
+    fn end_report(&mut self) {
+        let damaged = self.damaged;
+        let mut trees: Vec<u32> = self.targets.keys().copied().collect();
+        trees.sort_unstable();
+        for tree in trees {
+            let expected = damaged.root().trees.get(tree as usize).map(|root| root.entries);
+            let rows_found = self.targets[&tree].1;
+            // A root that could not be read, or none: the log alone speaks of this tree.
+            let rows_expected = expected.or(damaged.roots_error.is_none().then_some(0));
+            self.report.trees.push(SalvagedTree { name: self.name(tree), rows_expected, rows_found });
+        }
+        for TreeHole { tree, hole, found_again } in std::mem::take(&mut self.holes) {
+            let expected = damaged.root().tree(tree).entries;
+            let is_healed = self.targets.get(&tree).is_some_and(|(_, found)| *found == expected);
+            // Everything that lay below it was found: nothing is missing.
+            if !is_healed {
+                self.lose(range(self.name(tree), hole, found_again));
+            }
+        }
+    }
+}
+
+fn range(tree: String, hole: Hole, found_again: u64) -> Loss {
+    let why = why(&hole.error);
+    let Hole { page, level, low, high, .. } = hole;
+    Loss::Range { tree, from: low, to: high, page: page.no, level, found_again, why }
+}
+
+/// Whether a page may lie below the one that is missing. Pages between them may be missing as well.
+fn is_for(hole: &Hole, orphan: &Orphan) -> bool {
+    let inside = |key: &[u8]| *key >= *hole.low && hole.high.as_ref().is_none_or(|high| *key < **high);
+    hole.level > orphan.level && orphan.ends.as_ref().is_none_or(|(first, last)| inside(first) && inside(last))
+}

@@ -1,0 +1,322 @@
+//! What comes back of a damaged store, and what is said of the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use blazedb_engine::env::SimDisk;
+use blazedb_engine::{Loss, OpenError, Options, SalvageError, SalvageReport, Store, salvage};
+
+use crate::support::{Model, NAME, Random, model_of, options, put, roomy, scale, unencrypted};
+
+const PAGE: usize = 4096;
+const FIRST: usize = 131_072 / PAGE;
+
+fn save(disk: &SimDisk, how: &Options) -> (Model, SalvageReport) {
+    let before: BTreeMap<String, Option<Vec<u8>>> =
+        disk.names().into_iter().map(|name| (name.clone(), disk.read_file(&name))).collect();
+    let target = SimDisk::new(disk.trace() | 1);
+    let report = salvage(disk.env(NAME), how, target.env("saved.blaze"), how.clone(), &mut |_| {}).expect("salvages");
+    for (name, bytes) in before {
+        assert!(disk.read_file(&name) == bytes, "{name} is as it was");
+    }
+    let store = Store::open(target.env("saved.blaze"), how.clone().create(false)).expect("a whole store");
+    store.verify(&mut |_| {}).expect("sound");
+    (model_of(&store), report)
+}
+
+/// A row that can be found again in a file without encryption: key and value say its tree and number.
+fn row(tree: &str, i: u32) -> (Vec<u8>, Vec<u8>) {
+    (format!("{tree}-key-{i:07}").into_bytes(), format!("<{tree} row {i:07}>{}", "x".repeat(60)).into_bytes())
+}
+
+/// Loads rows into a new, closed store without encryption; every third long one lies in pages of its own.
+fn loaded(disk: &SimDisk, trees: &[(&str, u32)]) -> Model {
+    let store = Store::open(disk.env(NAME), unencrypted()).expect("creates");
+    let mut model = Model::new();
+    let mut loader = store.loader();
+    for &(name, rows) in trees {
+        let tree = loader.tree(name).expect("a good name");
+        for i in 0..rows {
+            let (key, value) = row(name, i);
+            loader.put(tree, &key, &value).expect("takes it");
+            model.entry(name.into()).or_default().insert(key, value);
+        }
+    }
+    loader.finish().expect("finishes");
+    store.close().expect("closes");
+    model
+}
+
+/// Where each row is: by page number, the rows of that leaf. Finds values by their text.
+fn leaves(disk: &SimDisk) -> BTreeMap<usize, Vec<(String, Vec<u8>)>> {
+    let file = disk.read_file(NAME).expect("is there");
+    let mut found: BTreeMap<usize, Vec<(String, Vec<u8>)>> = BTreeMap::new();
+    for (no, page) in file.chunks(PAGE).enumerate().skip(FIRST).filter(|(_, page)| page[4] == 1) {
+        for (at, _) in page.iter().enumerate().filter(|&(_, &byte)| byte == b'<') {
+            let text = &page[at..page.len().min(at + 40)];
+            let Some(end) = text.iter().position(|&b| b == b'>') else { continue };
+            // A length may look like the text's beginning.
+            let Some((tree, number)) =
+                std::str::from_utf8(&text[1..end]).ok().and_then(|text| text.split_once(" row "))
+            else {
+                continue;
+            };
+            found.entry(no).or_default().push((tree.into(), row(tree, number.parse().expect("a number")).0));
+        }
+    }
+    found
+}
+
+fn kinds(disk: &SimDisk, kind: u8) -> Vec<usize> {
+    let file = disk.read_file(NAME).expect("is there");
+    file.chunks(PAGE).enumerate().skip(FIRST).filter(|(_, page)| page[4] == kind).map(|(no, _)| no).collect()
+}
+
+fn overwrite(disk: &SimDisk, pages: impl IntoIterator<Item = usize>, random: &mut Random) {
+    let mut file = disk.read_file(NAME).expect("is there");
+    for no in pages {
+        file[no * PAGE..][..PAGE].copy_from_slice(&random.bytes(PAGE as u64));
+    }
+    disk.write_file(NAME, &file);
+}
+
+#[test]
+fn nothing_is_lost_of_a_store_that_is_sound() {
+    for how in [roomy(), options(), unencrypted()] {
+        let disk = SimDisk::new(1);
+        let store = Store::open(disk.env(NAME), how.clone()).expect("creates");
+        for i in 0..300_u32 {
+            put(&store, "t", &i.to_be_bytes(), &i.to_le_bytes().repeat(1 + i as usize * 5)).expect("commits");
+        }
+        store.checkpoint().expect("checkpoints");
+        let mut tx = store.write();
+        let tree = tx.tree("t").expect("a good name");
+        tx.delete(tree, &7_u32.to_be_bytes()).expect("a good key");
+        tx.put(tree, &8_u32.to_be_bytes(), b"in the log").expect("a good value");
+        tx.commit().expect("commits");
+        let model = model_of(&store);
+        let refused = salvage(disk.env(NAME), &how, disk.env("b.blaze"), how.clone(), &mut |_| {});
+        assert!(matches!(refused, Err(SalvageError::Source(OpenError::Locked { .. }))), "{refused:?}");
+        // The store as a crash leaves it: commits are in the log.
+        let disk = disk.after_crash(blazedb_engine::env::Survivors::None, 1);
+        let (saved, report) = save(&disk, &how);
+        assert!(saved == model);
+        assert_eq!((&report.losses[..], report.older_header), (&[][..], false));
+        assert_eq!(report.trees[0].rows_expected, Some(report.trees[0].rows_found));
+    }
+}
+
+#[test]
+fn every_row_whose_pages_are_intact_comes_back_from_a_file_with_one_page_in_a_hundred_overwritten() {
+    for seed in 1..=4 * scale() {
+        let disk = SimDisk::new(seed);
+        let model = loaded(&disk, &[("aa", 40_000), ("bb", 15_000)]);
+        let leaves = leaves(&disk);
+        assert_eq!(leaves.values().map(Vec::len).sum::<usize>(), 55_000, "each row is found once");
+        let mut random = Random::new(seed);
+        let pages = disk.read_file(NAME).expect("is there").len() / PAGE;
+        // The few pages that say where trees begin and which pages are in use have tests of their own.
+        let few: BTreeSet<usize> = kinds(&disk, 5).into_iter().chain(kinds(&disk, 6)).collect();
+        let mut damaged: BTreeSet<usize> = (0..pages.div_ceil(100))
+            .map(|_| FIRST + random.below((pages - FIRST) as u64) as usize)
+            .filter(|no| !few.contains(no) && (leaves.contains_key(no) || kinds(&disk, 2).contains(no)))
+            .collect();
+        // An inner page of each tree is among them, whatever chance says.
+        let file = disk.read_file(NAME).expect("is there");
+        for of in [b"aa-key", b"bb-key"] {
+            let inner: Vec<usize> = kinds(&disk, 2)
+                .into_iter()
+                .filter(|no| file[no * PAGE + 56] == 1 && file[no * PAGE..][..PAGE].windows(6).any(|piece| piece == of))
+                .collect();
+            damaged.insert(inner[random.below(inner.len() as u64) as usize]);
+        }
+        overwrite(&disk, damaged.iter().copied(), &mut random);
+        let opened = Store::open(disk.env(NAME), unencrypted()).map(|store| store.verify(&mut |_| {}).is_err());
+        assert!(!matches!(opened, Ok(false)), "the file is damaged");
+        let (saved, report) = save(&disk, &unencrypted());
+        let lost: BTreeSet<&(String, Vec<u8>)> =
+            leaves.iter().filter(|(no, _)| damaged.contains(no)).flat_map(|(_, rows)| rows).collect();
+        for (tree, rows) in &model {
+            for (key, value) in rows {
+                let is_lost = lost.contains(&(tree.clone(), key.clone()));
+                let found = saved.get(tree).and_then(|rows| rows.get(key));
+                assert_eq!(found, (!is_lost).then_some(value), "seed {seed} {tree} {key:?}");
+                if is_lost {
+                    let is_named = report.losses.iter().any(|loss| match loss {
+                        Loss::Range { tree: of, from, to, .. } => {
+                            of == tree && from <= key && to.as_ref().is_none_or(|to| key < to)
+                        }
+                        _ => false,
+                    });
+                    assert!(is_named, "seed {seed}: {tree} {key:?} is lost and not in the report");
+                }
+            }
+        }
+        assert!(report.rows_found_again > 0, "the inner page's rows");
+        let missing: u64 = report.trees.iter().map(|tree| tree.rows_expected.unwrap_or(0) - tree.rows_found).sum();
+        assert_eq!(missing, lost.len() as u64, "counted exactly");
+    }
+}
+
+#[test]
+fn rows_of_trees_that_nobody_can_tell_apart_are_saved_beside_them() {
+    let disk = SimDisk::new(1);
+    let store = Store::open(disk.env(NAME), unencrypted()).expect("creates");
+    let mut loader = store.loader();
+    for name in ["left", "right"] {
+        let tree = loader.tree(name).expect("a good name");
+        for i in 0..30_000_u32 {
+            // The same keys in both.
+            loader.put(tree, &i.to_be_bytes(), format!("{name} {i} {}", "y".repeat(50)).as_bytes()).expect("takes it");
+        }
+    }
+    loader.finish().expect("finishes");
+    let model = model_of(&store);
+    store.close().expect("closes");
+    let branches = kinds(&disk, 2);
+    overwrite(&disk, branches.iter().copied(), &mut Random::new(1));
+    let (saved, report) = save(&disk, &unencrypted());
+    let mut all: BTreeSet<&Vec<u8>> = BTreeSet::new();
+    for (name, rows) in &saved {
+        assert!(name.starts_with("lost+found/"), "{name}: in no tree that it may not be of");
+        all.extend(rows.values());
+    }
+    let expected: BTreeSet<&Vec<u8>> = model.values().flat_map(|rows| rows.values()).collect();
+    assert!(all == expected, "{} of {} rows", all.len(), expected.len());
+    assert!(
+        report.losses.iter().any(|loss| matches!(loss, Loss::Unplaced { candidates, .. } if candidates.len() == 2))
+    );
+}
+
+#[test]
+fn a_damaged_value_is_named_and_its_neighbours_are_saved() {
+    let disk = SimDisk::new(1);
+    let store = Store::open(disk.env(NAME), unencrypted()).expect("creates");
+    for i in 0..10_u8 {
+        put(&store, "t", &[i], &vec![i; 9000]).expect("commits");
+    }
+    let model = model_of(&store);
+    store.close().expect("closes");
+    let file = disk.read_file(NAME).expect("is there");
+    let of_five = file.chunks(PAGE).position(|page| page[4] == 3 && page[100] == 5).expect("a page of value 5");
+    overwrite(&disk, [of_five], &mut Random::new(1));
+    let (saved, report) = save(&disk, &unencrypted());
+    assert_eq!(saved["t"].len(), 9);
+    assert!(saved["t"].iter().all(|(key, value)| model["t"][key] == *value));
+    assert!(matches!(&report.losses[..], [Loss::Value { tree, key, len: 9000, .. }] if tree == "t" && key[..] == [5]));
+}
+
+#[test]
+fn a_damaged_header_or_tree_of_roots_costs_nothing_where_the_older_one_holds() {
+    for (what, at) in [("newest header", 0), ("older header", 1), ("roots", 2)] {
+        let disk = SimDisk::new(1);
+        let store = Store::open(disk.env(NAME), roomy()).expect("creates");
+        for i in 0..200_u32 {
+            put(&store, "t", &i.to_be_bytes(), &[i as u8; 40]).expect("commits");
+        }
+        store.checkpoint().expect("checkpoints");
+        put(&store, "t", b"more", b"x").expect("commits");
+        store.checkpoint().expect("checkpoints");
+        let model = model_of(&store);
+        let disk = disk.after_crash(blazedb_engine::env::Survivors::None, 1);
+        let mut file = disk.read_file(NAME).expect("is there");
+        let sequence = |slot: usize| u64::from_le_bytes(file[slot * 65_536 + 16..][..8].try_into().expect("8 bytes"));
+        let newest = usize::from(sequence(1) > sequence(0));
+        let byte = match at {
+            0 => newest * 65_536 + 100,
+            1 => (1 - newest) * 65_536 + 100,
+            _ => {
+                let root = u64::from_le_bytes(file[newest * 65_536 + 104..][..8].try_into().expect("8 bytes"));
+                root as usize * PAGE + 300
+            }
+        };
+        file[byte] ^= 0x55;
+        disk.write_file(NAME, &file);
+        let (saved, report) = save(&disk, &roomy());
+        assert!(saved == model, "{what}");
+        assert!(report.losses.is_empty(), "{what}: {:?}", report.losses);
+        assert!(report.older_header || at == 1, "{what}");
+    }
+}
+
+#[test]
+fn what_the_log_says_before_it_is_damaged_is_saved() {
+    let disk = SimDisk::new(1);
+    let store = Store::open(disk.env(NAME), roomy()).expect("creates");
+    for i in 0..60_u32 {
+        put(&store, "t", &i.to_be_bytes(), &[i as u8; 900]).expect("commits");
+    }
+    let model = model_of(&store);
+    let disk = disk.after_crash(blazedb_engine::env::Survivors::None, 1);
+    let name = disk.names().into_iter().find(|name| name.contains("-log.")).expect("a log");
+    let mut log = disk.read_file(&name).expect("is there");
+    log[30 * 4096 + 200] ^= 1;
+    disk.write_file(&name, &log);
+    assert!(matches!(Store::open(disk.env(NAME), roomy()), Err(OpenError::Corruption(_))), "refused, as it should be");
+    let (saved, report) = save(&disk, &roomy());
+    let saved = &saved["t"];
+    assert!(saved.len() == 30 && saved.iter().all(|(key, value)| model["t"][key] == *value), "{} rows", saved.len());
+    assert!(matches!(report.losses[..], [Loss::Log { after_commit: 30, .. }]), "{:?}", report.losses);
+}
+
+#[test]
+fn a_file_without_headers_or_with_another_key_is_refused_and_nothing_is_made() {
+    let disk = SimDisk::new(1);
+    let store = Store::open(disk.env(NAME), roomy()).expect("creates");
+    put(&store, "t", b"k", b"v").expect("commits");
+    store.close().expect("closes");
+    let refused = |how: &Options| {
+        let result = salvage(disk.env(NAME), how, disk.env("b.blaze"), roomy(), &mut |_| {});
+        assert!(disk.names().iter().all(|name| !name.starts_with("b.blaze")), "nothing was made");
+        result.expect_err("refused")
+    };
+    let wrong = refused(&Options::raw_key([1; 32]));
+    assert!(matches!(wrong, SalvageError::Source(OpenError::WrongKey)), "{wrong:?}");
+    let mut file = disk.read_file(NAME).expect("is there");
+    file[100] ^= 1;
+    file[65_636] ^= 1;
+    disk.write_file(NAME, &file);
+    let gone = refused(&roomy());
+    assert!(matches!(gone, SalvageError::Source(OpenError::Corruption(_))), "{gone:?}");
+    let target = salvage(disk.env(NAME), &roomy(), disk.env(NAME), roomy(), &mut |_| {});
+    assert!(matches!(target, Err(SalvageError::Target(_))), "never in place: {target:?}");
+}
+
+#[test]
+fn any_damage_of_a_small_store_is_survived() {
+    for seed in 1..=30 * scale() {
+        let disk = SimDisk::new(seed);
+        let how = if seed % 2 == 0 { options() } else { unencrypted() };
+        let store = Store::open(disk.env(NAME), how.clone()).expect("creates");
+        let mut random = Random::new(seed);
+        let mut model = Model::new();
+        for _ in 0..60 {
+            let mut tx = store.write();
+            crate::support::random_changes(&mut random, &mut tx, &mut model);
+            tx.commit().expect("commits");
+        }
+        if seed % 3 == 0 {
+            store.close().expect("closes");
+        }
+        let disk = disk.after_crash(blazedb_engine::env::Survivors::All, seed);
+        for name in disk.names() {
+            let mut file = disk.read_file(&name).expect("is there");
+            for _ in 0..1 + file.len() / 20_000 {
+                let at = random.below(file.len() as u64) as usize;
+                let end = file.len().min(at + 1 + random.below(3000) as usize);
+                file[at..end].iter_mut().for_each(|byte| *byte = random.next() as u8);
+            }
+            if random.below(4) == 0 {
+                file.truncate(random.below(file.len() as u64) as usize);
+            }
+            disk.write_file(&name, &file);
+        }
+        let target = SimDisk::new(seed);
+        match salvage(disk.env(NAME), &how, target.env(NAME), how.clone(), &mut |_| {}) {
+            Ok(_) => {
+                let store = Store::open(target.env(NAME), how.create(false)).expect("a whole store");
+                store.verify(&mut |_| {}).expect("sound");
+            }
+            Err(error) => assert!(matches!(error, SalvageError::Source(_)), "seed {seed}: {error:?}"),
+        }
+    }
+}
