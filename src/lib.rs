@@ -39,6 +39,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod backup;
 mod changes;
 mod collection;
 mod database;
@@ -57,7 +58,10 @@ mod transaction;
 #[cfg(feature = "sync")]
 pub mod transport;
 
-pub use blazedb_engine::{Env, KdfCost, Memory, Secret, Store, VacuumProgress, VerifyProgress, log_file_names};
+pub use blazedb_engine::{
+    BackupId, BackupOptions, BackupProgress, BackupReport, Env, KdfCost, Loss, Memory, RestoreProgress, RestoreReport,
+    SalvageProgress, SalvageReport, SalvagedTree, Secret, Store, VacuumProgress, VerifyProgress, log_file_names,
+};
 pub use blazedb_sync::{BoxReason, InboxEntry, OutboxPosition};
 pub use blazedb_wire::{
     Decimal, DecimalError, Document, DocumentId, Key, ReplicaId, Row, SpaceId, Timestamp, Uuid, Value, Vector,

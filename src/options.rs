@@ -8,7 +8,7 @@ use blazedb_engine::{KdfCost, KeySource, Memory, Secret};
 /// let options = blazedb::Options::passphrase("correct horse battery staple").create(true);
 /// # let _ = options;
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     pub(crate) engine: blazedb_engine::Options,
 }

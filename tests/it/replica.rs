@@ -88,6 +88,40 @@ fn note(x: i64, y: i64) -> Document {
     Document::from_pairs([("x", Value::from(x)), ("y", Value::from(y))]).unwrap()
 }
 
+/// spec: BK-12
+#[test]
+fn a_restored_file_and_the_old_one_both_go_on_and_meet() {
+    let mut relay = TinyRelay::default();
+    let key = || Options::raw_key([1; 32]);
+    let old = memory(1);
+    relay.greet(&old.replica());
+    let id = notes(&old).insert(&note(1, 1)).unwrap();
+    let mut backup = Vec::new();
+    old.backup(&mut backup, &blazedb::BackupOptions::default(), &mut |_| {}).unwrap();
+    let env = blazedb::Env::memory(2);
+    Database::restore_in(env.clone(), key(), vec![&mut &backup[..]], &key(), &mut |_| {}).unwrap();
+    let new = Database::open_in(env, key()).unwrap();
+    assert_eq!(new.digest().unwrap(), old.digest().unwrap());
+
+    // What waited when the backup was made waits in both, under one name; what is written now has names of its own.
+    let before = old.replica().hello().unwrap().replicas;
+    assert_eq!(new.replica().hello().unwrap().replicas, before);
+    notes(&old).update(id, Patch::new().set("x", 2)).unwrap();
+    notes(&new).update(id, Patch::new().set("y", 3)).unwrap();
+    assert_eq!(old.replica().hello().unwrap().replicas, before, "one opening, one name");
+    let names = new.replica().hello().unwrap().replicas;
+    assert_eq!(names.len(), 2);
+    assert_eq!(names.iter().filter(|name| before.contains(name)).count(), 1, "the other one is new");
+
+    relay.push(&old, Verdict::Applied);
+    relay.pull(&new);
+    relay.push(&new, Verdict::Applied);
+    relay.pull(&old);
+    relay.pull(&new);
+    assert_eq!(new.digest().unwrap(), old.digest().unwrap());
+    assert_eq!(notes(&old).get(id).unwrap(), Some(note(2, 3)), "nothing was written twice, and nothing lost");
+}
+
 /// spec: D-2
 #[test]
 fn every_opening_writes_under_a_name_of_its_own() {

@@ -216,6 +216,7 @@ fn a_backup_under_load_shows_one_commit() {
     tx.commit().expect("commits");
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let ended = Ended(&stop);
         scope.spawn(|| {
             let mut round = 0_u64;
             while !stop.load(Ordering::Relaxed) {
@@ -243,8 +244,17 @@ fn a_backup_under_load_shows_one_commit() {
             assert_eq!((rounds.len(), model["sums"].len()), (1, 400), "one commit");
             last = Some(bytes);
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(ended);
     });
+}
+
+/// Tells the other thread, also where an assertion fails: else the test would hang.
+struct Ended<'e>(&'e AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

@@ -108,6 +108,40 @@ Examples:
 Packs what is in the file and gives the rest back to the file system. Nothing is copied to another file: it needs little
 room beside the file, and may be stopped at any moment.";
 
+const BACKUP_EXAMPLES: &str = "\
+Examples:
+  blazedb backup --db laptop.blaze --output monday.bak
+  blazedb backup --db laptop.blaze --since monday.bak --output tuesday.bak
+  blazedb backup --db laptop.blaze --output - --rate 5M | ssh host 'cat > laptop.bak'
+
+Writes everything that the database holds at this moment, beside whoever has it open. The backup is sealed with the same
+passphrase as the database. --since writes only what changed since that backup; keep all of them: a restore takes the full
+one and every increment after it. An existing file is never written over. When another program writes so much meanwhile
+that the moment is gone, this says so and nothing is left; try again, or let that program make the backup.
+Exit codes: 0 the backup is whole, 1 there is none.";
+
+const RESTORE_EXAMPLES: &str = "\
+Examples:
+  blazedb restore monday.bak --db laptop.blaze
+  blazedb restore monday.bak tuesday.bak wednesday.bak --db laptop.blaze
+  ssh host 'cat laptop.bak' | blazedb restore - --db laptop.blaze
+  blazedb restore monday.bak --db laptop.blaze --new-passphrase-file new.txt
+
+Makes a new database file out of a full backup and its increments, in the order in which they were made. It appears when
+everything is there and verified; an existing file is never written over. The new file has an identity of its own: it may
+sync beside the old one. The passphrase is that of the backups, and of the new file too unless another one is given.
+Exit codes: 0 the database is there and whole, 1 there is none.";
+
+const SALVAGE_EXAMPLES: &str = "\
+Examples:
+  blazedb salvage --db damaged.blaze --to saved.blaze
+  blazedb salvage --db damaged.blaze --to saved.blaze --report lost.txt
+
+For a file that `blazedb verify` or opening calls damaged, where there is neither a backup nor a relay to sync from. Copies
+everything that can be read into a new file, and lists what could not be read, by collection and key, on stderr or in the
+report. The damaged file is not changed; keep it. Exit codes: 0 nothing is lost, 1 nothing could be saved, 3 saved, but for
+what is listed.";
+
 const INBOX_EXAMPLES: &str = "\
 Examples:
   blazedb inbox --db laptop.blaze
@@ -160,6 +194,12 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Make a database file as short as it can be
     Vacuum(VacuumArgs),
+    /// Write a backup of a database, full or what changed since another one
+    Backup(BackupArgs),
+    /// Make a new database out of backups
+    Restore(RestoreArgs),
+    /// Copy what can be read of a damaged database into a new one
+    Salvage(SalvageArgs),
     /// List what merges could not apply
     Inbox(InboxArgs),
     /// Explain the bytes of a frame, a row, an export or a database
@@ -363,6 +403,52 @@ pub(crate) struct VacuumArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = BACKUP_EXAMPLES)]
+pub(crate) struct BackupArgs {
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
+    /// Where to write it; `-` is stdout
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Write only what changed since this backup, the last one of this database
+    #[arg(long, value_name = "FILE")]
+    pub(crate) since: Option<PathBuf>,
+    /// Bytes per second at most: a number, with K, M or G for 1024, 1024 x 1024, ... [default: as fast as it goes]
+    #[arg(long, value_name = "BYTES", value_parser = parse_rate)]
+    pub(crate) rate: Option<u64>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = RESTORE_EXAMPLES)]
+pub(crate) struct RestoreArgs {
+    /// A full backup, then its increments in order; `-` is stdin
+    #[arg(value_name = "BACKUP", required = true)]
+    pub(crate) backups: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
+    /// Read the passphrase of the new file from this file, if it is to be another one than that of the backups
+    #[arg(long, value_name = "FILE", conflicts_with = "unencrypted")]
+    pub(crate) new_passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) create: CreateArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = SALVAGE_EXAMPLES)]
+pub(crate) struct SalvageArgs {
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
+    /// The new file; it gets the passphrase of the damaged one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: PathBuf,
+    /// Write what could not be read to this file, one line each, instead of stderr
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) create: CreateArgs,
+}
+
+#[derive(Args, Debug)]
 #[command(after_help = INBOX_EXAMPLES)]
 pub(crate) struct InboxArgs {
     #[command(flatten)]
@@ -435,6 +521,20 @@ fn parse_span(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(seconds))
 }
 
+/// Reads `500000`, `512K`, `5M`, `1G`.
+fn parse_rate(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match &text[digits.len()..] {
+        "" => 1,
+        "K" | "k" => 1 << 10,
+        "M" | "m" => 1 << 20,
+        "G" | "g" => 1 << 30,
+        other => return Err(format!("unknown unit `{other}`: write 500000, 512K, 5M or 1G")),
+    };
+    let count = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(unit)).filter(|&rate| rate > 0);
+    count.ok_or_else(|| "not a rate: write 500000, 512K, 5M or 1G".to_owned())
+}
+
 /// Accepts 64 hexadecimal digits, in either case, with or without colons, and hands on the plain lower-case form.
 fn parse_fingerprint(text: &str) -> Result<String, String> {
     let plain: String = text.chars().filter(|c| *c != ':').map(|c| c.to_ascii_lowercase()).collect();
@@ -470,6 +570,14 @@ mod tests {
         assert_eq!(parse_span("30d"), Ok(Duration::from_secs(30 * 86_400)));
         for wrong in ["", "d", "0s", "30", "3w", "-1d", "1.5h", "99999999999d", "18446744073709551615d"] {
             assert!(parse_span(wrong).is_err(), "{wrong} was accepted");
+        }
+    }
+
+    #[test]
+    fn rates_have_a_number_and_may_have_a_unit() {
+        assert_eq!(["7", "2k", "5M", "1G"].map(parse_rate), [Ok(7), Ok(2048), Ok(5 << 20), Ok(1 << 30)]);
+        for wrong in ["", "0", "M", "1.5M", "-1", "1T", "99999999999G"] {
+            assert!(parse_rate(wrong).is_err(), "{wrong} was accepted");
         }
     }
 

@@ -98,7 +98,8 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
         Failure::because(
             format!("{} is damaged", args.db.db.display()),
             &e,
-            "keep the file, and restore a copy or sync a new one from the relay",
+            "keep the file, and restore a backup (`blazedb restore`) or sync a new one from the relay; where there is \
+             neither, `blazedb salvage` copies what can be read",
         )
     })?;
     ui::line(&format!(

@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a command line is for")]
 
 mod args;
+mod backup;
 mod demo;
 mod dump;
 mod export;
@@ -17,6 +18,8 @@ mod inspect;
 mod load;
 mod open;
 mod passphrase;
+mod restore;
+mod salvage;
 mod serve;
 mod signals;
 mod sync;
@@ -56,6 +59,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Stats(args) => inspect::stats(&args),
         Command::Verify(args) => inspect::verify(&args),
         Command::Vacuum(args) => vacuum::run(&args),
+        Command::Backup(args) => backup::run(&args),
+        Command::Restore(args) => restore::run(&args),
+        Command::Salvage(args) => salvage::run(&args),
         Command::Inbox(args) => inspect::inbox(&args),
         Command::Dump(args) => dump::run(&args),
     };

@@ -60,7 +60,7 @@ pub(crate) fn open(args: &DbArgs, intent: Intent) -> Result<(Database, bool), Fa
     Ok((db, !exists))
 }
 
-fn with_cost(options: Options, kdf: Kdf) -> Options {
+pub(crate) fn with_cost(options: Options, kdf: Kdf) -> Options {
     match kdf {
         Kdf::Standard => options,
         Kdf::Light => options.kdf(KdfCost::Light),
@@ -78,7 +78,7 @@ fn explain(path: &Path, error: &blazedb::Error) -> Failure {
             let holder = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
             (
                 format!("{shown} is open for writing in {holder}"),
-                "end that program or wait for it; `export`, `stats`, `verify` and `inbox` work meanwhile",
+                "end that program or wait for it; `export`, `stats`, `verify`, `backup` and `inbox` work meanwhile",
             )
         }
         OpenError::WrongKey => (
@@ -97,7 +97,8 @@ fn explain(path: &Path, error: &blazedb::Error) -> Failure {
     Failure::new(what, next)
 }
 
-const RESTORE: &str = "keep the file, and restore a copy of it or sync a new one from the relay";
+const RESTORE: &str = "keep the file, and restore a backup (`blazedb restore`) or sync a new one from the relay; where there is neither, \
+                       `blazedb salvage` copies what can be read";
 
 /// Adds up the bytes of a database with its log, or of everything in a folder; what does not exist counts nothing.
 pub(crate) fn bytes_on_disk(path: &Path) -> u64 {

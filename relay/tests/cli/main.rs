@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
+mod backup;
 mod crash;
 mod demo;
 mod devices;

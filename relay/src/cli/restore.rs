@@ -1,0 +1,88 @@
+//! `blazedb restore`: a new database out of a full backup and its increments.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+
+use blazedb::{Database, Error, ErrorKind, Options};
+
+use super::args::RestoreArgs;
+use super::failure::Failure;
+use super::ui::{self, Progress};
+use super::{Outcome, exit, open, passphrase};
+
+/// Runs `blazedb restore`.
+pub(crate) fn run(args: &RestoreArgs) -> Outcome {
+    let shown = args.db.db.display();
+    if args.db.db.exists() {
+        return Err(Failure::new(
+            format!("{shown} exists, and nothing is restored over a file"),
+            "choose another name, or move it away",
+        ));
+    }
+    if args.backups.iter().filter(|path| path.as_os_str() == "-").count() > 1 {
+        return Err(Failure::new("stdin is one backup", "give the others as files"));
+    }
+    let mut inputs = Vec::new();
+    let mut total = Some(0);
+    for path in &args.backups {
+        if path.as_os_str() == "-" {
+            total = None;
+            inputs.push(Box::new(io::stdin().lock()) as Box<dyn Read>);
+            continue;
+        }
+        let cannot = |e: io::Error| Failure::io(format!("cannot read {}", path.display()), &e);
+        let file = File::open(path).map_err(cannot)?;
+        let len = file.metadata().map_err(cannot)?.len();
+        total = total.map(|total: u64| total + len);
+        inputs.push(Box::new(BufReader::with_capacity(64 << 10, file)));
+    }
+    let (backup, options) = options(args)?;
+    let options = open::with_cost(options, args.create.kdf);
+    let parts = inputs.iter_mut().map(|input| &mut **input as &mut dyn Read).collect();
+    let mut reading: Option<Progress> = None;
+    let mut verifying: Option<Progress> = None;
+    let restored = Database::restore(&args.db.db, options, parts, &backup, &mut |now| {
+        if now.verify_total > 0 {
+            reading = None;
+            let bar = verifying.get_or_insert_with(|| Progress::start("verifying (KiB)", now.verify_total / 1024));
+            bar.set(now.verified / 1024);
+        } else {
+            let bar = reading.get_or_insert_with(|| Progress::start("reading (KiB)", total.unwrap_or(0) / 1024));
+            bar.set(now.bytes_read / 1024);
+        }
+    });
+    drop((reading, verifying));
+    let report = restored.map_err(|e| explain(args, &e))?;
+    ui::line(&format!(
+        "{shown}: {} restored and verified, as of commit {} of the database that was backed up",
+        ui::plural(report.rows, "row"),
+        ui::thousands(report.commit_no),
+    ));
+    Ok(exit::DONE)
+}
+
+/// What opens the backups, and what the new file is made with.
+fn options(args: &RestoreArgs) -> Result<(Options, Options), Failure> {
+    if args.db.unencrypted {
+        return Ok((Options::unencrypted(), Options::unencrypted()));
+    }
+    let secret = passphrase::find(&args.backups[0], args.db.passphrase_file.as_deref(), false)?;
+    let new = match &args.new_passphrase_file {
+        Some(file) => passphrase::find(&args.db.db, Some(file), true)?,
+        None => secret.clone(),
+    };
+    Ok((Options::passphrase(secret.as_str()), Options::passphrase(new.as_str())))
+}
+
+fn explain(args: &RestoreArgs, error: &Error) -> Failure {
+    let next = match error.kind() {
+        ErrorKind::Open => {
+            "check the passphrase (--passphrase-file, else BLAZEDB_PASSPHRASE, else the prompt): it is the one \
+                            that the database had when it was backed up; --unencrypted if it had none"
+        }
+        ErrorKind::Corrupt => "use another backup, or an older chain of them; nothing was left behind",
+        ErrorKind::State => "give the full backup first and then every increment in the order in which they were made",
+        _ => "look at the disk, and run it again; nothing was left behind",
+    };
+    Failure::because(format!("{} was not restored", args.db.db.display()), error, next)
+}

@@ -1,0 +1,89 @@
+//! `blazedb salvage`: what can be read of a damaged database, into a new one.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+
+use blazedb::{Database, Options, SalvageReport};
+
+use super::args::SalvageArgs;
+use super::failure::Failure;
+use super::ui::{self, Progress, Table};
+use super::{Outcome, exit, open, passphrase};
+
+/// Losses that go to a terminal; a report has all of them.
+const SHOWN_MAX: usize = 50;
+
+/// Runs `blazedb salvage`.
+pub(crate) fn run(args: &SalvageArgs) -> Outcome {
+    let (from, to) = (args.db.db.display(), args.to.display());
+    if !args.db.db.exists() {
+        return Err(Failure::new(format!("there is no database file {from}"), "check the path"));
+    }
+    if args.to.exists() {
+        return Err(Failure::new(
+            format!("{to} exists, and nothing is salvaged over a file"),
+            "choose another name, or move it away",
+        ));
+    }
+    let opening = if args.db.unencrypted {
+        Options::unencrypted()
+    } else {
+        let secret = passphrase::find(&args.db.db, args.db.passphrase_file.as_deref(), false)?;
+        Options::passphrase(secret.as_str())
+    };
+    let making = open::with_cost(opening.clone(), args.create.kdf);
+    let mut progress: Option<Progress> = None;
+    let saved = Database::salvage(&args.db.db, &opening, &args.to, making, &mut |now| {
+        progress.get_or_insert_with(|| Progress::start("pages", now.pages_total)).set(now.pages.min(now.pages_total));
+    });
+    drop(progress);
+    let report = saved.map_err(|e| {
+        Failure::because(
+            format!("nothing was salvaged from {from}"),
+            &e,
+            "check the passphrase, and that no program has the file open; else restore a backup or sync a new file",
+        )
+    })?;
+    tell(args, &report)?;
+    Ok(if report.losses.is_empty() { exit::DONE } else { exit::PARTLY })
+}
+
+fn tell(args: &SalvageArgs, report: &SalvageReport) -> Result<(), Failure> {
+    let mut table = Table::default();
+    table.row("saved", format!("{} in {}", ui::plural(report.rows, "row"), args.to.display()));
+    for tree in &report.trees {
+        let missing = tree.rows_expected.map(|expected| expected.saturating_sub(tree.rows_found));
+        let line = match missing {
+            Some(0) => format!("{}, all of them", ui::plural(tree.rows_found, "row")),
+            Some(missing) => format!("{}, {} missing", ui::plural(tree.rows_found, "row"), ui::thousands(missing)),
+            None => ui::plural(tree.rows_found, "row"),
+        };
+        table.row(ui::printable(&tree.name, 60), line);
+    }
+    if report.older_header {
+        table.row("note", "the newest header cannot be read; the one before it and the log were taken");
+    }
+    let lost = report.losses.len() as u64 + report.more_losses;
+    table.row("not read", if lost == 0 { "nothing: all was saved".to_owned() } else { ui::plural(lost, "place") });
+    ui::line(table.to_string().trim_end());
+    match &args.report {
+        Some(path) => {
+            let cannot = |e: io::Error| Failure::io(format!("cannot write {}", path.display()), &e);
+            let mut out = BufWriter::new(File::create(path).map_err(cannot)?);
+            report.losses.iter().try_for_each(|loss| writeln!(out, "{loss}")).map_err(cannot)?;
+            if report.more_losses > 0 {
+                writeln!(out, "and {} more", report.more_losses).map_err(cannot)?;
+            }
+            out.flush().map_err(cannot)?;
+        }
+        None => {
+            for loss in report.losses.iter().take(SHOWN_MAX) {
+                eprintln!("lost: {loss}");
+            }
+            if lost > SHOWN_MAX as u64 {
+                eprintln!("lost: and {} more; --report FILE lists them", ui::thousands(lost - SHOWN_MAX as u64));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! Backup, restore and salvage of a file on a disk.
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::process::Stdio;
+
+use serde_json::json;
+
+use crate::support::{Folder, ndjson, records};
+
+#[test]
+fn a_chain_of_backups_becomes_a_database_again() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", ndjson(&records(300)));
+    folder.import(&file, "a.blaze", "things", &["--id-field", "id"]);
+    let made = folder.run(["backup", "--db", "a.blaze", "--output", "full.bak"]).ok();
+    assert!(made.stderr.contains("a full backup"), "{}", made.stderr);
+    let one = folder.write("one.ndjson", ndjson(&[json!({"id": "record-3", "number": -5})]));
+    folder.import(&one, "a.blaze", "things", &["--id-field", "id"]);
+    let made = folder.run(["backup", "--db", "a.blaze", "--since", "full.bak", "--output", "more.bak"]).ok();
+    assert!(made.stderr.contains("an increment"), "{}", made.stderr);
+    let size = |name: &str| fs::metadata(folder.path().join(name)).expect("is there").len();
+    assert!(size("more.bak") < size("full.bak") / 2, "{} and {} bytes", size("more.bak"), size("full.bak"));
+
+    folder.run(["restore", "full.bak", "more.bak", "--db", "b.blaze", "--kdf", "light"]).ok();
+    assert_eq!(folder.export("b.blaze", "things"), folder.export("a.blaze", "things"));
+    folder.run(["restore", "full.bak", "--db", "old.blaze", "--kdf", "light"]).ok();
+    assert_ne!(folder.export("old.blaze", "things"), folder.export("a.blaze", "things"));
+    let names: Vec<_> = fs::read_dir(folder.path())
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
+        .filter(|name| name.contains("restoring") || name.contains("partial"))
+        .collect();
+    assert!(names.is_empty(), "left behind: {names:?}");
+    #[cfg(unix)]
+    {
+        let mode =
+            std::os::unix::fs::MetadataExt::mode(&fs::metadata(folder.path().join("full.bak")).expect("is there"));
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn a_backup_goes_through_a_pipe_and_the_new_file_may_have_another_passphrase() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", ndjson(&records(50)));
+    folder.import(&file, "a.blaze", "things", &[]);
+    let output =
+        folder.program().args(["backup", "--db", "a.blaze", "-o", "-", "--rate", "100M"]).output().expect("runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let plain = output.stdout.windows(7).any(|piece| piece == b"record-");
+    assert!(!plain, "no plaintext");
+    folder.write("new.txt", "another passphrase\n");
+    let mut child = folder
+        .program()
+        .args(["restore", "-", "--db", "b.blaze", "--new-passphrase-file", "new.txt", "--kdf", "light"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    child.stdin.take().expect("a pipe").write_all(&output.stdout).expect("the program reads");
+    let ended = child.wait_with_output().expect("the program ends");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    folder.run(["export", "--db", "b.blaze", "--collection", "things"]).refused(1, &["the passphrase does not open"]);
+    let args = ["export", "--db", "b.blaze", "--collection", "things", "--passphrase-file", "new.txt"];
+    assert_eq!(folder.run(args).ok().stdout, folder.export("a.blaze", "things"));
+}
+
+#[test]
+fn refusals_say_what_to_do() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", ndjson(&records(20)));
+    folder.import(&file, "a.blaze", "things", &[]);
+    folder.run(["backup", "--db", "a.blaze", "-o", "full.bak"]).ok();
+    folder.run(["backup", "--db", "a.blaze", "-o", "full.bak"]).refused(1, &["full.bak exists", "another name"]);
+    folder.run(["restore", "full.bak", "--db", "a.blaze"]).refused(1, &["a.blaze exists", "another name"]);
+    folder.run(["restore", "r.ndjson", "--db", "b.blaze"]).refused(1, &["no backup of BlazeDB"]);
+    folder.run(["restore", "none.bak", "--db", "b.blaze"]).refused(1, &["cannot read none.bak"]);
+    folder.run(["backup", "--db", "a.blaze", "--since", "full.bak", "-o", "more.bak"]).ok();
+    folder.run(["restore", "more.bak", "--db", "b.blaze"]).refused(1, &["is an increment", "in the order"]);
+    folder.run(["restore", "full.bak", "full.bak", "--db", "b.blaze"]).refused(1, &["is a full one", "in the order"]);
+    let bytes = fs::read(folder.path().join("full.bak")).expect("is there");
+    folder.write("cut.bak", &bytes[..bytes.len() - 9]);
+    folder.run(["restore", "cut.bak", "--db", "b.blaze"]).refused(1, &["before its end", "another backup"]);
+    folder.write("wrong.txt", "not this one");
+    let args = ["restore", "full.bak", "--db", "b.blaze", "--passphrase-file", "wrong.txt"];
+    folder.run(args).refused(1, &["does not open backup 1", "check the passphrase"]);
+    folder.run(["backup", "--db", "a.blaze", "-o", "x.bak", "--rate", "fast"]).refused(2, &["unknown unit `fast`"]);
+    assert!(!folder.path().join("b.blaze").exists() && !folder.path().join("x.bak").exists());
+}
+
+#[test]
+fn what_can_be_read_of_a_damaged_file_is_saved_and_the_rest_is_listed() {
+    let folder = Folder::new();
+    let all: Vec<_> = (0..3000).map(|n| json!({"n": n, "text": "x".repeat(60)})).collect();
+    let file = folder.write("r.ndjson", ndjson(&all));
+    folder.import(&file, "a.blaze", "things", &[]);
+    let args = ["salvage", "--db", "a.blaze", "--to", "same.blaze", "--kdf", "light"];
+    let saved = folder.run(args).ok();
+    assert!(saved.stdout.contains("nothing: all was saved"), "{}", saved.stdout);
+    assert_eq!(folder.export("same.blaze", "things"), folder.export("a.blaze", "things"));
+
+    // One page of rows.
+    let path = folder.path().join("a.blaze");
+    let mut bytes = fs::read(&path).expect("is there");
+    let pages: Vec<usize> = (32..bytes.len() / 4096).filter(|no| bytes[no * 4096 + 4] == 1).collect();
+    let page = pages[pages.len() / 2];
+    bytes[page * 4096 + 2000] ^= 1;
+    fs::write(&path, &bytes).expect("can be written");
+    folder.run(["verify", "--db", "a.blaze"]).refused(1, &["is damaged", "blazedb salvage"]);
+    let args = ["salvage", "--db", "a.blaze", "--to", "b.blaze", "--report", "lost.txt", "--kdf", "light"];
+    let saved = folder.run(args);
+    assert_eq!(saved.code, 3, "{}", saved.stderr);
+    assert!(saved.stdout.contains("missing") && saved.stdout.contains("1 place"), "{}", saved.stdout);
+    let lost = fs::read_to_string(folder.path().join("lost.txt")).expect("a report");
+    assert!(lost.contains(&format!("page {page}")), "{lost}");
+    assert_eq!(fs::read(&path).expect("is there"), bytes, "the damaged file is as it was");
+    let left = folder.export("b.blaze", "things").lines().count();
+    assert!((2900..3000).contains(&left), "{left} records");
+    folder.run(["salvage", "--db", "a.blaze", "--to", "b.blaze"]).refused(1, &["b.blaze exists"]);
+
+    // Both headers: nothing can be had.
+    let mut file = fs::OpenOptions::new().read(true).write(true).open(&path).expect("opens");
+    for at in [300_u64, 65_836] {
+        let mut byte = [0];
+        file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(&mut byte)).expect("reads");
+        byte[0] ^= 1;
+        file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(&byte)).expect("writes");
+    }
+    folder.run(["salvage", "--db", "a.blaze", "--to", "c.blaze"]).refused(1, &["neither of the file's headers"]);
+}

@@ -1,0 +1,150 @@
+//! Backups of a database, back into a new one, and what can be had of a damaged one.
+//!
+//! A restored database is a copy like any other copy of a file (spec: D-2): what waits in its outbox keeps its names, and
+//! whoever has it too is innocent; what is written from now on is written under a name of its own, which the first write of
+//! each opening mints. So both may go on, the old one and the restored one, and meet at the relay.
+
+use std::io::{Read, Write};
+use std::path::Path;
+
+use blazedb_engine::{
+    BackupOptions, BackupProgress, BackupReport, Env, RestoreProgress, RestoreReport, SalvageProgress, SalvageReport,
+};
+
+use crate::database::Database;
+use crate::options::Options;
+use crate::{Error, ErrorKind};
+
+impl Database {
+    /// Writes everything that the database holds at this moment to `out`, while everything else goes on: documents,
+    /// bookkeeping, what waits to be synced. Encrypted if the file is, with the same passphrase or key. The backup is whole
+    /// when this returns `Ok`; before, it has no end, and [`Database::restore`] refuses it.
+    ///
+    /// ```
+    /// # use blazedb::{BackupOptions, Database, Document, Env, Options, Patch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let at = |name: &str| dir.path().join(name);
+    /// let options = || Options::raw_key([7; 32]);
+    /// let db = Database::open(at("todo.blaze"), options())?;
+    /// db.collection::<Document>("todos")?.insert(&Document::default())?;
+    ///
+    /// let mut file = std::fs::File::create(at("monday.bak"))?;
+    /// db.backup(&mut file, &BackupOptions::default(), &mut |_| {})?;
+    ///
+    /// let mut file = std::fs::File::open(at("monday.bak"))?;
+    /// Database::restore(at("new.blaze"), options(), vec![&mut file], &options(), &mut |_| {})?;
+    /// let restored = Database::open(at("new.blaze"), options())?;
+    /// assert_eq!(restored.collection::<Document>("todos")?.len()?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Storage`]: the file could not be read, the backup could not be written, or so much was written
+    /// meanwhile that the moment could not be kept any longer.
+    pub fn backup(
+        &self,
+        out: &mut dyn Write,
+        options: &BackupOptions,
+        progress: &mut dyn FnMut(BackupProgress),
+    ) -> Result<BackupReport, Error> {
+        self.inner.store.backup(out, options, progress).map_err(no_backup)
+    }
+
+    /// As [`Database::backup`], but leaves out what did not change since `base`, the last backup of this file. To restore
+    /// it takes the last full one and all increments since, in order.
+    ///
+    /// # Errors
+    /// As [`Database::backup`]; and if `base` is not whole, of another file, or older than a change of the master key.
+    pub fn backup_since(
+        &self,
+        base: &mut dyn Read,
+        out: &mut dyn Write,
+        options: &BackupOptions,
+        progress: &mut dyn FnMut(BackupProgress),
+    ) -> Result<BackupReport, Error> {
+        self.inner.store.backup_since(base, out, options, progress).map_err(no_backup)
+    }
+
+    /// Makes a new file at `path` out of a full backup and its increments, in the order in which they were made. `backup`
+    /// has the passphrase or key of the backups, `options` that of the new file. The file appears when everything is there,
+    /// verified and durable. It is a copy with an identity of its own: it may sync, beside the old one if that still lives.
+    ///
+    /// # Errors
+    /// [`ErrorKind::State`]: there is a file at `path`, or the backups do not follow one another. [`ErrorKind::Corrupt`]: a
+    /// backup is damaged or cut short. [`ErrorKind::Open`]: another passphrase or key. [`ErrorKind::Storage`]: the disk.
+    pub fn restore(
+        path: impl AsRef<Path>,
+        options: Options,
+        parts: Vec<&mut dyn Read>,
+        backup: &Options,
+        progress: &mut dyn FnMut(RestoreProgress),
+    ) -> Result<RestoreReport, Error> {
+        Self::restore_in(Env::file(path), options, parts, backup, progress)
+    }
+
+    /// Restores in a world of the caller's.
+    ///
+    /// # Errors
+    /// As [`Database::restore`].
+    pub fn restore_in(
+        env: Env,
+        options: Options,
+        parts: Vec<&mut dyn Read>,
+        backup: &Options,
+        progress: &mut dyn FnMut(RestoreProgress),
+    ) -> Result<RestoreReport, Error> {
+        blazedb_engine::restore(env, options.engine, parts, &backup.engine.key, progress).map_err(not_restored)
+    }
+
+    /// Copies everything that can still be read of the damaged file `from` into a new file, and says what could not be
+    /// read. `from` is not changed, and must not be open for writing anywhere. `Ok` does not mean that nothing is lost:
+    /// read [`SalvageReport::losses`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Open`]: the damaged file gives nothing, as its key is another one, or both of its headers are damaged.
+    /// [`ErrorKind::State`]: there is a file at `to`. [`ErrorKind::Storage`]: the disk.
+    pub fn salvage(
+        from: impl AsRef<Path>,
+        options: &Options,
+        to: impl AsRef<Path>,
+        into: Options,
+        progress: &mut dyn FnMut(SalvageProgress),
+    ) -> Result<SalvageReport, Error> {
+        use blazedb_engine::SalvageError;
+
+        blazedb_engine::salvage(Env::file(from), &options.engine, Env::file(to), into.engine, progress).map_err(|e| {
+            match e {
+                SalvageError::Target(e) => not_restored(e),
+                e => Error::with(ErrorKind::Open, "nothing can be had of this file", e),
+            }
+        })
+    }
+}
+
+fn no_backup(e: blazedb_engine::BackupError) -> Error {
+    Error::with(ErrorKind::Storage, "the backup was not made", e)
+}
+
+fn not_restored(e: blazedb_engine::RestoreError) -> Error {
+    use blazedb_engine::RestoreError as E;
+
+    let kind = match e {
+        E::TargetExists { .. }
+        | E::Busy { .. }
+        | E::InTheWay { .. }
+        | E::NoBackup
+        | E::TooManyParts { .. }
+        | E::NotFull { .. }
+        | E::WrongOrder { .. } => ErrorKind::State,
+        E::NotABackup { .. } | E::CutShort { .. } | E::Damaged { .. } => ErrorKind::Corrupt,
+        E::WrongKey { .. }
+        | E::KeyMissing { .. }
+        | E::NotEncrypted { .. }
+        | E::Key { .. }
+        | E::UnsupportedVersion { .. } => ErrorKind::Open,
+        _ => ErrorKind::Storage,
+    };
+    Error::with(kind, "nothing was restored", e)
+}
