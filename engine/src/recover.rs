@@ -101,8 +101,10 @@ pub(crate) fn survey_damaged(
 ) -> (Mem, u64, Option<OpenError>) {
     let bytes_max = options.memory.recovery_bytes(true);
     let mut survey = Survey {
-        filling: Some(Filling::new(header.commit_no, options.memory)),
+        // The present alone is saved.
+        filling: Some(Filling::new(header.commit_no, options.memory, None)),
         commit_no: header.commit_no,
+        recording: Recording::new(None),
         stored: Stored::default(),
         bytes_max,
     };

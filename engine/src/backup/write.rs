@@ -254,9 +254,14 @@ impl Inner {
         };
         let mut limit = Limit::new(&*self.env.clock, options.bytes_per_second);
         let mut pace = |written| limit.keep(written);
-        let rows_total = view.held().with(|layers| {
-            Ok(layers.root.trees.iter().skip(1).map(|tree| tree.entries).fold(0, u64::saturating_add))
-        })?;
+        // Of trees that have a name: twins and the ledger of histories stay behind.
+        let mut rows_total = 0_u64;
+        for name in view.tree_names()? {
+            if let Some(tree) = view.tree(&name)? {
+                let rows = view.held().with(|layers| Ok(layers.root.tree(tree.0).entries))?;
+                rows_total = rows_total.saturating_add(rows);
+            }
+        }
         let out = BlockWriter::begin(out, &header, key, &mut pace).map_err(BackupError::Output)?;
         let mut writer = Writer {
             view,

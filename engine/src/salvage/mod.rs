@@ -140,6 +140,7 @@ fn open_root(
         space: header.space,
         pages: Arc::new(pages),
         map: None,
+        history_floor: 0,
     };
     let mut trees = Vec::new();
     let mut error = None;

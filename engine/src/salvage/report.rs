@@ -132,6 +132,8 @@ pub struct SalvageReport {
     pub older_header: bool,
     /// Each tree that was found.
     pub trees: Vec<SalvagedTree>,
+    /// Trees whose history was kept: the new store has what they held last, and not what they held before.
+    pub without_history: Vec<String>,
     /// Rows in the new store.
     pub rows: u64,
     /// Rows that were found below pages that cannot be read.

@@ -1,14 +1,15 @@
 //! Walks a damaged store and fills a new one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use super::{Damaged, Loss, SalvageProgress, SalvageReport, SalvagedTree, subtree_of, why};
 use crate::backup::{Filler, RestoreError};
-use crate::btree::{self, CellValue, Hole, Met, Subtree, ValueRef, node_facts, walk_damaged};
+use crate::btree::{self, CellValue, Hole, Met, Subtree, TreeRoot, ValueRef, node_facts, walk_damaged};
 use crate::error::ReadError;
-use crate::limits::VALUE_BYTES_MAX;
+use crate::history::decode_names_value;
+use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::memtable::{Mem, MemValue};
 use crate::pager::{PAGE_HEADER_BYTES, PageRef, first_page};
 use crate::store::Store;
@@ -72,6 +73,8 @@ pub(super) struct Saving<'s> {
     told: SalvageProgress,
     reached: PageSet,
     names: HashMap<u32, String>,
+    /// Trees that hold what others held before, and the ledger: they are read past.
+    twins: HashSet<u32>,
     /// By tree number: the tree in the new store, and rows found.
     targets: HashMap<u32, (TreeId, u64)>,
     holes: Vec<TreeHole>,
@@ -94,6 +97,7 @@ impl<'s> Saving<'s> {
             told: SalvageProgress { pages_total: damaged.end, ..SalvageProgress::default() },
             reached: PageSet::new(damaged.end),
             names: HashMap::new(),
+            twins: HashSet::new(),
             targets: HashMap::new(),
             holes: Vec::new(),
             value_buffer: Vec::new(),
@@ -111,6 +115,10 @@ impl<'s> Saving<'s> {
         self.read_names()?;
         let roots = &self.damaged.root().trees;
         for tree in (0..roots.len() as u32).filter(|&tree| tree != CATALOGUE) {
+            if self.twins.contains(&tree) {
+                self.pass_over(tree, &roots[tree as usize]);
+                continue;
+            }
             if self.names.contains_key(&tree) || roots[tree as usize].page.is_some() {
                 self.open_tree(tree)?;
             }
@@ -133,18 +141,25 @@ impl<'s> Saving<'s> {
         }
     }
 
-    /// Pages of the tree of roots and of the space are no orphans.
+    /// Pages of a tree that is not saved are no orphans, nor are those below its holes.
+    fn pass_over(&mut self, tree: u32, root: &TreeRoot) {
+        let Some(at) = subtree_of(root) else { return };
+        let walked: Result<(), ()> = walk_damaged(self.damaged.root(), at, &mut |met| {
+            match met {
+                Met::Page(no) => self.reached.insert(no),
+                Met::Hole(hole) if tree != CATALOGUE => self.holes.push(TreeHole { tree, hole, found_again: 0 }),
+                Met::Hole(_) | Met::Row(..) => {}
+            }
+            Ok(())
+        });
+        let Ok(()) = walked else { unreachable!("nothing here fails") };
+    }
+
+    /// Nor are those of the tree of roots and of the space.
     fn mark_own_pages(&mut self) {
         let damaged = self.damaged;
-        if let Some(at) = subtree_of(&damaged.root().roots) {
-            let walked: Result<(), ()> = walk_damaged(damaged.root(), at, &mut |met| {
-                if let Met::Page(no) = met {
-                    self.reached.insert(no);
-                }
-                Ok(())
-            });
-            let Ok(()) = walked else { unreachable!("nothing here fails") };
-        }
+        // Its holes are told as `Loss::Roots`.
+        self.pass_over(CATALOGUE, &damaged.root().roots);
         if let Ok(space) = &damaged.space {
             space.own_pages().for_each(|no| self.reached.insert(no));
         }
@@ -154,10 +169,17 @@ impl<'s> Saving<'s> {
     fn read_names(&mut self) -> Result<(), RestoreError> {
         let damaged = self.damaged;
         let mut found = Vec::new();
-        let mut add = |key: &[u8], value: &[u8]| {
-            if let (Ok(name), Ok(number)) = (std::str::from_utf8(key), value.try_into().map(u32::from_le_bytes)) {
+        let (mut twins, mut with_history) = (HashSet::new(), BTreeSet::new());
+        let mut add = |key: &[u8], value: &[u8]| match (std::str::from_utf8(key), decode_names_value(value)) {
+            (Ok(""), Some((ledger, None))) => drop(twins.insert(ledger)),
+            (Ok(name), Some((number, twin))) => {
                 found.push((number, name.to_owned()));
+                if let Some(twin) = twin {
+                    twins.insert(twin.number);
+                    with_history.insert(name.to_owned());
+                }
             }
+            _ => {}
         };
         if let Some(at) = subtree_of(&damaged.root().tree(CATALOGUE)) {
             walk_damaged(damaged.root(), at, &mut |met| {
@@ -179,6 +201,8 @@ impl<'s> Saving<'s> {
             cursor.next();
         }
         self.names.extend(found);
+        self.twins = twins;
+        self.report.without_history = with_history.into_iter().collect();
         Ok(())
     }
 
@@ -186,6 +210,7 @@ impl<'s> Saving<'s> {
         match tree {
             CATALOGUE => "the names of trees".to_owned(),
             NO_TREE => "lost+found".to_owned(),
+            _ if self.twins.contains(&tree) => "history".to_owned(),
             _ => self.names.get(&tree).cloned().unwrap_or_else(|| format!("lost+found/tree-{tree}")),
         }
     }
@@ -237,6 +262,16 @@ impl<'s> Saving<'s> {
 
     fn row(&mut self, target: TreeId, tree: u32, key: &[u8], value: CellValue<'_>) -> Result<(), RestoreError> {
         match value {
+            // Of a twin that the catalogue, being damaged, does not say to be one.
+            _ if key.len() > KEY_BYTES_MAX => {
+                let why = "its key is longer than any tree's may be but for that of a history".to_owned();
+                let len = match value {
+                    CellValue::Inline(bytes) => bytes.len() as u64,
+                    CellValue::Stored(at) => at.len,
+                };
+                self.lose(Loss::Value { tree: self.name(tree), key: key.to_vec(), len, why });
+                Ok(())
+            }
             CellValue::Inline(bytes) => self.filler.put(target, key, bytes),
             CellValue::Stored(at) => self.long_value(target, tree, key, &at),
         }
@@ -311,14 +346,16 @@ impl<'s> Saving<'s> {
                 &[i] => {
                     let TreeHole { tree, hole, .. } = &self.holes[i];
                     let (tree, low, high) = (*tree, hole.low.clone(), hole.high.clone());
-                    if tree != CATALOGUE {
+                    if tree != CATALOGUE && !self.twins.contains(&tree) {
                         self.subtree(tree, Subtree { page: orphan.page, level: orphan.level, low, high }, Some(i))?;
                     }
                 }
                 _ => {
                     let mut candidates: Vec<u32> = fits.iter().map(|&i| self.holes[i].tree).collect();
                     candidates.dedup();
-                    unplaced.push((candidates, orphan));
+                    if candidates.is_empty() || candidates.iter().any(|tree| !self.twins.contains(tree)) {
+                        unplaced.push((candidates, orphan));
+                    }
                 }
             }
         }

@@ -7,12 +7,12 @@ use std::ops::Bound;
 
 use blazedb_engine::env::{SimDisk, Survivors};
 use blazedb_engine::{
-    CommitError, History, KdfCost, KeySource, KeyVersion, MaintainError, Options, PastView, ReadError, RekeyOptions,
-    Store, TreeId,
+    BackupOptions, CommitError, History, KdfCost, KeySource, KeyVersion, MaintainError, Options, PastView, ReadError,
+    RekeyOptions, Store, TreeId, restore, salvage,
 };
 use zeroize::Zeroizing;
 
-use crate::support::{NAME, Random, options, owned, put, roomy, scale, unencrypted};
+use crate::support::{NAME, Random, model_of, options, owned, put, roomy, scale, unencrypted};
 
 /// A key's versions: the commit that wrote each, and the value.
 type Versions = BTreeMap<Vec<u8>, Vec<(u64, Option<Vec<u8>>)>>;
@@ -611,4 +611,77 @@ fn twins_and_ledger_are_nobodys_trees() {
     assert_eq!(store.read().tree_names().expect("reads"), ["t"]);
     let unknown = store.as_of(99).map(|_| ());
     assert!(matches!(unknown, Err(ReadError::NoSuchCommit { .. })));
+}
+
+/// A store with a few rows, many versions of them, and something in the log.
+fn with_versions(disk: &SimDisk, how: &Options) -> Store {
+    let store = Store::open(disk.env(NAME), how.clone()).expect("creates");
+    let tree = store.tree("t").expect("a good name");
+    put(&store, "other", b"k", b"v").expect("commits");
+    store.set_history(tree, Some(History::ALL)).expect("switches on");
+    for round in 0..40_u8 {
+        let mut tx = store.write();
+        for n in 0..60_u8 {
+            tx.put(tree, &[n; 3], &[round; 200]).expect("room");
+        }
+        tx.delete(tree, &[round; 3]).expect("a good key");
+        tx.commit().expect("commits");
+    }
+    store.checkpoint().expect("checkpoints");
+    put(&store, "t", b"newest", b"v").expect("commits");
+    store
+}
+
+/// A backup and a salvage take the present over, and say that the rest stays behind.
+#[test]
+fn a_backup_and_a_salvage_take_the_present_over() {
+    for how in [roomy(), unencrypted()] {
+        let disk = SimDisk::new(1);
+        let store = with_versions(&disk, &how);
+        let model = model_of(&store);
+        let mut bytes = Vec::new();
+        let report = store.backup(&mut bytes, &BackupOptions::default(), &mut |_| {}).expect("backs up");
+        assert_eq!(report.trees, 2);
+        let target = SimDisk::new(2);
+        restore(target.env(NAME), how.clone(), vec![&mut &bytes[..]], &how.key, &mut |_| {}).expect("restores");
+        let restored = Store::open(target.env(NAME), how.clone()).expect("opens");
+        assert_eq!(model_of(&restored), model);
+        let tree = restored.tree("t").expect("a good name");
+        assert!(restored.history(tree).expect("reads").is_none(), "history is not taken over");
+
+        let crashed = disk.after_crash(Survivors::All, 1);
+        let target = SimDisk::new(3);
+        let report = salvage(crashed.env(NAME), &how, target.env(NAME), how.clone(), &mut |_| {}).expect("salvages");
+        assert_eq!((&report.losses[..], &report.without_history[..]), (&[][..], &["t".to_owned()][..]));
+        assert_eq!(model_of(&Store::open(target.env(NAME), how.clone()).expect("opens")), model);
+    }
+}
+
+/// Pages of a history that are damaged, or whose branches are, are no rows of any tree.
+#[test]
+fn a_damaged_history_is_no_part_of_the_present() {
+    let disk = SimDisk::new(4);
+    let how = unencrypted();
+    let store = with_versions(&disk, &how);
+    let model = model_of(&store);
+    store.close().expect("closes");
+    let file = disk.read_file(NAME).expect("is there");
+    let mut random = Random::new(1);
+    for _ in 0..60 * scale() {
+        let disk = disk.copy();
+        let mut damaged = file.clone();
+        for _ in 0..3 {
+            let page = 32 + random.below(damaged.len() as u64 / 4096 - 32) as usize;
+            damaged[page * 4096..][..4096].copy_from_slice(&random.bytes(4096));
+        }
+        disk.write_file(NAME, &damaged);
+        let target = SimDisk::new(5);
+        let saved = salvage(disk.env(NAME), &how, target.env(NAME), how.clone(), &mut |_| {}).expect("salvages");
+        let found = model_of(&Store::open(target.env(NAME), how.clone()).expect("opens"));
+        let known = |(name, rows): (&String, &BTreeMap<Vec<u8>, Vec<u8>>)| {
+            name.starts_with("lost+found") || rows.iter().all(|(k, v)| model[name].get(k) == Some(v))
+        };
+        assert!(found.iter().all(known), "{saved:?}");
+        assert!(found == model || !saved.losses.is_empty(), "what is missing is named: {saved:?}");
+    }
 }

@@ -63,6 +63,10 @@ fn tell(args: &SalvageArgs, report: &SalvageReport) -> Result<(), Failure> {
     if report.older_header {
         table.row("note", "the newest header cannot be read; the one before it and the log were taken");
     }
+    if !report.without_history.is_empty() {
+        let trees = ui::plural(report.without_history.len() as u64, "tree");
+        table.row("note", format!("the history of {trees} was not taken over; what they hold now was"));
+    }
     let lost = report.losses.len() as u64 + report.more_losses;
     table.row("not read", if lost == 0 { "nothing: all was saved".to_owned() } else { ui::plural(lost, "place") });
     ui::line(table.to_string().trim_end());
