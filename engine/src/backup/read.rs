@@ -94,7 +94,7 @@ impl<'r> Chain<'r> {
                 }
             }
             chain = Some(Self {
-                records: Records { blocks, at: 0, ended: None },
+                records: Records::new(blocks, BlockKind::Rows),
                 below: chain.map(Box::new),
                 at: At::Start,
                 tree: Vec::new(),
@@ -325,16 +325,21 @@ impl<'r> Chain<'r> {
     }
 }
 
-/// The stream of rows, out of its blocks.
+/// The stream of rows, or that of the index, out of its blocks. Those of the other one are passed.
 struct Records<'r> {
     blocks: BlockReader<'r>,
+    of: BlockKind,
     /// How much of the block was taken.
     at: usize,
     /// What the end block says.
     ended: Option<Totals>,
 }
 
-impl Records<'_> {
+impl<'r> Records<'r> {
+    fn new(blocks: BlockReader<'r>, of: BlockKind) -> Self {
+        Self { blocks, of, at: 0, ended: None }
+    }
+
     /// Returns the next record's first byte; `None` at the end.
     fn tag(&mut self) -> Result<Option<u8>, RestoreError> {
         if !self.has_more()? {
@@ -343,7 +348,7 @@ impl Records<'_> {
         self.byte().map(Some)
     }
 
-    /// Sees to it that there is a byte to be taken. Blocks of the index are passed.
+    /// Sees to it that there is a byte to be taken.
     fn has_more(&mut self) -> Result<bool, RestoreError> {
         while self.at == self.blocks.payload.len() {
             if self.ended.is_some() {
@@ -351,8 +356,8 @@ impl Records<'_> {
             }
             self.at = 0;
             match self.blocks.next()? {
-                BlockKind::Rows => {}
-                BlockKind::Index => self.blocks.payload.clear(),
+                kind if kind == self.of => {}
+                BlockKind::Rows | BlockKind::Index => self.blocks.payload.clear(),
                 BlockKind::End => {
                     let totals = Totals::decode(&self.blocks.payload);
                     self.ended = Some(totals.ok_or_else(|| self.blocks.damaged("the end has 32 bytes"))?);
@@ -431,86 +436,48 @@ pub(super) const VALUES_MAX: usize = 1024;
 
 /// Reads the index of a backup, leaf by leaf, and passes the rest.
 pub(super) struct IndexReader<'r> {
-    blocks: BlockReader<'r>,
-    at: usize,
-    ended: bool,
+    records: Records<'r>,
     tree: Vec<u8>,
 }
 
 impl<'r> IndexReader<'r> {
     pub(super) fn new(blocks: BlockReader<'r>) -> Self {
-        Self { blocks, at: 0, ended: false, tree: Vec::new() }
+        Self { records: Records::new(blocks, BlockKind::Index), tree: Vec::new() }
     }
 
     pub(super) fn header(&self) -> &Header {
-        &self.blocks.header
+        &self.records.blocks.header
     }
 
     /// Returns the next leaf; `None` at the end of a whole backup.
     pub(super) fn next(&mut self) -> Result<Option<IndexLeaf>, RestoreError> {
         loop {
-            if !self.has_more()? {
+            if !self.records.has_more()? {
                 return Ok(None);
             }
             let mut head = [0; 6];
-            self.fill(&mut head)?;
+            self.records.fill(&mut head)?;
             let len = |at: usize| usize::from(u16::from_le_bytes([head[at], head[at + 1]]));
             let (kind, has_page, low_len, values) = (head[0], head[1], len(2), len(4));
             match (kind, has_page) {
                 (1, 0) if (1..=TREE_NAME_BYTES_MAX).contains(&low_len) && values == 0 => {
-                    self.tree = vec![0; low_len];
-                    let mut name = std::mem::take(&mut self.tree);
-                    self.fill(&mut name)?;
-                    self.tree = name;
+                    self.tree = self.records.bytes(low_len)?;
                 }
                 (2, 0 | 1) if low_len <= KEY_BYTES_MAX && values <= VALUES_MAX => {
-                    let mut low = vec![0; low_len];
-                    self.fill(&mut low)?;
+                    let low = self.records.bytes(low_len)?;
                     let page = if has_page == 1 { Some(self.place()?) } else { None };
                     let values = (0..values).map(|_| self.place()).collect::<Result<_, _>>()?;
                     return Ok(Some(IndexLeaf { tree: self.tree.clone(), low, page, values }));
                 }
-                _ => return Err(self.blocks.damaged("the index has trees and leaves")),
+                _ => return Err(self.records.blocks.damaged("the index has trees and leaves")),
             }
         }
     }
 
     fn place(&mut self) -> Result<(u64, u64), RestoreError> {
         let mut bytes = [0; 16];
-        self.fill(&mut bytes)?;
+        self.records.fill(&mut bytes)?;
         Ok((u64_at(&bytes, 0), u64_at(&bytes, 8)))
-    }
-
-    fn has_more(&mut self) -> Result<bool, RestoreError> {
-        while self.at == self.blocks.payload.len() {
-            if self.ended {
-                return Ok(false);
-            }
-            self.at = 0;
-            match self.blocks.next()? {
-                BlockKind::Index => {}
-                BlockKind::Rows => self.blocks.payload.clear(),
-                BlockKind::End => {
-                    self.ended = true;
-                    self.blocks.payload.clear();
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    fn fill(&mut self, mut out: &mut [u8]) -> Result<(), RestoreError> {
-        while !out.is_empty() {
-            if !self.has_more()? {
-                return Err(self.blocks.damaged("a record is whole"));
-            }
-            let ready = &self.blocks.payload[self.at..];
-            let n = ready.len().min(out.len());
-            out[..n].copy_from_slice(&ready[..n]);
-            self.at += n;
-            out = &mut out[n..];
-        }
-        Ok(())
     }
 }
 
