@@ -29,6 +29,8 @@ impl Drop for Loading<'_> {
     fn drop(&mut self) {
         let mut head = self.0.head.lock();
         head.loading = false;
+        // A load has noted its time in pages, or has not, after all.
+        head.last_mark_ms = None;
         self.0.hand_over(&head);
     }
 }

@@ -48,7 +48,7 @@ pub(crate) struct Head {
     pub(crate) loading: bool,
     pub(crate) pace: Pace,
     /// The last time that the ledger has; `None`: not known yet.
-    pub(super) last_mark_ms: Option<u64>,
+    pub(crate) last_mark_ms: Option<u64>,
 }
 
 pub(crate) enum Running {

@@ -685,3 +685,45 @@ fn a_damaged_history_is_no_part_of_the_present() {
         assert!(found == model || !saved.losses.is_empty(), "what is missing is named: {saved:?}");
     }
 }
+
+/// Times in the ledger ascend with commits, also where a load has noted one, or a commit that failed, and the clock is set
+/// back behind it.
+#[test]
+fn times_ascend_behind_loads_and_failed_commits_when_the_clock_is_set_back() {
+    for fails in [false, true] {
+        let disk = SimDisk::new(1);
+        disk.clock().set_wall_ms(1_000_000);
+        let store = Store::open(disk.env(NAME), roomy()).expect("creates");
+        let tree = store.tree("t").expect("a good name");
+        store.set_history(tree, Some(History::ALL)).expect("switches on");
+        put(&store, "t", b"a", b"v").expect("commits");
+        disk.clock().set_wall_ms(10_000_000);
+        if fails {
+            let room = disk.names().iter().map(|name| disk.read_file(name).expect("is there").len() as u64).sum();
+            disk.set_capacity(Some(room));
+            let mut failed = false;
+            for _ in 0..200 {
+                failed |= put(&store, "t", b"b", &[7; 200_000]).is_err();
+                if failed {
+                    break;
+                }
+            }
+            assert!(failed, "the log found no room");
+            disk.set_capacity(None);
+        } else {
+            let mut loader = store.loader();
+            loader.put(tree, b"b", b"x").expect("room");
+            loader.finish().expect("loads");
+        }
+        disk.clock().set_wall_ms(5_000_000);
+        let last = put(&store, "t", b"c", b"v").expect("commits");
+        store.checkpoint().expect("checkpoints");
+        store.verify(&mut |_| {}).expect("times ascend");
+        let at = store.time_of(last).expect("reads").expect("noted");
+        assert!(if fails { at <= 10_000_000 } else { at == 10_000_000 }, "{at}");
+        assert_eq!(store.as_of_time(at + 1000).expect("kept").commit_no(), last, "times are known to a second");
+        store.close().expect("closes");
+        let store = Store::open(disk.env(NAME), roomy()).expect("opens");
+        store.verify(&mut |_| {}).expect("and so they do in the next one");
+    }
+}
