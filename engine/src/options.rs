@@ -257,8 +257,8 @@ pub struct Memory {
     /// Pages in the cache. Not used where pages are read from a mapping without encryption.
     pub cache_bytes: usize,
     /// The table of commits that are in the log and not yet in pages, replaced values included: at so many bytes a
-    /// checkpoint is due. While it runs there are two tables; together they take two and a half times this at most, and
-    /// there writers stop (`Stats::paced_ms` says how long they were slowed down before it came to that). Opening takes as
+    /// checkpoint is due. While it runs there are two tables; together they take two and a half times this at most, an
+    /// eighth more where hooks write, and there writers stop (`Stats::paced_ms` says how long they were slowed down before it came to that). Opening takes as
     /// much at most, and puts what the log says beyond that into pages; opening read-only takes up to eight, and fails with
     /// `OpenError::TooMuchInLog` beyond that. A transaction that is larger takes no table, but is written into pages.
     pub table_bytes: usize,
@@ -274,6 +274,11 @@ const BUFFER_BYTES: usize = 512 << 10;
 /// What tables take at most, all together: one that is full at its freeze or half as full again, and one beside it.
 pub(crate) const fn tables_bytes(table_bytes: u64) -> u64 {
     table_bytes * 5 / 2
+}
+
+/// What a hook may add to a transaction beyond that, before it is written into pages instead.
+pub(crate) const fn hook_bytes(table_bytes: u64) -> u64 {
+    table_bytes / 8
 }
 
 /// Of each part of `Memory`: no machine has so much, and sums of it have room in 64 bits.

@@ -31,7 +31,7 @@ use crate::log::redo::Effects;
 use crate::log::replay::{LogEnd, replay};
 use crate::log::writer::{AppendError, LogWriter};
 use crate::memtable::{Batch, Mem};
-use crate::options::{Memory, Options, tables_bytes};
+use crate::options::{Memory, Options, hook_bytes, tables_bytes};
 use crate::pager::{Page, PageError, PageKind, PageRead, PageRef, PageWrite, PageWriter, Space};
 use crate::snapshot::{Layers, Root};
 use crate::superblock::{PAGES_START, Superblock};
@@ -123,7 +123,8 @@ impl Memory {
     /// write a page to take back what it has acknowledged, as on a full disk. A reader has no other choice, and may meet
     /// all that a writer with more memory has in tables.
     const fn recovery_bytes(&self, read_only: bool) -> usize {
-        if read_only { self.table_bytes.saturating_mul(8) } else { tables_bytes(self.table_bytes as u64) as usize }
+        let bytes = self.table_bytes as u64;
+        if read_only { self.table_bytes.saturating_mul(8) } else { (tables_bytes(bytes) + hook_bytes(bytes)) as usize }
     }
 
     /// Returns what a writer may take for the long values that a log leaves behind: more than the largest transaction and

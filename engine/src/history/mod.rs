@@ -33,6 +33,8 @@ pub use settings::{History, HistoryInfo};
 pub use view::{KeyVersion, PastView, Versions};
 pub use walk::PastCursor;
 
+use crate::limits::TREES_MAX;
+
 /// How much history of a tree is there, as the catalogue says. spec: E-41
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Twin {
@@ -99,13 +101,12 @@ impl Twins {
     /// Takes in what an entry of the catalogue says. One that breaks the format says nothing: whoever reads all names
     /// refuses it.
     pub(crate) fn note(&mut self, name: &[u8], value: &[u8]) {
+        let is_number = |number: u32| number as usize <= TREES_MAX;
         match decode_names_value(value) {
-            Some((number, None)) if name == LEDGER_NAME => self.ledger = number,
-            Some((tree, Some(twin))) => {
+            Some((number, None)) if name == LEDGER_NAME && is_number(number) => self.ledger = number,
+            // A twin's number is above its tree's.
+            Some((tree, Some(twin))) if is_number(twin.number) => {
                 let index = tree as usize;
-                if index > crate::limits::TREES_MAX {
-                    return;
-                }
                 if self.trees.len() <= index {
                     self.trees.resize(index + 1, None);
                 }
@@ -138,5 +139,27 @@ impl Twins {
     /// Whether a number is a twin's.
     pub(crate) fn is_twin(&self, number: u32) -> bool {
         self.pairs().any(|(_, twin)| twin.number == number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a log says of twins is taken in before its names are checked as a whole: a number beyond the limit must not
+    /// become a length.
+    #[test]
+    fn numbers_beyond_the_limit_say_nothing() {
+        let most = TREES_MAX as u32;
+        let twin = |number| Twin { number, since: Some(1), keep: History::ALL };
+        for number in [most + 1, 50_000_000, u32::MAX] {
+            let mut twins = Twins::default();
+            twins.note(b"a", &encode_names_value(1, &twin(number)));
+            twins.note(LEDGER_NAME, &number.to_le_bytes());
+            assert_eq!(twins, Twins::default(), "{number}");
+        }
+        let mut twins = Twins::default();
+        twins.note(b"a", &encode_names_value(1, &twin(most)));
+        assert_eq!(twins.kept(1), Some(twin(most)));
     }
 }

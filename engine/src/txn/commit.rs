@@ -29,7 +29,7 @@ use crate::limits::TREES_MAX;
 use crate::log::group::HEADER_BYTES;
 use crate::log::redo::CommitEncoder;
 use crate::log::writer::{AppendError, LogWriter};
-use crate::options::tables_bytes;
+use crate::options::{hook_bytes, tables_bytes};
 use crate::store::Inner;
 use crate::sync::MutexGuard;
 use crate::sync::thread::{self, Thread};
@@ -103,7 +103,7 @@ impl Inner {
             return Ok(CommitInfo { commit_no: tx.view.commit_no(), changed: false });
         }
         self.mark_time(&mut head, &mut tx);
-        if self.is_load(&tx) {
+        if self.is_load(&tx) || self.has_outgrown(&head, &tx) {
             return self.go_on_as_load(head, &tx);
         }
         // Those that the hook has left.
@@ -243,9 +243,7 @@ impl Inner {
         tx: &WriteTransaction,
         durability: Durability,
     ) -> Result<(), CommitError> {
-        // Where history is kept, an entry of a twin for each of a tree.
-        let times = 1 + u64::from(head.layers.active.twins().is_some());
-        let more = times * tx.writes.table_bytes();
+        let more = table_share(head, tx);
         let failed_before = head.checkpoints_failed;
         let mut waited = false;
         loop {
@@ -292,6 +290,12 @@ impl Inner {
             MutexGuard::unlocked(head, || thread::sleep(wait));
             head.pace.has_waited(more);
         }
+    }
+
+    /// Whether a hook has made a transaction so much larger that there is no room for it.
+    fn has_outgrown(&self, head: &Head, tx: &WriteTransaction) -> bool {
+        let room = self.table_stop(head) + hook_bytes(self.config.table_bytes);
+        head.layers.active.bytes() + table_share(head, tx) > room
     }
 
     /// Returns the time as `Pace` wants it.
@@ -541,6 +545,13 @@ impl Inner {
             _ => unreachable!("poisoned just now"),
         }
     }
+}
+
+/// Returns what a transaction will take of the table, about.
+fn table_share(head: &Head, tx: &WriteTransaction) -> u64 {
+    // Where history is kept, an entry of a twin for each of a tree.
+    let times = 1 + u64::from(head.layers.active.twins().is_some());
+    times * tx.writes.table_bytes()
 }
 
 /// Keys are copied: a slice would keep the value alive as long as the feed keeps the news.

@@ -7,8 +7,8 @@ use std::ops::Bound;
 
 use blazedb_engine::env::{SimDisk, Survivors};
 use blazedb_engine::{
-    BackupOptions, CommitError, History, KdfCost, KeySource, KeyVersion, MaintainError, Options, PastView, ReadError,
-    RekeyOptions, Store, TreeId, restore, salvage,
+    BackupOptions, CommitError, Durability, History, KdfCost, KeySource, KeyVersion, MaintainError, Memory, Options,
+    PastView, ReadError, RekeyOptions, Store, TreeId, restore, salvage,
 };
 use zeroize::Zeroizing;
 
@@ -725,5 +725,51 @@ fn times_ascend_behind_loads_and_failed_commits_when_the_clock_is_set_back() {
         store.close().expect("closes");
         let store = Store::open(disk.env(NAME), roomy()).expect("opens");
         store.verify(&mut |_| {}).expect("and so they do in the next one");
+    }
+}
+
+/// Hooks that write, beside tables that are nearly full, history kept or not: tables stay within what is said of them, and
+/// a crash on a full disk leaves a store that a writer can open.
+#[test]
+fn hooks_that_write_leave_tables_within_their_bytes() {
+    const TABLE: usize = 256 << 10;
+    let memory = Memory { cache_bytes: 256 << 10, table_bytes: TABLE, log_bytes: 4 << 20 };
+    for is_kept in [false, true] {
+        let disk = SimDisk::new(1);
+        let how = unencrypted().memory(memory);
+        let store = Store::open(disk.env(NAME), how.clone()).expect("creates");
+        let tree = store.tree("t").expect("a good name");
+        if is_kept {
+            store.set_history(tree, Some(History::ALL)).expect("switches on");
+        }
+        // There is room for the log, and little for pages.
+        for n in 0..4_u8 {
+            put(&store, "t", &[n], &[n; 200_000]).expect("commits");
+        }
+        let length = |disk: &SimDisk, n: &String| disk.read_file(n).map_or(0, |file| file.len() as u64);
+        let used = |disk: &SimDisk| disk.names().iter().map(|n| length(disk, n)).sum::<u64>();
+        disk.set_capacity(Some(used(&disk) + (2 << 20)));
+        let (mut random, mut acknowledged, mut most) = (Random::new(1), Vec::new(), 0);
+        for round in 0..400 {
+            let count = if round % 8 == 7 { (TABLE as u64 - 1000) / 72 } else { 40 };
+            let keys: Vec<[u8; 8]> = (0..count).map(|_| random.next().to_be_bytes()).collect();
+            let committed = store.write().commit_with(Durability::Durable, |serial| {
+                keys.iter().try_for_each(|key| serial.put(tree, key, b""))?;
+                Ok(())
+            });
+            most = most.max(store.stats().table_bytes);
+            match committed {
+                Ok(_) => acknowledged.extend(keys),
+                Err(CommitError::DiskFull { .. }) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(most <= TABLE as u64 * 27 / 10, "{is_kept}: {most} of {TABLE} bytes");
+        let disk = disk.after_crash(Survivors::None, 1);
+        disk.set_capacity(Some(used(&disk)));
+        let store = Store::open(disk.env(NAME), how).expect("what tables held, tables hold again");
+        let view = store.read();
+        let is_there = |key: &[u8; 8]| view.contains(tree, key).expect("reads");
+        assert!(acknowledged.len() > 1000 && acknowledged.iter().all(is_there), "{is_kept}");
     }
 }
