@@ -100,7 +100,10 @@ impl Inner {
 
     /// Registers a view of the newest published layers.
     pub(crate) fn register_reader(self: &Arc<Self>) -> Arc<Held> {
-        let mut visible = self.visible.lock();
+        self.register_newest(&mut self.visible.lock())
+    }
+
+    fn register_newest(self: &Arc<Self>, visible: &mut Visible) -> Arc<Held> {
         let layers = Arc::clone(&visible.layers);
         let commit_no = layers.commit_no();
         let layers = (!self.is_closed()).then_some(layers);
@@ -125,11 +128,13 @@ impl Inner {
         Some(KeptRoot { held, root })
     }
 
-    /// Registers a view out of which an older commit is read. Its layers may be exchanged before it is known for that: for
-    /// the newest ones, which are as good.
+    /// Registers a view out of which an older commit is read. Whoever sees that there is one sees for what: else its layers
+    /// could be exchanged for some out of which that commit has gone.
     pub(crate) fn register_past_reader(self: &Arc<Self>, commit_no: u64) -> PastHeld {
-        let held = self.register_reader();
-        self.visible.lock().past.push((held.slot, commit_no));
+        let mut visible = self.visible.lock();
+        let held = self.register_newest(&mut visible);
+        visible.past.push((held.slot, commit_no));
+        drop(visible);
         PastHeld { held, commit_no }
     }
 

@@ -20,6 +20,9 @@ use crate::store::Store;
 /// Bytes of entries that a step looks at: at least, and as a part of all.
 const STEP_BYTES_MIN: u64 = 1 << 20;
 const STEPS_MAX: u64 = 16;
+/// Bytes of memory that keys which are to go take at once, of which each has a place of its own.
+const GONE_BYTES_MAX: usize = 256 << 10;
+const GONE_KEY_BYTES: usize = 64;
 /// Entries of the ledger that a step deletes at most.
 const LEDGER_ENTRIES_MAX: usize = 4096;
 /// A round begins for this part of what a twin holds.
@@ -222,7 +225,7 @@ impl Round {
         Ok(false)
     }
 
-    /// Looks at entries of about `STEP_BYTES_MIN`. Returns how many bytes those were, the keys of those that go, and where
+    /// Looks at entries of about `STEP_BYTES_MIN`, or of so many as memory allows. Returns how many bytes those were, the keys of those that go, and where
     /// to go on.
     #[expect(clippy::type_complexity, reason = "three things that are used once")]
     fn look<W: PageWrite>(
@@ -234,8 +237,9 @@ impl Round {
         let mut cursor = TreeCursor::new(*root);
         cursor.seek(pages, Bound::Included(&self.from))?;
         let (mut seen, mut gone) = (0, Vec::new());
+        let mut gone_bytes = 0;
         while let Some((twin_key, value)) = cursor.entry() {
-            if seen >= STEP_BYTES_MIN {
+            if seen >= STEP_BYTES_MIN || gone_bytes >= GONE_BYTES_MAX {
                 return Ok((seen, gone, Some(twin_key.to_vec())));
             }
             let value_len = match value {
@@ -246,6 +250,7 @@ impl Round {
             if key::split(twin_key).is_none_or(|(_, until, _)| until <= self.floor) {
                 meta.bytes = meta.bytes.saturating_sub(bytes);
                 gone.push(twin_key.to_vec());
+                gone_bytes += twin_key.len() + GONE_KEY_BYTES;
                 seen += bytes;
             } else {
                 // Of what stays, values in pages of their own are not looked at.

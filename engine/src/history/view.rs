@@ -69,10 +69,22 @@ impl Store {
 
     /// Returns the versions of a key that are kept, the newest one first.
     pub fn versions(&self, tree: TreeId, key: &[u8]) -> Result<Versions, ReadError> {
-        let newest = self.read().commit_no();
-        let view = self.as_of(newest)?;
-        let reach = view.reach(tree)?;
-        Ok(Versions { next: Some((newest, None)), key: key.to_vec(), tree, reach, view })
+        let mut oldest = self.read().commit_no();
+        loop {
+            // Of the oldest one: what its view holds stays readable, whatever is purged meanwhile.
+            let view = self.as_of(oldest)?;
+            let reach = view.reach(tree)?;
+            if reach.oldest == oldest {
+                return Ok(Versions {
+                    next: Some((view.held.held.commit_no, None)),
+                    key: key.to_vec(),
+                    tree,
+                    reach,
+                    view,
+                });
+            }
+            oldest = reach.oldest;
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use blazedb_engine::{
 };
 use zeroize::Zeroizing;
 
-use crate::support::{NAME, Random, model_of, options, owned, put, roomy, scale, unencrypted};
+use crate::support::{NAME, Random, model_of, open, options, owned, put, roomy, scale, unencrypted};
 
 /// A key's versions: the commit that wrote each, and the value.
 type Versions = BTreeMap<Vec<u8>, Vec<(u64, Option<Vec<u8>>)>>;
@@ -772,4 +772,26 @@ fn hooks_that_write_leave_tables_within_their_bytes() {
         let is_there = |key: &[u8; 8]| view.contains(tree, key).expect("reads");
         assert!(acknowledged.len() > 1000 && acknowledged.iter().all(is_there), "{is_kept}");
     }
+}
+
+/// What is purged while somebody goes over a key's versions is listed all the same.
+#[test]
+fn versions_that_are_being_listed_outlive_a_purge() {
+    let store = open(&SimDisk::new(1));
+    let tree = store.tree("t").expect("a good name");
+    store.set_history(tree, Some(History::ALL)).expect("switches on");
+    for n in 0..40_u8 {
+        put(&store, "t", b"k", &[n]).expect("commits");
+        store.checkpoint().expect("checkpoints");
+    }
+    let mut versions = store.versions(tree, b"k").expect("history is kept");
+    let first: Vec<_> = versions.by_ref().take(3).map(|version| version.expect("reads").value).collect();
+    store.set_history(tree, Some(History { keep_ms: u64::MAX, keep_bytes: 0 })).expect("keeps less");
+    store.purge_history().expect("purges");
+    put(&store, "t", b"k", b"newer").expect("commits");
+    store.checkpoint().expect("checkpoints");
+    let rest = versions.map(|version| version.expect("what a view holds stays readable").value);
+    let all: Vec<_> = first.into_iter().chain(rest).collect();
+    let wanted: Vec<_> = (0..40_u8).rev().map(|n| Some(vec![n].into())).chain([None]).collect();
+    assert_eq!(all, wanted);
 }
