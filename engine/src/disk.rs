@@ -82,7 +82,7 @@ impl Disk {
             own_slot,
             rekey,
             vacuum: None,
-            purge: Purge::default(),
+            purge: Purge::new(0),
             room: Room::default(),
             retiring: Vec::new(),
         }

@@ -9,6 +9,7 @@ use crate::disk::{Disk, load_roots};
 use crate::env::{Env, LockOutcome, OpenMode, StorageFile};
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::history::check::{history_floor, read_twins};
+use crate::history::purge::Purge;
 use crate::keys::{EpochKey, FileKeys, KeySlot, UnwrapError, WrapError};
 use crate::limits::PAGE_BYTES;
 use crate::log::writer::{LogPosition, LogWriter};
@@ -60,6 +61,7 @@ impl Store {
             leave_note(&file);
             let pages = Arc::clone(&layers.root.pages);
             let mut disk = Disk::new(&env, Arc::clone(&file), pages, header.clone(), keys, space, own_slot);
+            disk.purge = Purge::new(config.table_bytes);
             complete_headers(&mut disk, older.as_ref())
                 .map_err(|source| OpenError::Io { during: "writing the header", source })?;
             if !fits {

@@ -17,9 +17,12 @@ use crate::error::MaintainError;
 use crate::pager::{PageError, PageWrite};
 use crate::store::Store;
 
-/// Bytes of entries that a step looks at: at least, and as a part of all.
+/// Bytes of entries that a step looks at: at least, and as a part of all; but no more than so many tables have, as writers
+/// wait for the checkpoint that it is a part of. A table makes about as much history as it has bytes, so that a round comes
+/// to its end.
 const STEP_BYTES_MIN: u64 = 1 << 20;
-const STEPS_MAX: u64 = 16;
+const STEPS_MIN: u64 = 16;
+const STEP_TABLES_MAX: u64 = 4;
 /// Bytes of memory that keys which are to go take at once, of which each has a place of its own.
 const GONE_BYTES_MAX: usize = 256 << 10;
 const GONE_KEY_BYTES: usize = 64;
@@ -40,14 +43,19 @@ pub(crate) struct Round {
 }
 
 /// What is under way of all twins.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Purge {
     round: Option<Round>,
     /// Somebody wants all to go that may: these twins are still to be looked at.
     wanted: Option<Vec<u32>>,
+    step_bytes_max: u64,
 }
 
 impl Purge {
+    pub(crate) fn new(table_bytes: u64) -> Self {
+        Self { round: None, wanted: None, step_bytes_max: STEP_BYTES_MIN.max(STEP_TABLES_MAX * table_bytes) }
+    }
+
     /// Begins to purge every twin, whether that is of much use or not.
     pub(crate) fn want_all(&mut self, twins: &Twins) {
         self.wanted = Some(twins.pairs().map(|(_, twin)| twin.number).collect());
@@ -88,7 +96,7 @@ impl Purge {
                 // What is left of a round that a crash has cut off goes as well.
                 let is_left = is_wanted && entries > 0 && meta.floor > 0;
                 if gone > meta.bytes / ROUND_PART || (is_wanted && gone > 0) || is_left {
-                    let step_bytes = STEP_BYTES_MIN.max(meta.bytes / STEPS_MAX);
+                    let step_bytes = STEP_BYTES_MIN.max(meta.bytes / STEPS_MIN).min(self.step_bytes_max);
                     let floor = floor.max(meta.floor);
                     self.round = Some(Round { twin: twin.number, floor, from: Vec::new(), step_bytes });
                     break;
