@@ -163,6 +163,10 @@ impl ReadView {
 
     /// Returns the tree of this name, if it existed at this commit.
     pub fn tree(&self, name: &str) -> Result<Option<TreeId>, ReadError> {
+        // Under no name at all stands the ledger of histories, which is nobody's tree. spec: E-41
+        if name.is_empty() {
+            return Ok(None);
+        }
         let found = self.held.with(|layers| {
             let number = layers.with(CATALOGUE, name.as_bytes(), |value| match value {
                 Value::Inline(bytes) => decode_names_value(bytes).map(|(number, _)| number),

@@ -609,6 +609,7 @@ fn twins_and_ledger_are_nobodys_trees() {
     assert_eq!(store.read().tree_names().expect("reads"), ["t"]);
     store.checkpoint().expect("checkpoints");
     assert_eq!(store.read().tree_names().expect("reads"), ["t"]);
+    assert_eq!(store.read().tree("").expect("reads"), None, "what stands under no name is nobody's");
     let unknown = store.as_of(99).map(|_| ());
     assert!(matches!(unknown, Err(ReadError::NoSuchCommit { .. })));
 }
