@@ -60,6 +60,39 @@ impl PageRead for Root {
     }
 }
 
+/// A part of a value, taken where the value lies: copied, or where it can be read.
+pub(crate) struct Part {
+    len: usize,
+    inline: Option<Bytes>,
+    stored: Option<ValueRef>,
+}
+
+impl Part {
+    /// Up to `room` bytes from `offset` on.
+    pub(crate) fn of(value: Value<'_>, offset: u64, room: usize) -> Self {
+        let len = value.len().saturating_sub(offset).min(room as u64) as usize;
+        match value {
+            Value::Inline(bytes) => {
+                let inline = bytes.get(offset as usize..).map(|bytes| Bytes::copy_from_slice(&bytes[..len]));
+                Self { len, inline, stored: None }
+            }
+            Value::Stored(at) => Self { len, inline: None, stored: Some(at) },
+        }
+    }
+
+    /// Fills `out` with it, and returns how many bytes it has. `offset`, and the length of `out`, as before.
+    pub(crate) fn read(self, root: &Root, offset: u64, out: &mut [u8]) -> Result<usize, PageError> {
+        match (self.stored, self.inline) {
+            // Behind the value's end there is nothing to look for.
+            _ if self.len == 0 => {}
+            (Some(at), _) => btree::read_value(root, &at, offset, &mut out[..self.len])?,
+            (None, Some(bytes)) => out[..self.len].copy_from_slice(&bytes),
+            (None, None) => {}
+        }
+        Ok(self.len)
+    }
+}
+
 /// One state of all trees.
 #[derive(Clone)]
 pub(crate) struct Layers {

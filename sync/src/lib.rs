@@ -29,7 +29,7 @@
 //! use blazedb_wire::{Batch, Document, DocumentId, Hlc, MergeKind, Op, OpKind, ReplicaId, Row, Shape, SpaceId, Value};
 //!
 //! fn write(clock: &mut HlcClock, now: u64, kind: OpKind, name: &str, value: &str) -> Op {
-//!     let document = Document::from_pairs([(name.to_owned(), Value::Text(value.to_owned()))]).unwrap();
+//!     let document = Document::from_pairs([(name.to_owned(), Value::Text(value.to_owned()))]).expect("a name once");
 //!     Op {
 //!         kind,
 //!         merge: MergeKind::Register,
@@ -39,7 +39,7 @@
 //!         collection: "notes".into(),
 //!         id: DocumentId::from_bytes([7; 16]),
 //!         attrs: Default::default(),
-//!         set: Some(Row::encode(&document).unwrap()),
+//!         set: Some(Row::encode(&document).expect("a short row")),
 //!         unset: Shape::empty(),
 //!     }
 //! }
@@ -61,21 +61,21 @@
 //!         max_seen: Hlc::ZERO,
 //!         previous: Hlc::ZERO,
 //!     };
-//!     log.extend(seal(1, ops, &context).unwrap().batches);
+//!     log.extend(seal(1, ops, &context).expect("few operations").batches);
 //! }
 //!
 //! // Whoever reads the log gets this document.
 //! let mut state = DocState::Absent;
 //! let mut next_seq = 1;
 //! for entry in &log {
-//!     let batch = Batch::decode(entry.bytes.clone()).unwrap();
+//!     let batch = Batch::decode(entry.bytes.clone()).expect("sealed above");
 //!     for index in 0..batch.len() {
 //!         let outcome = merge::apply(&state, &OpContext::in_batch(&batch, index, next_seq));
 //!         state = outcome.state.unwrap_or(state);
 //!     }
 //!     next_seq += batch.len() as u64;
 //! }
-//! let note = state.row().unwrap().to_document();
+//! let note = state.row().expect("not deleted").to_document();
 //! assert_eq!(note.get("title"), Some(&Value::Text("Oat milk".into())), "the later write wins, although it arrived first");
 //! assert_eq!(note.get("shop"), Some(&Value::Text("corner".into())), "fields merge one by one");
 //! ```

@@ -11,7 +11,7 @@ use crate::btree::{self, Found, TreeCursor};
 use crate::error::ReadError;
 use crate::memtable::{Mem, MemEntry, MemValue};
 use crate::pager::PageError;
-use crate::snapshot::{Layers, Value};
+use crate::snapshot::{Layers, Part, Value};
 use crate::store::Store;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::txn::TreeId;
@@ -176,23 +176,9 @@ impl PastView {
     ) -> Result<Option<usize>, ReadError> {
         let twin = self.twin(tree)?;
         self.held.held.with(|layers| {
-            let part = |len: u64| len.saturating_sub(offset).min(out.len() as u64) as usize;
-            let found = layers.past_with(tree.0, twin, self.held.commit_no, key, |value| match value {
-                Value::Inline(bytes) => {
-                    let count = part(bytes.len() as u64);
-                    let bytes = bytes.get(offset as usize..).map(|bytes| Bytes::copy_from_slice(&bytes[..count]));
-                    (count, bytes, None)
-                }
-                Value::Stored(at) => (part(at.len), None, Some(at)),
-            })?;
-            let Some((count, inline, stored)) = found else { return Ok(None) };
-            match (stored, inline) {
-                _ if count == 0 => {}
-                (Some(at), _) => btree::read_value(&*layers.root, &at, offset, &mut out[..count])?,
-                (None, Some(bytes)) => out[..count].copy_from_slice(&bytes),
-                (None, None) => {}
-            }
-            Ok(Some(count))
+            let see = |value: Value<'_>| Part::of(value, offset, out.len());
+            let part = layers.past_with(tree.0, twin, self.held.commit_no, key, see)?;
+            Ok(part.map(|part| part.read(&layers.root, offset, out)).transpose()?)
         })
     }
 

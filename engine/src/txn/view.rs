@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::error::ReadError;
 use crate::history::{LEDGER_NAME, decode_names_value};
-use crate::snapshot::{Layers, Value};
+use crate::snapshot::{Layers, Part, Value};
 use crate::store::Inner;
 use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -225,28 +225,8 @@ impl ReadView {
     ) -> Result<Option<usize>, ReadError> {
         self.held.inner.check_tree(tree)?;
         self.held.with(|layers| {
-            let part = |len: u64| (len.saturating_sub(offset)).min(out.len() as u64) as usize;
-            let mut stored = None;
-            let mut n = None;
-            layers.with(tree.0, key, |value| match value {
-                Value::Inline(bytes) => {
-                    let count = part(bytes.len() as u64);
-                    n = Some((count, bytes.get(offset as usize..).map(|b| Bytes::copy_from_slice(&b[..count]))));
-                }
-                Value::Stored(at) => {
-                    n = Some((part(at.len), None));
-                    stored = Some(at);
-                }
-            })?;
-            let Some((count, inline)) = n else { return Ok(None) };
-            match (stored, inline) {
-                // Behind its end there is nothing to look for.
-                _ if count == 0 => {}
-                (Some(at), _) => crate::btree::read_value(&*layers.root, &at, offset, &mut out[..count])?,
-                (None, Some(bytes)) => out[..count].copy_from_slice(&bytes),
-                (None, None) => {}
-            }
-            Ok(Some(count))
+            let part = layers.with(tree.0, key, |value| Part::of(value, offset, out.len()))?;
+            Ok(part.map(|part| part.read(&layers.root, offset, out)).transpose()?)
         })
     }
 

@@ -183,8 +183,8 @@ fn an_increment_has_what_changed_and_no_more() {
     assert!(restored(&[&full, &second, &third, &fourth], 8) == model);
 }
 
-/// The leaf before one that is gone is for more keys than it was, and the same page: what it was for then is not all that it
-/// is for now.
+/// The leaf before one that is gone is for more keys than it was, and the same page: it has more to be for than
+/// the backup before knows of.
 // spec: BK-10
 #[test]
 fn rows_of_a_leaf_that_is_gone_are_not_kept() {

@@ -14,9 +14,9 @@ pub enum Health {
     Unknown,
     /// It serves.
     Serving,
-    /// It does not, for now.
+    /// It is there and does not serve, as when it drains.
     NotServing,
-    /// There is no such service, for now; only a stream of changes says so.
+    /// There is no such service. Only a stream of changes says so: it tells when there is one.
     ServiceUnknown,
 }
 
