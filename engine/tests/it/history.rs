@@ -610,6 +610,15 @@ fn twins_and_ledger_are_nobodys_trees() {
     store.checkpoint().expect("checkpoints");
     assert_eq!(store.read().tree_names().expect("reads"), ["t"]);
     assert_eq!(store.read().tree("").expect("reads"), None, "what stands under no name is nobody's");
+    let at = put(&store, "t", b"k", b"abcdef").expect("commits");
+    put(&store, "t", b"k", b"x").expect("commits");
+    let mut part = [0; 3];
+    for _ in 0..2 {
+        let then = store.as_of(at).expect("kept");
+        assert_eq!(then.read_value(tree, b"k", 2, &mut part).expect("reads"), Some(3));
+        assert_eq!((&part, then.read_value(tree, b"k", 6, &mut [0]).expect("reads")), (b"cde", Some(0)));
+        store.checkpoint().expect("checkpoints");
+    }
     let unknown = store.as_of(99).map(|_| ());
     assert!(matches!(unknown, Err(ReadError::NoSuchCommit { .. })));
 }
