@@ -85,11 +85,13 @@ pub(super) struct Answered {
 pub(super) struct Refused {
     pub(super) error: TransportError,
     pub(super) metadata: Metadata,
+    /// Whoever answered speaks no gRPC: a proxy, as a rule.
+    pub(super) is_foreign: bool,
 }
 
 impl From<TransportError> for Refused {
     fn from(error: TransportError) -> Self {
-        Self { error, metadata: Metadata::new() }
+        Self { error, metadata: Metadata::new(), is_foreign: false }
     }
 }
 
@@ -97,13 +99,14 @@ impl From<TransportError> for Refused {
 pub(super) fn answered(response: Response<Incoming>, message_bytes_max: usize) -> Result<Answered, Refused> {
     let headers = response.headers();
     let refused = |status| Refused::from(TransportError::Status(status));
+    let foreign = |status| Refused { is_foreign: true, ..refused(status) };
     if headers.contains_key("grpc-status") {
         // Trailers-Only: refused before a single message, or nothing to say.
         let status = status_of(headers);
         let metadata = metadata_of(headers);
         if status.code != Code::Ok {
             let metadata = metadata.unwrap_or_default();
-            return Err(Refused { error: TransportError::Status(status), metadata });
+            return Err(Refused { error: TransportError::Status(status), metadata, is_foreign: false });
         }
         let trailers = metadata?;
         let decoder = MessageDecoder::new(message_bytes_max);
@@ -111,12 +114,12 @@ pub(super) fn answered(response: Response<Incoming>, message_bytes_max: usize) -
         return Ok(Answered { metadata: Metadata::new(), messages });
     }
     if response.status() != StatusCode::OK {
-        return Err(refused(Status::from_http(response.status().as_u16())));
+        return Err(foreign(Status::from_http(response.status().as_u16())));
     }
     let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     if answer_content_type(content_type).is_none() {
         let text = "the answer is not gRPC; a proxy in between may have given it";
-        return Err(refused(Status::new(Code::Unknown, text)));
+        return Err(foreign(Status::new(Code::Unknown, text)));
     }
     let encoding = Encoding::of(headers.get("grpc-encoding").map(HeaderValue::as_bytes))
         .map_err(|_| refused(Status::new(Code::Internal, "the answer's grpc-encoding was not offered")))?;
@@ -171,7 +174,7 @@ impl Messages {
                         "the stream ended without a status",
                     )));
                 }
-                Some(Err(error)) => return Err(TransportError::Http2(error)),
+                Some(Err(error)) => return Err(TransportError::Http(error)),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(chunk) => self.decoder.push(chunk),
                     Err(frame) => {

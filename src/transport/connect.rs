@@ -1,4 +1,4 @@
-//! From a target to HTTP/2: look-up, TCP, TLS 1.3, and the bytes counted below it.
+//! From a target to TLS 1.3 and HTTP/2: look-up, TCP, and the bytes counted below it.
 
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
@@ -28,7 +28,7 @@ const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// Header fields of an answer: metadata, a status and a text of at most 3 KiB.
 const HEADER_LIST_BYTES_MAX: u32 = 8 * 1024;
 /// How long a connection may take to say goodbye after its last call was dropped.
-const GOODBYE_MAX: Duration = Duration::from_secs(1);
+pub(super) const GOODBYE_MAX: Duration = Duration::from_secs(1);
 /// How long the answer to a ping may take.
 const PING_ANSWER_MAX: Duration = Duration::from_secs(20);
 
@@ -81,12 +81,34 @@ impl Heard {
     }
 }
 
+/// A connection that is encrypted and counted.
+pub(super) type Stream = TlsStream<Counted<TcpStream>>;
+
+/// A connection before anything was said on it.
+pub(super) struct Reached {
+    pub(super) stream: Stream,
+    heard: Arc<Heard>,
+}
+
+impl Reached {
+    /// Whether the server chose HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.stream.get_ref().1.alpn_protocol() == Some(tls::ALPN_H2)
+    }
+}
+
 /// Connects. Runs on the caller's tokio runtime, where it leaves a few tasks that end with the connection.
 pub(super) async fn connect(target: &Target, tuning: &Tuning) -> Result<Connection, TransportError> {
-    let timeout = || TransportError::ConnectTimeout { address: target.authority.to_string() };
-    let heard = Arc::new(Heard::new());
-    let reached = reach(target, &heard);
-    let stream = tokio::time::timeout(CONNECT_MAX, reached).await.map_err(|_| timeout())??;
+    let reached = reach(target, &[tls::ALPN_H2]).await?;
+    if !reached.is_http2() {
+        return Err(TransportError::NotHttp2);
+    }
+    speak_http2(reached, tuning).await
+}
+
+/// Begins HTTP/2, as [`connect`].
+pub(super) async fn speak_http2(reached: Reached, tuning: &Tuning) -> Result<Connection, TransportError> {
+    let Reached { stream, heard } = reached;
     let (cut, uncut) = watch::channel(false);
     let mut builder = http2::Builder::new(Spawner { uncut });
     builder
@@ -98,7 +120,7 @@ pub(super) async fn connect(target: &Target, tuning: &Tuning) -> Result<Connecti
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .keep_alive_interval(tuning.ping_after)
         .keep_alive_timeout(PING_ANSWER_MAX);
-    let (requests, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(TransportError::Http2)?;
+    let (requests, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(TransportError::Http)?;
     let streams_max = Arc::new(AtomicUsize::new(tuning.streams_at_first));
     let (guard, dropped) = oneshot::channel::<Infallible>();
     // What goes wrong from here on reaches the callers through their calls.
@@ -120,7 +142,16 @@ pub(super) async fn connect(target: &Target, tuning: &Tuning) -> Result<Connecti
     Ok(Connection { requests, streams_max, heard, guard })
 }
 
-async fn reach(target: &Target, heard: &Arc<Heard>) -> Result<TlsStream<Counted<TcpStream>>, TransportError> {
+/// Connects up to TLS, offering these protocols, the one that is liked best first.
+pub(super) async fn reach(target: &Target, protocols: &[&[u8]]) -> Result<Reached, TransportError> {
+    let timeout = || TransportError::ConnectTimeout { address: target.authority.to_string() };
+    let heard = Arc::new(Heard::new());
+    let stream =
+        tokio::time::timeout(CONNECT_MAX, encrypted(target, &heard, protocols)).await.map_err(|_| timeout())??;
+    Ok(Reached { stream, heard })
+}
+
+async fn encrypted(target: &Target, heard: &Arc<Heard>, protocols: &[&[u8]]) -> Result<Stream, TransportError> {
     let addresses = tokio::net::lookup_host((target.host.as_str(), target.port))
         .await
         .map_err(|source| TransportError::Resolve { host: target.host.clone(), source })?;
@@ -143,11 +174,8 @@ async fn reach(target: &Target, heard: &Arc<Heard>) -> Result<TlsStream<Counted<
     tcp.set_nodelay(true).map_err(|source| TransportError::Connect { address, source })?;
     let counted = Counted { inner: tcp, counters: Arc::clone(&target.counters), heard: Arc::clone(heard) };
     let connector = TlsConnector::from(Arc::clone(&target.tls));
-    let stream = connector.connect(target.name.clone(), counted).await.map_err(tls::explain)?;
-    if stream.get_ref().1.alpn_protocol() != Some(tls::ALPN_H2) {
-        return Err(TransportError::NotHttp2);
-    }
-    Ok(stream)
+    let protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    connector.with_alpn(protocols).connect(target.name.clone(), counted).await.map_err(tls::explain)
 }
 
 /// Runs what hyper spawns, the socket among it, until the connection is cut: a goodbye that the network does not take
@@ -173,7 +201,7 @@ where
 }
 
 /// Counts what passes, below TLS.
-struct Counted<S> {
+pub(super) struct Counted<S> {
     inner: S,
     counters: Arc<ByteCounters>,
     heard: Arc<Heard>,

@@ -1,4 +1,5 @@
-//! The way to a relay: gRPC over HTTP/2 over TLS 1.3, nothing older and nothing in the clear.
+//! The way to a relay: gRPC over HTTP/2 over TLS 1.3, or a WebSocket over TLS 1.3 where a proxy lets HTTP/2 not through;
+//! nothing older and nothing in the clear.
 //!
 //! A [`Target`] says where the relay is, why it is to be believed, and with which token to enter; [`open_stream`]
 //! gives a [`FrameSender`] and a [`FrameReceiver`] that carry whole frames of a session. There is no state beyond that:
@@ -6,10 +7,10 @@
 //! of the relay's services or anybody's, over connections that it pools.
 //!
 //! ```text
-//!   stream   client      a session on a connection of its own; calls on pooled connections
-//!      call              the request, the messages both ways, the status: one gRPC call
-//!     connect            look-up, TCP, HTTP/2
-//!       tls              TLS 1.3, and whom to believe
+//!        stream    client      a session on a connection of its own; calls on pooled connections
+//!   websocket   call           the same frames as binary messages; one gRPC call: request, messages both ways, status
+//!         connect              look-up, TCP, HTTP/2
+//!           tls                TLS 1.3, and whom to believe
 //! ```
 //!
 //! Must never: fall back to something weaker, send twice what may have been processed, or look into a message.
@@ -19,6 +20,7 @@ mod client;
 mod connect;
 mod stream;
 mod tls;
+mod websocket;
 
 use std::fmt;
 use std::io;
@@ -33,6 +35,7 @@ pub use blazedb_wire::grpc::{Code, Health, Metadata, MetadataError, MetadataValu
 pub use client::{Answer, Answers, CallError, CallOptions, Client, ClientOptions, ClientStats, Requests};
 pub use stream::{FrameReceiver, FrameSender, open_stream};
 pub use tls::FingerprintMismatch;
+pub use websocket::websocket_accept;
 
 /// Port of `https://` addresses that name none.
 const HTTPS_PORT: u16 = 443;
@@ -84,7 +87,7 @@ impl ByteCounters {
     }
 }
 
-/// A relay, as one client sees it. Cheap to clone; clones share the counters.
+/// A relay, as one client sees it. Cheap to clone; clones share the counters, and what was learnt of the way there.
 #[derive(Clone)]
 pub struct Target {
     host: String,
@@ -94,6 +97,7 @@ pub struct Target {
     authorization: Option<HeaderValue>,
     tls: Arc<rustls::ClientConfig>,
     counters: Arc<ByteCounters>,
+    way: Arc<stream::Way>,
 }
 
 impl fmt::Debug for Target {
@@ -143,7 +147,7 @@ impl Target {
         };
         let tls = Arc::new(tls::client_config(trust)?);
         let counters = Arc::default();
-        Ok(Self { host, port, authority, name, authorization: None, tls, counters })
+        Ok(Self { host, port, authority, name, authorization: None, tls, counters, way: Arc::default() })
     }
 
     /// Returns the bytes sent and received through this target and its clones so far.
@@ -198,8 +202,10 @@ pub enum TransportError {
     Tls(io::Error),
     /// The server does not speak HTTP/2.
     NotHttp2,
-    /// HTTP/2 failed, or the connection was lost.
-    Http2(hyper::Error),
+    /// HTTP failed, or the connection was lost.
+    Http(hyper::Error),
+    /// The connection of a WebSocket was lost.
+    Lost(io::Error),
     /// The relay ended the call with a status that is not OK.
     Status(Status),
     /// No connection was made in the time of a call.
@@ -219,7 +225,8 @@ impl TransportError {
             | Self::Connect { .. }
             | Self::ConnectTimeout { .. }
             | Self::Tls(_)
-            | Self::Http2(_)
+            | Self::Http(_)
+            | Self::Lost(_)
             | Self::Closed => true,
             Self::BadUrl { .. }
             | Self::BadToken
@@ -282,7 +289,7 @@ impl fmt::Display for TransportError {
             Self::NotHttp2 => f.write_str(
                 "the server does not speak HTTP/2; check the port, and that a proxy in between passes HTTP/2",
             ),
-            Self::Http2(_) => f.write_str("the connection to the relay was lost; reconnect"),
+            Self::Http(_) | Self::Lost(_) => f.write_str("the connection to the relay was lost; reconnect"),
             Self::Status(status) => match status.code {
                 Code::Unauthenticated => write!(f, "the relay refused the token ({status})"),
                 Code::PermissionDenied => write!(f, "the token does not open this space ({status})"),
@@ -304,8 +311,8 @@ impl std::error::Error for TransportError {
         match self {
             Self::Resolve { source, .. } | Self::Connect { source, .. } => Some(source),
             Self::Certificate(source) => Some(source),
-            Self::Tls(source) => Some(source),
-            Self::Http2(source) => Some(source),
+            Self::Tls(source) | Self::Lost(source) => Some(source),
+            Self::Http(source) => Some(source),
             Self::NoConnection { source } => Some(source.as_ref()),
             _ => None,
         }

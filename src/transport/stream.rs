@@ -1,16 +1,23 @@
-//! One session over one connection: `/blaze.v1.Relay/Sync` (spec: G-1).
+//! One session over one connection: `/blaze.v1.Relay/Sync` (spec: G-1), over gRPC or, where that does not get through, over
+//! WebSocket (spec: G-17).
 //!
 //! Each session has a connection of its own: one that is shared would tie the fate of one database to another's.
 
 use std::convert::Infallible;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
 
 use blazedb_wire::grpc::{CONTENT_TYPE_BLAZE, Code, MESSAGE_BYTES_MAX, Metadata, SYNC_PATH, Status};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::call::{self, CallBody, Messages, QueueEnds, Spoken};
-use super::connect::{CONNECT_MAX, Connection, Tuning, connect};
-use super::{Target, TransportError};
+use super::connect::{CONNECT_MAX, Connection, Reached, Tuning, reach, speak_http2};
+use super::tls::{ALPN_H2, ALPN_HTTP1};
+use super::{Target, TransportError, websocket};
 
 /// Flow-control window of the stream: what the relay may send that nobody has taken yet. A home link of 100 Mbit/s and
 /// 80 ms holds 1 MB.
@@ -26,14 +33,39 @@ const TUNING: Tuning = Tuning {
     ping_after: None,
 };
 
-/// The sending half. Dropping it ends our direction of the stream.
+/// For so long WebSocket goes first after HTTP/2 had not got through: a device may have left the proxy behind.
+const DETOUR_MAX: Duration = Duration::from_secs(3_600);
+/// A session through which nothing has come in this time goes another way next time: some proxies take a call, and keep
+/// its answer until it ends.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// What was learnt of the way to a relay.
+#[derive(Debug, Default)]
+pub(super) struct Way {
+    /// Until when WebSocket goes first.
+    detour_until: Mutex<Option<Instant>>,
+}
+
+impl Way {
+    fn is_detour(&self) -> bool {
+        self.detour_until.lock().is_some_and(|until| Instant::now() < until)
+    }
+
+    fn set_detour(&self, detour: bool) {
+        *self.detour_until.lock() = detour.then(|| Instant::now() + DETOUR_MAX);
+    }
+}
+
+/// The sending half. Dropping it ends our direction of the stream; over WebSocket, where no direction ends alone, the relay
+/// hears of that when the other half is dropped.
 #[derive(Debug)]
 pub struct FrameSender {
     frames: mpsc::Sender<Bytes>,
 }
 
 impl FrameSender {
-    /// Sends one whole frame; waits while the relay takes nothing. The frame is not copied unless it is small.
+    /// Sends one whole frame; waits while the relay takes nothing. The frame is not copied unless it is small, or goes over
+    /// WebSocket.
     ///
     /// An error means that the stream has ended; [`FrameReceiver::next`] says why. Cancelling the wait sends nothing.
     pub async fn send(&self, frame: Bytes) -> Result<(), TransportError> {
@@ -50,30 +82,122 @@ impl FrameSender {
 /// The receiving half. Dropping it ends the stream and closes the connection.
 #[derive(Debug)]
 pub struct FrameReceiver {
-    messages: Messages,
-    _kept: oneshot::Sender<Infallible>,
-    /// The connection is cut soon after this is dropped.
-    _connection: oneshot::Sender<Infallible>,
+    source: Source,
+    way: Arc<Way>,
+    opened_at: Instant,
+    /// Whether the relay has said anything yet.
+    was_heard: bool,
+}
+
+#[derive(Debug)]
+enum Source {
+    Grpc {
+        messages: Messages,
+        _kept: oneshot::Sender<Infallible>,
+        /// The connection is cut soon after this is dropped.
+        _connection: oneshot::Sender<Infallible>,
+    },
+    WebSocket(mpsc::Receiver<Result<Bytes, TransportError>>),
 }
 
 impl FrameReceiver {
+    fn new(source: Source, target: &Target) -> Self {
+        Self { source, way: Arc::clone(&target.way), opened_at: Instant::now(), was_heard: false }
+    }
+
     /// Returns the next frame; nothing once the relay has ended the stream with status OK. Cancelling loses nothing.
     pub async fn next(&mut self) -> Result<Option<Bytes>, TransportError> {
-        self.messages.next().await
+        let next = match &mut self.source {
+            Source::Grpc { messages, .. } => messages.next().await,
+            Source::WebSocket(received) => received.recv().await.transpose(),
+        };
+        // An end that is told is an answer, too.
+        self.was_heard |= matches!(&next, Ok(_) | Err(TransportError::Status(_)));
+        next
+    }
+
+    /// Whether the session goes over WebSocket, because HTTP/2 did not get through.
+    pub fn is_websocket(&self) -> bool {
+        matches!(self.source, Source::WebSocket(_))
     }
 }
 
-/// Connects and opens the stream; returns once the relay has accepted the token. Runs on the caller's tokio runtime,
-/// where it leaves a few tasks that end with the stream.
+impl Drop for FrameReceiver {
+    fn drop(&mut self) {
+        if !self.was_heard && self.opened_at.elapsed() >= SILENCE_MAX {
+            self.way.set_detour(!self.is_websocket());
+        }
+    }
+}
+
+/// Connects and opens the stream; returns once the relay has accepted the token, or over WebSocket once it has answered:
+/// there a refused token is the first thing that [`FrameReceiver::next`] says. Runs on the caller's tokio runtime, where it
+/// leaves a few tasks that end with the stream.
+///
+/// gRPC goes first. Where a server takes HTTP/1.1 only, or something that is no gRPC answers, or nothing within 10 s, the
+/// session goes over WebSocket; so do the next ones of this target and its clones, for an hour.
 pub async fn open_stream(target: &Target) -> Result<(FrameSender, FrameReceiver), TransportError> {
-    let Connection { mut requests, guard, .. } = connect(target, &TUNING).await?;
+    if target.way.is_detour() {
+        match over_websocket(target, reach(target, &[ALPN_HTTP1]).await?).await {
+            Err(error) if error.is_retryable() => target.way.set_detour(false),
+            opened => return opened,
+        }
+    }
+    let reached = reach(target, &[ALPN_H2, ALPN_HTTP1]).await?;
+    if !reached.is_http2() {
+        return over_websocket(target, reached).await;
+    }
+    let blocked = match over_grpc(target, reached).await {
+        Err(Failed { error, is_blocked: true }) => error,
+        opened => return opened.map_err(|failed| failed.error),
+    };
+    let reached = reach(target, &[ALPN_HTTP1]).await.map_err(|_| ());
+    let detour = match reached {
+        Ok(reached) => over_websocket(target, reached).await.map_err(|_| ()),
+        Err(()) => Err(()),
+    };
+    // What was wrong at first says more.
+    let opened = detour.map_err(|()| blocked)?;
+    target.way.set_detour(true);
+    Ok(opened)
+}
+
+async fn over_websocket(target: &Target, reached: Reached) -> Result<(FrameSender, FrameReceiver), TransportError> {
+    let websocket::Ends { frames, received } = websocket::open(target, reached.stream).await?;
+    Ok((FrameSender { frames }, FrameReceiver::new(Source::WebSocket(received), target)))
+}
+
+/// Why gRPC opened no stream.
+struct Failed {
+    error: TransportError,
+    /// Somebody in between may be to blame, who may let a WebSocket through.
+    is_blocked: bool,
+}
+
+async fn over_grpc(target: &Target, reached: Reached) -> Result<(FrameSender, FrameReceiver), Failed> {
+    let connection = speak_http2(reached, &TUNING).await;
+    let Connection { mut requests, guard, .. } = connection.map_err(|error| Failed { error, is_blocked: false })?;
     let (body, QueueEnds { messages: frames, kept }) = CallBody::queue();
     let spoken = Spoken { content_type: CONTENT_TYPE_BLAZE, ..Spoken::default() };
     let request = call::request(target, SYNC_PATH, &spoken, &Metadata::new(), body);
     let response = tokio::time::timeout(CONNECT_MAX, requests.send_request(request))
         .await
-        .map_err(|_| TransportError::ConnectTimeout { address: target.authority.to_string() })?
-        .map_err(TransportError::Http2)?;
-    let answered = call::answered(response, MESSAGE_BYTES_MAX).map_err(|refused| refused.error)?;
-    Ok((FrameSender { frames }, FrameReceiver { messages: answered.messages, _kept: kept, _connection: guard }))
+        .map_err(|_| {
+            let error = TransportError::ConnectTimeout { address: target.authority.to_string() };
+            Failed { error, is_blocked: true }
+        })?
+        .map_err(|error| Failed { is_blocked: is_reset(&error), error: TransportError::Http(error) })?;
+    let answered = call::answered(response, MESSAGE_BYTES_MAX)
+        .map_err(|refused| Failed { error: refused.error, is_blocked: refused.is_foreign })?;
+    let source = Source::Grpc { messages: answered.messages, _kept: kept, _connection: guard };
+    Ok((FrameSender { frames }, FrameReceiver::new(source, target)))
+}
+
+/// Whether a server that is there wants no such stream. Refused for now, or too much at once, is no such word.
+fn is_reset(error: &hyper::Error) -> bool {
+    let reset = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    let reason = reset.filter(|error| error.is_remote()).and_then(h2::Error::reason);
+    reason.is_some_and(|reason| {
+        !matches!(reason, h2::Reason::NO_ERROR | h2::Reason::REFUSED_STREAM | h2::Reason::ENHANCE_YOUR_CALM)
+    })
 }

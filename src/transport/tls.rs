@@ -15,8 +15,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::{TransportError, Trust};
 
-/// HTTP/2 in ALPN; nothing else is offered.
+/// HTTP/2 in ALPN.
 pub(super) const ALPN_H2: &[u8] = b"h2";
+/// HTTP/1.1 in ALPN: offered for a session, which can also travel over WebSocket.
+pub(super) const ALPN_HTTP1: &[u8] = b"http/1.1";
 
 /// The relay's key is not the pinned one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +53,7 @@ pub(super) fn client_config(trust: &Trust) -> Result<ClientConfig, TransportErro
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("the provider has cipher suites of TLS 1.3");
-    let mut config = match trust {
+    let config = match trust {
         Trust::System => builder.with_root_certificates(system_roots()?),
         Trust::CaPem(pem) => builder.with_root_certificates(pem_roots(pem)?),
         Trust::Fingerprint(pinned) => {
@@ -59,7 +61,6 @@ pub(super) fn client_config(trust: &Trust) -> Result<ClientConfig, TransportErro
         }
     }
     .with_no_client_auth();
-    config.alpn_protocols = vec![ALPN_H2.to_vec()];
     Ok(config)
 }
 

@@ -67,8 +67,13 @@ pub enum Event {
     Ping(Bytes),
     /// A pong.
     Pong,
-    /// The other side's last frame: its code, if it gave one.
-    Close(Option<u16>),
+    /// The other side's last frame.
+    Close {
+        /// Why, if it says so.
+        code: Option<u16>,
+        /// The same for people; empty where there is nothing to say.
+        reason: String,
+    },
 }
 
 /// Who sends what a decoder reads.
@@ -214,18 +219,16 @@ impl Decoder {
         Ok(match header.op {
             OpCode::Ping => Some(Event::Ping(payload.freeze())),
             OpCode::Pong => Some(Event::Pong),
-            OpCode::Close => Some(Event::Close(match &payload[..] {
-                [] => None,
+            OpCode::Close => Some(match &payload[..] {
+                [] => Event::Close { code: None, reason: String::new() },
                 [_] => return Err(close::PROTOCOL),
                 [high, low, reason @ ..] => {
                     let code = u16::from_be_bytes([*high, *low]);
                     let sendable = matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999);
-                    if !sendable || std::str::from_utf8(reason).is_err() {
-                        return Err(close::PROTOCOL);
-                    }
-                    Some(code)
+                    let reason = std::str::from_utf8(reason).ok().filter(|_| sendable).ok_or(close::PROTOCOL)?;
+                    Event::Close { code: Some(code), reason: reason.to_owned() }
                 }
-            })),
+            }),
             OpCode::Continuation | OpCode::Binary | OpCode::Text => {
                 let whole = match self.message.take() {
                     None => payload,
@@ -375,8 +378,10 @@ mod tests {
         let mut out = BytesMut::new();
         encode_close(close::STATUS_BASE + 16, &"\u{e4}".repeat(100), None, &mut out);
         assert_eq!(out.len(), 2 + 2 + 122, "no half character");
-        assert_eq!(decode(Side::Server, &[&out]), Ok(vec![Event::Close(Some(4016))]));
-        assert_eq!(decode(Side::Server, &[b"\x88\0"]), Ok(vec![Event::Close(None)]));
+        let said = Event::Close { code: Some(4016), reason: "\u{e4}".repeat(61) };
+        assert_eq!(decode(Side::Server, &[&out]), Ok(vec![said]));
+        let silent = Event::Close { code: None, reason: String::new() };
+        assert_eq!(decode(Side::Server, &[b"\x88\0"]), Ok(vec![silent]));
     }
 
     proptest! {

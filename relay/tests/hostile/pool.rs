@@ -251,7 +251,7 @@ async fn a_storm_of_goodbyes_is_not_answered_by_a_storm_of_connections() {
     let server = Server::start(&[], |_| Some(goodbye(0, 0))).await;
     let client = server.client();
     let error = call(&client).await.unwrap_err();
-    assert!(error.is_unprocessed() && matches!(error.error(), TransportError::Http2(_)), "{error:?}");
+    assert!(error.is_unprocessed() && matches!(error.error(), TransportError::Http(_)), "{error:?}");
     assert_eq!((server.calls(), server.connections()), (5, 5), "five attempts");
     // Many callers at once change nothing: one attempt to connect at a time, and each death lengthens the next wait.
     let begun = Instant::now();

@@ -125,7 +125,7 @@ async fn a_connection_that_a_server_ends_is_worth_another_try() {
                 next.await.expect("an end in time").expect_err(what)
             }
         };
-        assert!(matches!(error, TransportError::Http2(_)), "{what}: {error:?}");
+        assert!(matches!(error, TransportError::Http(_)), "{what}: {error:?}");
         assert!(error.is_retryable(), "{what}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod calls;
 mod client;
+mod detour;
 mod health;
 mod methods;
 mod web;

@@ -81,7 +81,7 @@ impl Page {
     async fn ended(mut self) -> u16 {
         let code = loop {
             match self.next().await.expect("it says why") {
-                Event::Close(code) => break code.expect("it says why"),
+                Event::Close { code, .. } => break code.expect("it says why"),
                 Event::Ping(_) => {}
                 other => panic!("{other:?}"),
             }

@@ -238,7 +238,7 @@ impl Answers {
                 self.stage = Stage::Here(Box::new(Here { lease, metadata, messages }));
                 Ok(())
             }
-            Err(Refused { error, metadata }) => {
+            Err(Refused { error, metadata, .. }) => {
                 let failed = self.failed(error, metadata);
                 Err(self.over(failed))
             }
@@ -259,7 +259,7 @@ impl Answers {
         let body = unsent.or_else(|| self.again.message.clone().map(|message| CallBody::One(Some(message))));
         let body = body.filter(|_| surely && self.again.attempts < ATTEMPTS_MAX);
         let Some(body) = body else {
-            let error = CallError { unprocessed: surely, ..CallError::new(TransportError::Http2(error)) };
+            let error = CallError { unprocessed: surely, ..CallError::new(TransportError::Http(error)) };
             return Err(self.over(error));
         };
         self.again.attempts += 1;

@@ -416,7 +416,7 @@ async fn watch_health(pool: Weak<Pool>, link: Weak<Link>, service: String) {
         };
         match ended {
             TransportError::Status(status) if status.code == Code::Unimplemented => return set(true),
-            TransportError::Http2(_) => return,
+            TransportError::Http(_) => return,
             // Its hour is over, for example: the health stays what it was until the next answer.
             _ => tokio::time::sleep(Duration::from_millis(backoff.next(0))).await,
         }

@@ -330,7 +330,7 @@ pub fn fuzz_websocket(data: &[u8]) {
         let (op, payload) = match event {
             Event::Message(message) => (OpCode::Binary, message),
             Event::Ping(payload) => (OpCode::Ping, payload),
-            Event::Pong | Event::Close(_) => continue,
+            Event::Pong | Event::Close { .. } => continue,
         };
         assert!(payload.len() <= FUZZ_MESSAGE_BYTES_MAX);
         bytes += payload.len();
