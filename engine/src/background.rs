@@ -20,7 +20,8 @@ pub(crate) struct Background {
 
 #[derive(Default)]
 struct Wishes {
-    running: bool,
+    /// The process that has the thread. One that is forked from it has none.
+    running: Option<u32>,
     checkpoint: bool,
     stop: bool,
 }
@@ -29,7 +30,7 @@ impl Background {
     /// Starts the thread; without one, checkpoints are written by committing callers.
     pub(crate) fn start(inner: &Arc<Inner>) -> std::io::Result<()> {
         let own = Arc::clone(inner);
-        inner.background.wishes.lock().running = true;
+        inner.background.wishes.lock().running = Some(std::process::id());
         let thread = Builder::new().name("blaze-checkpoint".into()).spawn(move || work(&own));
         match thread {
             Ok(thread) => {
@@ -37,14 +38,14 @@ impl Background {
                 Ok(())
             }
             Err(error) => {
-                inner.background.wishes.lock().running = false;
+                inner.background.wishes.lock().running = None;
                 Err(error)
             }
         }
     }
 
     pub(crate) fn is_running(&self) -> bool {
-        self.wishes.lock().running
+        self.wishes.lock().running == Some(std::process::id())
     }
 
     pub(crate) fn request(&self) {
@@ -54,7 +55,8 @@ impl Background {
 
     /// Waits until the thread has ended. Returns at once where there is none.
     pub(crate) fn stop(&self) {
-        let thread = self.thread.lock().take();
+        let is_here = self.is_running();
+        let thread = self.thread.lock().take().filter(|_| is_here);
         self.wishes.lock().stop = true;
         self.news.notify_one();
         if let Some(thread) = thread {
@@ -72,7 +74,7 @@ fn work(inner: &Arc<Inner>) {
     struct Gone<'i>(&'i Inner);
     impl Drop for Gone<'_> {
         fn drop(&mut self) {
-            self.0.background.wishes.lock().running = false;
+            self.0.background.wishes.lock().running = None;
             self.0.turn.notify_all();
         }
     }

@@ -216,6 +216,8 @@ impl Inner {
     }
 
     pub(crate) fn close(&self) -> Result<(), MaintainError> {
+        // Whoever closes it again finds it closed, not half closed.
+        let _closing = self.closing.lock();
         {
             let mut head = self.head.lock();
             match head.check_maintain() {

@@ -12,8 +12,8 @@ use crate::history::check::{history_floor, read_twins};
 use crate::history::purge::Purge;
 use crate::keys::{EpochKey, FileKeys, KeySlot, UnwrapError, WrapError};
 use crate::limits::PAGE_BYTES;
-use crate::log::writer::{LogPosition, LogWriter};
-use crate::options::{KeySource, MEMORY_BYTES_MAX, Memory, Options, PageAccess};
+use crate::log::writer::{LogPosition, LogWriter, check_log_names, log_file_names};
+use crate::options::{KeySource, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, Memory, Options, PageAccess};
 use crate::pager::{MissFrom, PageError, Pages, Space, SpaceCounts, first_page};
 use crate::readers::{LogAt, Visible};
 use crate::recover::{IntoPages, Stored, Surveyed, read_names, survey};
@@ -90,6 +90,8 @@ impl Store {
             feed_count: AtomicU32::new(0),
             subscribing: AtomicU32::new(0),
             closed: AtomicBool::new(false),
+            closing: Mutex::new(()),
+            changing_keys: Mutex::new(()),
             snapshots_ended: AtomicU64::new(0),
             space_counts: Mutex::new(counts),
             key_state: Mutex::new(key_state),
@@ -118,6 +120,11 @@ fn check_options(options: &Options) -> Result<(), OpenError> {
         [("cache size", cache_bytes as u64), ("table size", table_bytes as u64), ("log size", log_bytes)]
     {
         if given > MEMORY_BYTES_MAX {
+            return Err(OpenError::Unsupported { what, given });
+        }
+    }
+    for (what, given) in [("table size", table_bytes as u64), ("log size", log_bytes)] {
+        if given < MEMORY_BYTES_MIN {
             return Err(OpenError::Unsupported { what, given });
         }
     }
@@ -240,9 +247,15 @@ fn open_file(env: &Env, options: &Options, path: &str) -> Result<Arc<dyn Storage
 
 /// Whether a file is what a creation that was cut off may have left: of no more than a new store's length, and of its two
 /// slots any sectors, of the rest nothing.
-fn is_leftover(file: &dyn StorageFile) -> io::Result<bool> {
+fn is_leftover(env: &Env, name: &str, file: &dyn StorageFile) -> io::Result<bool> {
     if file.len()? > PAGES_START {
         return Ok(false);
+    }
+    // A creation has no log yet, and none under this name: where there is one, it is a store that is called so.
+    for log in log_file_names(name) {
+        if env.storage.exists(&log)? {
+            return Ok(false);
+        }
     }
     let mut bytes = vec![0; PAGES_START as usize];
     file.read_at(0, &mut bytes)?;
@@ -263,11 +276,12 @@ const SECTOR_BYTES: usize = 512;
 fn create_file(env: &Env, options: &Options, path: &str) -> Result<(), OpenError> {
     let io = |during| move |source| OpenError::Io { during, source };
     let new_name = new_file_name(&env.name);
+    check_log_names(env)?;
     let file = env.storage.open(&new_name, OpenMode::Create).map_err(io("creating the file"))?;
     if file.try_lock().map_err(io("locking the new file"))? == LockOutcome::Held {
         return Err(OpenError::Locked { path: path.to_owned(), pid: None, own_process: false });
     }
-    if !is_leftover(&*file).map_err(io("looking at the new file's name"))? {
+    if !is_leftover(env, &new_name, &*file).map_err(io("looking at the new file's name"))? {
         let why = format!("{new_name} is in the way, and no leftover of a store: move it away");
         return Err(io("creating the file")(io::Error::new(io::ErrorKind::AlreadyExists, why)));
     }

@@ -283,6 +283,8 @@ pub(crate) const fn hook_bytes(table_bytes: u64) -> u64 {
 
 /// Of each part of `Memory`: no machine has so much, and sums of it have room in 64 bits.
 pub(crate) const MEMORY_BYTES_MAX: u64 = 1 << 44;
+/// A table or a log of fewer bytes is full before anything is in it.
+pub(crate) const MEMORY_BYTES_MIN: u64 = 1 << 10;
 
 impl Memory {
     /// A small device: at most 4 MB.

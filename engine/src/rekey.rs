@@ -16,6 +16,7 @@
 //! brings both headers to say the same of the keys, and the walk begins anew, which costs reading where pages are new
 //! already. spec: C-10
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::btree::{self, Place, TreeRoot, TreesPlace};
@@ -156,11 +157,10 @@ impl Store {
 
     /// Adds a key that opens the file, beside those there are; four at most. Returns its slot.
     pub fn add_key(&self, key: &KeySource, cost: KdfCost) -> Result<usize, MaintainError> {
-        let mut guard = self.inner.disk.lock();
-        let disk = self.inner.keyed_disk(&mut guard)?;
-        let free = disk.header.slots.iter().position(|slot| slot.kind == SlotKind::Empty);
-        let index = free.ok_or(MaintainError::TooManyKeys)?;
-        self.inner.put_key(disk, index, key, cost)?;
+        let _changing = self.inner.changing_keys.lock();
+        let keyed = self.inner.keyed()?;
+        let index = keyed.free_slot().ok_or(MaintainError::TooManyKeys)?;
+        self.inner.put_key(&keyed, index, key, cost)?;
         Ok(index)
     }
 
@@ -168,18 +168,16 @@ impl Store {
     /// can open that copy as before, and, with the master key out of it, the pages that are not sealed anew: see
     /// `Store::rekey`.
     pub fn remove_key(&self, key: &KeySource) -> Result<(), MaintainError> {
-        let mut guard = self.inner.disk.lock();
-        let disk = self.inner.keyed_disk(&mut guard)?;
-        let opened: Vec<usize> = slots_opened_by(&disk.header, key)?;
-        self.inner.remove_slots(disk, &opened)
+        let _changing = self.inner.changing_keys.lock();
+        let opened: Vec<usize> = slots_opened_by(&self.inner.keyed()?.header, key)?;
+        self.inner.remove_slots(&opened)
     }
 
     /// Takes away the key in this slot, for when its passphrase is lost. The last one stays.
     pub fn remove_key_slot(&self, index: usize) -> Result<(), MaintainError> {
-        let mut guard = self.inner.disk.lock();
-        let disk = self.inner.keyed_disk(&mut guard)?;
-        match disk.header.slots.get(index) {
-            Some(slot) if slot.kind != SlotKind::Empty => self.inner.remove_slots(disk, &[index]),
+        let _changing = self.inner.changing_keys.lock();
+        match self.inner.keyed()?.header.slots.get(index) {
+            Some(slot) if slot.kind != SlotKind::Empty => self.inner.remove_slots(&[index]),
             _ => Err(MaintainError::WrongKey),
         }
     }
@@ -188,12 +186,13 @@ impl Store {
     /// removed meanwhile, the new one is added. The master key stays, so no data is rewritten; what was written
     /// before can still be read by whoever kept a copy of the file and the old key: see `Store::rekey`.
     pub fn change_key(&self, key: &KeySource, cost: KdfCost) -> Result<(), MaintainError> {
-        let mut guard = self.inner.disk.lock();
-        let disk = self.inner.keyed_disk(&mut guard)?;
-        let free = || disk.header.slots.iter().position(|slot| slot.kind == SlotKind::Empty);
-        let index = disk.own_slot.or_else(free).ok_or(MaintainError::TooManyKeys)?;
-        self.inner.put_key(disk, index, key, cost)?;
-        disk.own_slot = Some(index);
+        let _changing = self.inner.changing_keys.lock();
+        let keyed = self.inner.keyed()?;
+        let index = keyed.own_slot.or_else(|| keyed.free_slot()).ok_or(MaintainError::TooManyKeys)?;
+        self.inner.put_key(&keyed, index, key, cost)?;
+        if let Some(disk) = self.inner.disk.lock().as_mut() {
+            disk.own_slot = Some(index);
+        }
         Ok(())
     }
 
@@ -203,9 +202,10 @@ impl Store {
     /// the next step after opening. In the end nothing in the file is of use to whoever has an old key, or the old
     /// master key out of a copy.
     pub fn rekey(&self, options: &RekeyOptions) -> Result<(), MaintainError> {
-        let mut guard = self.inner.disk.lock();
-        let disk = self.inner.keyed_disk(&mut guard)?;
-        if disk.header.previous.is_some() {
+        let _changing = self.inner.changing_keys.lock();
+        let keyed = self.inner.keyed()?;
+        let header = &keyed.header;
+        if header.previous.is_some() {
             return Err(MaintainError::RekeyUnderWay);
         }
         if options.keys.len() > KEY_SLOTS {
@@ -214,7 +214,7 @@ impl Store {
         let mut own = None;
         for (i, (key, _)) in options.keys.iter().enumerate() {
             if own.is_none() && !options.locks_out {
-                own = slots_opened_by(&disk.header, key)?.first().map(|_| i);
+                own = slots_opened_by(header, key)?.first().map(|_| i);
             }
         }
         match (options.keys.is_empty(), own, options.locks_out) {
@@ -222,7 +222,7 @@ impl Store {
             (_, None, false) => return Err(MaintainError::WrongKey),
             _ => {}
         }
-        let (entropy, header) = (&*self.inner.env.entropy, &disk.header);
+        let entropy = &*self.inner.env.entropy;
         let io = |source| MaintainError::Io { during: "drawing random bytes", source };
         let cipher = options.cipher.map_or(header.cipher, Cipher::choose);
         let newest = EpochKey::draw(header.key_epoch.wrapping_add(1), cipher, entropy).map_err(io)?;
@@ -234,10 +234,10 @@ impl Store {
             }
             *slot = KeySlot::wrap(master, key, *cost, cipher, &header.uuid, entropy).map_err(not_wrapped)?;
         }
-        let current = disk.keys.of(header.key_epoch).expect("the header's key is known");
-        let previous = PreviousKey::wrap(&current, &newest, &header.uuid);
-        drop(current);
+        let previous = PreviousKey::wrap(&keyed.newest, &newest, &header.uuid);
         let epoch = newest.epoch;
+        let mut guard = self.inner.disk.lock();
+        let disk = self.inner.keyed_disk(&mut guard)?;
         disk.keys.add(newest);
         self.inner.write_keys(disk, |h| {
             (h.key_epoch, h.cipher) = (epoch, cipher);
@@ -293,19 +293,29 @@ impl Inner {
         Ok(self.key_state.lock().rekey)
     }
 
-    fn put_key(&self, disk: &mut Disk, index: usize, key: &KeySource, cost: KdfCost) -> Result<(), MaintainError> {
+    /// Returns what is known of the keys now. As long as `changing_keys` is held, nobody else changes the slots or begins to
+    /// change the master key; asking for keys and stretching passphrases takes its time, and holds up no checkpoint.
+    fn keyed(&self) -> Result<Keyed, MaintainError> {
+        let mut guard = self.disk.lock();
+        let disk = self.keyed_disk(&mut guard)?;
+        let newest = disk.keys.of(disk.header.key_epoch).expect("the header's key is known");
+        Ok(Keyed { header: disk.header.clone(), newest, own_slot: disk.own_slot })
+    }
+
+    fn put_key(&self, keyed: &Keyed, index: usize, key: &KeySource, cost: KdfCost) -> Result<(), MaintainError> {
         if matches!(key, KeySource::None) {
             return Err(MaintainError::NotEncrypted);
         }
-        let header = &disk.header;
-        let newest = disk.keys.of(header.key_epoch).expect("the header's key is known");
-        let master = newest.master().expect("the file is encrypted");
+        let header = &keyed.header;
+        let master = keyed.newest.master().expect("the file is encrypted");
         let slot = KeySlot::wrap(master, key, cost, header.cipher, &header.uuid, &*self.env.entropy);
         let slot = slot.map_err(not_wrapped)?;
-        self.write_keys(disk, |h| h.slots[index] = slot.clone())
+        self.write_keys(self.keyed_disk(&mut self.disk.lock())?, |h| h.slots[index] = slot.clone())
     }
 
-    fn remove_slots(&self, disk: &mut Disk, indices: &[usize]) -> Result<(), MaintainError> {
+    fn remove_slots(&self, indices: &[usize]) -> Result<(), MaintainError> {
+        let mut guard = self.disk.lock();
+        let disk = self.keyed_disk(&mut guard)?;
         let taken = disk.header.slots.iter().filter(|slot| slot.kind != SlotKind::Empty).count();
         match indices.len() {
             0 => return Err(MaintainError::WrongKey),
@@ -364,6 +374,19 @@ impl Inner {
     pub(crate) fn count_rekey(&self, disk: &mut Disk) {
         let counts = disk.space.lock().counts();
         self.key_state.lock().count(disk, counts);
+    }
+}
+
+/// The keys at one moment.
+struct Keyed {
+    header: Superblock,
+    newest: Arc<EpochKey>,
+    own_slot: Option<usize>,
+}
+
+impl Keyed {
+    fn free_slot(&self) -> Option<usize> {
+        self.header.slots.iter().position(|slot| slot.kind == SlotKind::Empty)
     }
 }
 

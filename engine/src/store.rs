@@ -63,6 +63,10 @@ pub(crate) struct Inner {
     /// Subscriptions that wait for commits on their way.
     pub(crate) subscribing: AtomicU32,
     pub(crate) closed: AtomicBool,
+    /// Held while the store is closed: who closes it again waits for that. Taken before `disk`.
+    pub(crate) closing: Mutex<()>,
+    /// Held while keys are changed: no other lock is while a key's owner is asked for it. Taken before `disk`.
+    pub(crate) changing_keys: Mutex<()>,
     /// Views that were ended because they held too much.
     pub(crate) snapshots_ended: AtomicU64,
     /// How the file's pages are spread, as the last checkpoint left them.

@@ -84,7 +84,7 @@ impl Storage for FileStorage {
                 std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
             }
         }
-        Ok(Arc::new(RealFile(options.open(self.path(name))?)))
+        Ok(Arc::new(RealFile::new(options.open(self.path(name))?)))
     }
 
     fn exists(&self, name: &str) -> io::Result<bool> {
@@ -105,7 +105,7 @@ impl Storage for FileStorage {
 
     fn is_current(&self, name: &str, file: &dyn StorageFile) -> io::Result<bool> {
         match File::open(self.path(name)) {
-            Ok(now) => Ok(RealFile(now).identity()? == file.identity()?),
+            Ok(now) => Ok(RealFile::new(now).identity()? == file.identity()?),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(e),
         }
@@ -120,17 +120,40 @@ impl Storage for FileStorage {
     }
 }
 
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    /// Who opened it. A process that is forked from that one has everything twice that must be there once: nonces, numbers of
+    /// commits, the place where the log goes on.
+    process: u32,
+}
+
+impl RealFile {
+    fn new(file: File) -> Self {
+        Self { file, process: std::process::id() }
+    }
+
+    /// Returns the file to whoever may change it.
+    fn owned(&self) -> io::Result<&File> {
+        if self.process == std::process::id() {
+            return Ok(&self.file);
+        }
+        let why = format!(
+            "the store was opened by process {}, before this one was forked: open it after a fork",
+            self.process
+        );
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+    }
+}
 
 impl StorageFile for RealFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while filled < buf.len() {
-            match positioned_read(&self.0, offset + filled as u64, &mut buf[filled..]) {
+            match positioned_read(&self.file, offset + filled as u64, &mut buf[filled..]) {
                 Ok(0) => break,
                 Ok(n) => filled += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -141,23 +164,23 @@ impl StorageFile for RealFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        positioned_write_all(&self.0, offset, bytes)
+        positioned_write_all(self.owned()?, offset, bytes)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.owned()?.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.owned()?.sync_data()
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
+        self.owned()?.sync_all()
     }
 
     fn try_lock(&self) -> io::Result<LockOutcome> {
-        match self.0.try_lock() {
+        match self.owned()?.try_lock() {
             Ok(()) => Ok(LockOutcome::Acquired),
             Err(TryLockError::WouldBlock) => Ok(LockOutcome::Held),
             Err(TryLockError::Error(e)) => Err(e),
@@ -165,19 +188,19 @@ impl StorageFile for RealFile {
     }
 
     fn unlock(&self) -> io::Result<()> {
-        self.0.unlock()
+        self.owned()?.unlock()
     }
 
     #[cfg(unix)]
     fn identity(&self) -> io::Result<FileIdentity> {
         use std::os::unix::fs::MetadataExt;
-        let meta = self.0.metadata()?;
+        let meta = self.file.metadata()?;
         Ok(FileIdentity(meta.dev(), meta.ino()))
     }
 
     #[cfg(all(unix, target_pointer_width = "64"))]
     fn map(&self, len: u64, room: u64) -> Option<io::Result<FileMap>> {
-        Some(FileMap::new(&self.0, len, room))
+        Some(FileMap::new(&self.file, len, room))
     }
 
     // Elsewhere an open file cannot be replaced under its holder, so every handle of a name is the same file.

@@ -8,7 +8,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::group::{self, GroupHeader, HEADER_BYTES, Nonce};
+use super::group::{self, GroupHeader, HEADER_BYTES, MAGIC, Nonce};
 use super::replay::LogEnd;
 use crate::env::{Env, OpenMode, StorageFile};
 use crate::error::{OpenError, is_full};
@@ -102,6 +102,7 @@ impl LogWriter {
         let mut files = [const { None }; FILES];
         for (file, name) in files.iter_mut().zip(&names) {
             *file = open_file(env, name, OpenMode::Write).map_err(io("opening the log"))?;
+            check_file(file.as_ref(), name).map_err(io("opening the log"))?;
         }
         if end.durable < end.last_commit {
             make_durable(files[end.at.file()].as_ref(), end).map_err(io("making the log durable"))?;
@@ -161,8 +162,9 @@ impl LogWriter {
         let slot = self.at.file();
         if self.files[slot].as_ref().is_none_or(|f| !f.is_named) {
             if self.files[slot].is_none() {
-                self.files[slot] =
-                    open_file(&self.env, &self.names[slot], OpenMode::Create).map_err(no_room(during))?;
+                let file = open_file(&self.env, &self.names[slot], OpenMode::Create).map_err(no_room(during))?;
+                check_file(file.as_ref(), &self.names[slot]).map_err(no_room(during))?;
+                self.files[slot] = file;
             }
             self.env.storage.sync_dir().map_err(no_room("syncing the folder"))?;
         }
@@ -327,6 +329,31 @@ fn open_file(env: &Env, name: &str, mode: OpenMode) -> io::Result<Option<LogFile
         Err(e) if e.kind() == io::ErrorKind::NotFound && mode != OpenMode::Create => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// Before a store is made: whether what lies under the names of its log may be written over. spec: E-5
+pub(crate) fn check_log_names(env: &Env) -> Result<(), OpenError> {
+    let io = |source| OpenError::Io { during: "looking at the log's names", source };
+    for name in log_file_names(&env.name) {
+        let file = open_file(env, &name, OpenMode::Read).map_err(io)?;
+        check_file(file.as_ref(), &name).map_err(io)?;
+    }
+    Ok(())
+}
+
+/// Refuses what is no file of a log: it begins neither with a group nor with zeros laid ahead, give or take a byte that has
+/// rotted. Somebody else's file may bear such a name by chance, and would be written over.
+fn check_file(file: Option<&LogFile>, name: &str) -> io::Result<()> {
+    let Some(LogFile { file, .. }) = file else { return Ok(()) };
+    let mut start = [0; MAGIC.len()];
+    let read = file.read_at(0, &mut start)?;
+    let wrong =
+        |wanted: [u8; MAGIC.len()]| start[..read].iter().zip(wanted).filter(|(is, wanted)| *is != wanted).count();
+    if wrong(MAGIC) <= 1 || wrong([0; MAGIC.len()]) <= 1 {
+        return Ok(());
+    }
+    let why = format!("{name} is in the way, and no log of a store: move it away");
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, why))
 }
 
 fn write_zeros(file: &dyn StorageFile, from: u64, to: u64) -> io::Result<()> {

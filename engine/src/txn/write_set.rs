@@ -25,6 +25,8 @@ use crate::txn::record::Record;
 const ROOM_BYTES: usize = 4096;
 /// Records up to this length share room. A record keeps the room alive that it is in, so longer ones have their own.
 const SHARING_BYTES_MAX: usize = 512;
+/// Room for short records may have so many bytes beside twice those that are in use, until they are moved together.
+const ROOM_BYTES_SPARE: usize = 1 << 20;
 /// What an entry takes in the table beside its key and value: its place in a leaf that is half full, or more.
 const TABLE_ENTRY_BYTES: usize = 64;
 
@@ -51,8 +53,7 @@ pub(crate) type TreeWrites = BTreeMap<Keyed, Effect>;
 pub(crate) struct WriteSet {
     /// By number: most transactions write to one or two.
     pub(crate) trees: Vec<(u32, TreeWrites)>,
-    /// What is left of the room for short records.
-    room: BytesMut,
+    rooms: Rooms,
     bytes: usize,
     /// How many keys there are.
     keys: usize,
@@ -67,6 +68,39 @@ pub(crate) struct WriteSet {
     marks_made: u64,
     /// Bytes of keys and values that the journal keeps.
     journal_bytes: usize,
+}
+
+/// Room that short records share. What is in a room stays until nothing of it is in use.
+#[derive(Default)]
+struct Rooms {
+    /// What is left of the newest.
+    room: BytesMut,
+    /// Bytes of all of them.
+    bytes: usize,
+}
+
+impl Rooms {
+    fn grow(&mut self) {
+        self.room = BytesMut::with_capacity(ROOM_BYTES);
+        self.bytes += ROOM_BYTES;
+    }
+
+    /// Copies what is no longer than a room.
+    fn copy(&mut self, bytes: &[u8]) -> Bytes {
+        if self.room.capacity() < bytes.len() {
+            self.grow();
+        }
+        self.room.extend_from_slice(bytes);
+        self.room.split().freeze()
+    }
+
+    /// Copies a record that shares room.
+    fn moved(&mut self, record: &Record) -> Record {
+        match record.len() <= SHARING_BYTES_MAX {
+            true => Record::new(self.copy(record.bytes()), record.key().len()),
+            false => record.clone(),
+        }
+    }
 }
 
 struct Replaced {
@@ -195,7 +229,10 @@ impl WriteSet {
     fn insert(&mut self, tree: u32, key: &[u8], value: &[&[u8]], effect: Effect) {
         let record = self.record(key, value);
         self.bytes += record.len();
-        let journaled = self.journal.is_some().then(|| record.key_bytes());
+        // A long record would stay for its key.
+        let is_short = record.len() <= SHARING_BYTES_MAX;
+        let journaled =
+            self.journal.is_some().then(|| if is_short { record.key_bytes() } else { Bytes::copy_from_slice(key) });
         let writes = self.tree_mut(tree);
         let old = match writes.entry(Keyed::new(record)) {
             Entry::Vacant(place) => {
@@ -224,12 +261,36 @@ impl WriteSet {
         if len > SHARING_BYTES_MAX || self.bytes == 0 {
             return Record::from_parts(key, value);
         }
-        if self.room.capacity() < len {
-            self.room = BytesMut::with_capacity(ROOM_BYTES);
+        if self.rooms.room.capacity() < len {
+            self.make_room();
         }
-        self.room.extend_from_slice(key);
-        value.iter().for_each(|part| self.room.extend_from_slice(part));
-        Record::new(self.room.split().freeze(), key.len())
+        let room = &mut self.rooms.room;
+        room.extend_from_slice(key);
+        value.iter().for_each(|part| room.extend_from_slice(part));
+        Record::new(room.split().freeze(), key.len())
+    }
+
+    /// Makes room for short records. Records that were replaced leave gaps in theirs: where those come to more than what
+    /// is left, that is moved together, so that a counter that every row writes again does not keep a room for each.
+    #[cold]
+    fn make_room(&mut self) {
+        if self.rooms.bytes > ROOM_BYTES_SPARE + 2 * (self.bytes + self.journal_bytes) {
+            let mut rooms = Rooms::default();
+            for (_, writes) in &mut self.trees {
+                let moved = std::mem::take(writes).into_iter();
+                *writes = moved
+                    .map(|(Keyed { head, record }, effect)| (Keyed { head, record: rooms.moved(&record) }, effect))
+                    .collect();
+            }
+            for Replaced { key, old, .. } in self.journal.iter_mut().flatten() {
+                *key = rooms.copy(key);
+                if let Some((record, _)) = old {
+                    *record = rooms.moved(record);
+                }
+            }
+            self.rooms = rooms;
+        }
+        self.rooms.grow();
     }
 
     /// Returns the number of a savepoint that is made here. The journal begins with the first one.
@@ -362,5 +423,66 @@ impl PartialOrd for Keyed {
 impl Ord for Keyed {
     fn cmp(&self, other: &Self) -> Ordering {
         self.head.cmp(&other.head).then_with(|| self.record.key().cmp(other.record.key()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of the rooms that are alive: those that a record or the newest room is in.
+    fn alive(set: &WriteSet) -> usize {
+        let journal = set.journal.iter().flatten();
+        let kept =
+            journal.flat_map(|r| [Some(r.key.clone()), r.old.as_ref().map(|(record, _)| record.bytes().clone())]);
+        let records = set.iter().map(|(_, record, _)| record.bytes().clone()).chain(kept.flatten());
+        let rooms: std::collections::BTreeSet<usize> = records
+            .filter(|bytes| bytes.len() <= SHARING_BYTES_MAX)
+            .map(|bytes| bytes.as_ptr() as usize / ROOM_BYTES)
+            .collect();
+        // A room lies in two such pieces of the address space, as a rule.
+        rooms.len() * ROOM_BYTES / 2
+    }
+
+    /// A row, and a sum over all of them, which is written again with each.
+    #[test]
+    fn what_a_transaction_replaced_keeps_little_memory() {
+        for marks in [false, true] {
+            let mut set = WriteSet::default();
+            for n in 0..20_000_u32 {
+                set.put(1, &n.to_be_bytes(), &[b"row"]).unwrap();
+                if marks && n % 1_000 == 0 {
+                    set.mark();
+                }
+                for _ in 0..4 {
+                    set.put(2, b"sum", &[&[n as u8; 480]]).unwrap();
+                }
+            }
+            let used = set.bytes + set.journal_bytes;
+            assert!(set.rooms.bytes <= 2 * used + ROOM_BYTES_SPARE + ROOM_BYTES, "{} of {used}", set.rooms.bytes);
+            assert!(alive(&set) <= 2 * used + ROOM_BYTES_SPARE, "{} of {used}", alive(&set));
+            for n in 0..20_000_u32 {
+                assert_eq!(set.get(1, &n.to_be_bytes()).unwrap().0.value(), b"row");
+            }
+            assert_eq!(set.get(2, b"sum").unwrap().0.value(), [(19_999_u32 % 256) as u8; 480]);
+            if marks {
+                set.roll_back_to(1);
+                assert_eq!(set.effects(), 1, "the first row was before the mark");
+                assert_eq!((set.bytes, set.journal_bytes), (7, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_savepoint_keeps_no_long_value_for_its_key() {
+        let mut set = WriteSet::default();
+        set.mark();
+        set.put(1, b"k", &[&[1; 1 << 20]]).unwrap();
+        let journal = set.journal.as_ref().unwrap();
+        let record = set.get(1, b"k").unwrap().0;
+        assert_eq!(journal[0].key, record.key());
+        let (key, record) = (journal[0].key.as_ptr() as usize, record.bytes().as_ptr() as usize);
+        assert!(key.abs_diff(record) >= 1 << 20, "it would stay as long as the savepoint");
+        assert!(journal[0].key.is_unique(), "nobody else has a part of it");
     }
 }

@@ -15,6 +15,23 @@ fn slow_env(disk: &SimDisk, sync: Duration) -> Env {
     Env { storage: Arc::new(SlowSyncs::new(Arc::clone(&env.storage), sync)), ..env }
 }
 
+/// Whoever is told that a store is closed may open it.
+#[test]
+fn who_closes_a_store_that_is_being_closed_waits_for_that() {
+    let disk = SimDisk::new(1);
+    for round in 0..12 {
+        let store = Store::open(slow_env(&disk, Duration::from_millis(10)), options()).expect("opens");
+        put(&store, "t", b"k", &[round]).expect("a good row");
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| store.close());
+            std::thread::sleep(Duration::from_millis(u64::from(round) * 8));
+            store.close().expect("closes");
+            Store::open(disk.env(NAME), options()).expect("nobody has it any more");
+            first.join().expect("no panic").expect("closes");
+        });
+    }
+}
+
 #[test]
 fn eight_threads_share_syncs() {
     let disk = SimDisk::new(1);

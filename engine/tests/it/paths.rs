@@ -7,7 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use blazedb_engine::{Env, MaintainError, Memory, OpenError, Options, ReadError, Store};
+use blazedb_engine::env::{SimDisk, Survivors};
+use blazedb_engine::{CommitError, Env, MaintainError, Memory, OpenError, Options, ReadError, Store};
 
 fn options() -> Options {
     Options::unencrypted().memory(Memory { cache_bytes: 64 << 10, table_bytes: 64 << 10, log_bytes: 256 << 10 })
@@ -97,6 +98,141 @@ fn a_foreign_file_under_the_name_of_a_new_store_is_left_alone() {
     }
 }
 
+/// A store that is called `x.new` is one, whatever of its file reached the disk before the power went.
+#[test]
+fn a_store_that_bears_the_name_of_a_creation_is_no_leftover() {
+    let disk = SimDisk::new(1);
+    let store = Store::open(disk.env("x.new"), options()).expect("opens");
+    put(&store, b"k", b"acknowledged");
+    let disk = disk.after_crash(Survivors::None, 1);
+    drop(store);
+    let refused = Store::open(disk.env("x"), options()).map(drop).expect_err("it is in the way");
+    let OpenError::Io { source, .. } = refused else { panic!("{refused}") };
+    assert!(source.to_string().contains("x.new is in the way"), "{source}");
+    let store = Store::open(disk.env("x.new"), options()).expect("opens");
+    let (mut tx, view) = (store.write(), store.read());
+    let tree = tx.tree("t").expect("a good name");
+    assert_eq!(view.get(tree, b"k").expect("reads").as_deref(), Some(&b"acknowledged"[..]));
+}
+
+#[test]
+fn a_foreign_file_under_the_name_of_a_log_is_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("x");
+    let in_the_way = |name: &str| {
+        let refused = Store::open(Env::file(&path), options()).map(drop).expect_err("it is in the way");
+        let OpenError::Io { source, .. } = refused else { panic!("{refused}") };
+        assert!(source.to_string().contains(&format!("{name} is in the way")), "{source}");
+    };
+    // Another store may be called so, and be open.
+    let neighbour = Store::open(Env::file(folder.path().join("x-log.0")), options()).expect("opens");
+    put(&neighbour, b"k", b"acknowledged");
+    in_the_way("x-log.0");
+    assert!(!path.exists());
+    put(&neighbour, b"l", b"acknowledged");
+    neighbour.close().expect("closes");
+    let neighbour = Store::open(Env::file(folder.path().join("x-log.0")), options()).expect("opens");
+    let tree = neighbour.tree("t").expect("a good name");
+    assert_eq!(neighbour.read().len(tree).expect("reads"), 2);
+    neighbour.close().expect("closes");
+    fs::remove_file(folder.path().join("x-log.0")).expect("it is there");
+    let _ = fs::remove_file(folder.path().join("x-log.0-log.0"));
+    // A letter, of a store that is new, of one that was there before, and of one that is open.
+    for log in ["x-log.0", "x-log.1", "x-log.2"] {
+        let letter = folder.path().join(log);
+        let _ = fs::remove_file(&letter);
+        fs::write(&letter, "my only copy of a letter").expect("a file");
+        in_the_way(log);
+        assert_eq!(fs::read(&letter).expect("it is there"), b"my only copy of a letter");
+        fs::remove_file(&letter).expect("it is there");
+        let store = Store::open(Env::file(&path), options()).expect("opens");
+        fs::write(&letter, "my only copy of a letter").expect("a file");
+        let write = |n: u32| {
+            let mut tx = store.write();
+            let tree = tx.tree("t")?;
+            tx.put(tree, &n.to_le_bytes(), &[7; 2_000])?;
+            tx.commit()
+        };
+        let refused = (0..1_000).find_map(|n| write(n).err()).expect("it is in the way");
+        assert!(matches!(refused, CommitError::Poisoned { .. }), "{refused}");
+        drop(store);
+        assert_eq!(fs::read(&letter).expect("it is there"), b"my only copy of a letter");
+        fs::remove_file(&letter).expect("it is there");
+    }
+}
+
+/// The log's files keep what rots in them: whether they may be written over is not for one byte to say.
+#[test]
+fn a_rotten_byte_makes_no_foreign_file_of_a_log() {
+    for at in 0..4 {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x");
+        let store = Store::open(Env::file(&path), options()).expect("opens");
+        for n in 0..200_u32 {
+            put(&store, &n.to_le_bytes(), &[7; 2_000]);
+        }
+        // Copied as it is: three files of groups. A closed one has a file of zeros.
+        let copy = folder.path().join("copy");
+        fs::create_dir(&copy).expect("a folder");
+        for name in names(folder.path()).iter().filter(|name| *name != "copy") {
+            fs::copy(folder.path().join(name), copy.join(name)).expect("a file");
+        }
+        store.close().expect("closes");
+        let rot = |folder: &Path, logs: &[&str]| {
+            for log in logs {
+                let mut bytes = fs::read(folder.join(log)).expect("a file");
+                bytes[at] ^= 0x55;
+                fs::write(folder.join(log), bytes).expect("a file");
+            }
+        };
+        let logs: Vec<String> = names(folder.path()).into_iter().filter(|name| name.starts_with("x-log.")).collect();
+        rot(folder.path(), &[&logs[0]]);
+        Store::open(Env::file(&path), options()).expect("opens").close().expect("closes");
+        rot(&copy, &["x-log.0", "x-log.1", "x-log.2"]);
+        // What was needed is damaged; what was not is written over.
+        match Store::open(Env::file(copy.join("x")), options()) {
+            Ok(store) => store.close().expect("closes"),
+            Err(OpenError::Corruption(_)) => {}
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Whoever is forked from a process that has a store open has a copy of its nonces, and of where its log ends.
+#[test]
+fn what_is_forked_writes_nothing() {
+    unsafe extern "C" {
+        fn fork() -> i32;
+        fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
+        fn _exit(status: i32) -> !;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("x");
+    let store = Store::open(Env::file(&path), options()).expect("opens");
+    put(&store, b"k", b"before");
+    let mut tx = store.write();
+    let tree = tx.tree("t").expect("a good name");
+    tx.put(tree, b"k", b"child").expect("a good row");
+    // SAFETY: takes nothing and gives a number.
+    let child = unsafe { fork() };
+    if child == 0 {
+        let is_refused = matches!(tx.commit(), Err(CommitError::Poisoned { .. }));
+        let is_not_closed = store.close().is_err();
+        // SAFETY: ends this process at once, which is not ours to clean up.
+        unsafe { _exit(i32::from(!(is_refused && is_not_closed))) }
+    }
+    let mut status = -1;
+    // SAFETY: `status` is there for the call to write to.
+    assert_eq!(unsafe { waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0, "it was refused, and came to an end");
+    drop(tx);
+    put(&store, b"k", b"parent");
+    assert!(matches!(Store::open(Env::file(&path), options()), Err(OpenError::Locked { .. })), "the lock stays");
+    store.close().expect("closes");
+    let store = Store::open(Env::file(&path), options()).expect("opens");
+    assert_eq!(store.read().get(tree, b"k").expect("reads").as_deref(), Some(&b"parent"[..]));
+}
+
 #[test]
 fn names_that_are_not_utf8_are_refused_and_paths_that_name_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -147,15 +283,18 @@ fn a_reader_that_was_overtaken_is_told_so() {
     store.verify(&mut |_| {}).expect("nothing is damaged");
 }
 
-/// Sizes that no machine has are an error, and neither the end of the process nor a sum that runs over.
+/// Sizes that no machine has, or that hold nothing, are an error, and neither the end of the process nor a sum that runs over.
 #[test]
-fn memory_that_nobody_has_is_refused() {
+fn memory_that_nobody_has_and_memory_that_holds_nothing_are_refused() {
     let usual = Memory::TINY;
     for memory in [
         Memory { cache_bytes: usize::MAX, ..usual },
         Memory { cache_bytes: 1 << 44, ..usual },
         Memory { table_bytes: usize::MAX, ..usual },
         Memory { log_bytes: u64::MAX, ..usual },
+        // With these every commit would wait for room for ever.
+        Memory { log_bytes: 0, ..usual },
+        Memory { table_bytes: 1, ..usual },
     ] {
         let opened = Store::open(Env::memory(1), Options::unencrypted().memory(memory));
         assert!(matches!(opened, Err(OpenError::Unsupported { .. } | OpenError::Io { .. })), "{memory:?}");

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, mpsc};
 
 use blazedb_engine::env::{SimDisk, Survivors};
 use blazedb_engine::{
@@ -77,6 +76,56 @@ impl KeyProvider for Card {
             *byte = request.file[i % 16] ^ request.salt[i / 2] ^ i as u8;
         }
         Ok(key)
+    }
+}
+
+/// Asks a person, who takes her time.
+struct Person {
+    asked: mpsc::SyncSender<()>,
+    answer: Mutex<mpsc::Receiver<()>>,
+}
+
+impl KeyProvider for Person {
+    fn key(&self, _: &KeyRequest<'_>) -> Result<Zeroizing<[u8; 32]>, Box<dyn Error + Send + Sync>> {
+        self.asked.send(())?;
+        self.answer.lock().expect("no panic").recv()?;
+        Ok(Zeroizing::new([9; 32]))
+    }
+}
+
+#[test]
+fn commits_and_checkpoints_go_on_while_somebody_is_asked_for_a_key() {
+    let disk = SimDisk::new(1);
+    let store = Store::open(disk.env(NAME), Options { key: raw(1), ..options().kdf(COST) }).expect("opens");
+    type Change = fn(&Store, KeySource) -> Result<(), MaintainError>;
+    let change: [Change; 4] = [
+        |store, key| store.add_key(&key, COST).map(drop),
+        |store, key| store.remove_key(&key),
+        |store, key| store.rekey(&RekeyOptions::new(raw(1), COST).and_key(key, COST)),
+        |store, key| store.change_key(&key, COST),
+    ];
+    for change in change {
+        let (asked, is_asked) = mpsc::sync_channel(0);
+        let (answer, answers) = mpsc::channel();
+        let person: Arc<dyn KeyProvider> = Arc::new(Person { asked, answer: Mutex::new(answers) });
+        std::thread::scope(|scope| {
+            let changing = scope.spawn(|| change(&store, KeySource::Provider(person)));
+            is_asked.recv().expect("somebody is asked");
+            let (written, is_written) = mpsc::channel();
+            scope.spawn({
+                let store = &store;
+                move || {
+                    (0..50_u32).for_each(|n| drop(put(store, "rows", &n.to_le_bytes(), &[1; 900])));
+                    store.checkpoint().expect("room");
+                    written.send(())
+                }
+            });
+            let went_on = is_written.recv_timeout(std::time::Duration::from_secs(20));
+            answer.send(()).expect("she is there");
+            let changed = changing.join().expect("no panic");
+            went_on.expect("nobody waits for her");
+            changed.expect("the key is good");
+        });
     }
 }
 
