@@ -261,7 +261,9 @@ impl Inner {
         let space = disk.space.lock();
         let held = space.held_back(disk.header.sequence);
         let pages_max = self.config.snapshot_bytes_max / disk.pages.page_bytes() as u64;
-        held > 0 && (held > space.counts().used / 2 || held + 2 * budget_pages > pages_max / 4 * 3)
+        held > 0
+            && (held > space.counts().used / 2
+                || held.saturating_add(budget_pages.saturating_mul(2)) > pages_max / 4 * 3)
     }
 
     /// When everything that was given up is free: cuts the file, and sees what is left to do.

@@ -16,7 +16,6 @@ use crate::snapshot::Layers;
 use crate::store::Inner;
 use crate::sync::MutexGuard;
 use crate::txn::commit::changes_of;
-use crate::txn::conflict::check_conflicts;
 use crate::txn::head::{Head, Outcome};
 use crate::txn::names::CatalogueEntry;
 use crate::txn::write_set::SetEdits;
@@ -67,7 +66,7 @@ impl Inner {
         let disk = self.disk_for_load(&mut guard)?;
         let mut head = self.head.lock();
         head.check()?;
-        check_conflicts(&head.layers, &tx)?;
+        tx.view.inner().check_conflicts(&mut head, &tx, |head| head.check())?;
         hook(&mut Serial { inner: self, layers: &head.layers, writes: &mut tx.writes }).map_err(CommitError::Hook)?;
         self.add_catalogue_entries(&mut head, &mut tx.writes)?;
         drop(head);

@@ -33,7 +33,6 @@ use crate::options::{hook_bytes, tables_bytes};
 use crate::store::Inner;
 use crate::sync::MutexGuard;
 use crate::sync::thread::{self, Thread};
-use crate::txn::conflict::check_conflicts;
 use crate::txn::head::{Failure, Head, Outcome, Running, Waiting, next_leader};
 use crate::txn::pace::Fill;
 use crate::txn::write_set::{Effect, WriteSet};
@@ -96,7 +95,10 @@ impl Inner {
         let mut head = self.head.lock();
         head.check()?;
         self.make_way(&mut head, &tx, durability)?;
-        check_conflicts(&head.layers, &tx)?;
+        self.check_conflicts(&mut head, &tx, |head| {
+            head.check()?;
+            self.make_way(head, &tx, durability)
+        })?;
         hook(&mut Serial { inner: self, layers: &head.layers, writes: &mut tx.writes }).map_err(CommitError::Hook)?;
         self.add_catalogue_entries(&mut head, &mut tx.writes)?;
         if tx.writes.is_empty() {
@@ -127,8 +129,21 @@ impl Inner {
                 self.checkpoint_if_due();
                 Ok(CommitInfo { commit_no, changed: true })
             }
-            Err(Failure::DiskFull(source)) => Err(CommitError::DiskFull { source }),
+            Err(Failure::DiskFull(source)) => {
+                self.begin_log_anew();
+                Err(CommitError::DiskFull { source })
+            }
             Err(Failure::Poisoned(source)) => Err(CommitError::Poisoned { source }),
+        }
+    }
+
+    /// After a full disk: with what the log holds in pages, its files are there to be written over, and the next commit
+    /// finds room without anybody having made any.
+    fn begin_log_anew(&self) {
+        match self.background.is_running() {
+            true => self.background.request(),
+            // Its own errors are told where they matter.
+            false => drop(self.checkpoint()),
         }
     }
 

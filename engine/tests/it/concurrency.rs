@@ -6,13 +6,65 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use blazedb_engine::env::{SimDisk, SlowSyncs};
-use blazedb_engine::{CommitError, Entropy, Env, MaintainError, Store};
+use blazedb_engine::{CommitError, Durability, Entropy, Env, MaintainError, Store};
 
 use crate::support::{NAME, get, open, options, put, roomy};
 
 fn slow_env(disk: &SimDisk, sync: Duration) -> Env {
     let env = disk.env(NAME);
     Env { storage: Arc::new(SlowSyncs::new(Arc::clone(&env.storage), sync)), ..env }
+}
+
+/// What a checkpoint has moved is compared row by row: not while others wait.
+#[test]
+fn commits_go_on_while_a_long_transaction_is_checked() {
+    const ROWS: u64 = 300_000;
+    let disk = SimDisk::new(1);
+    let store = Store::open(disk.env(NAME), roomy()).expect("opens");
+    let (rows, other) = (store.tree("rows").expect("a good name"), store.tree("other").expect("a good name"));
+    let mut loader = store.loader();
+    (0..ROWS).for_each(|n| loader.put(rows, &n.to_be_bytes(), &[7; 50]).expect("room"));
+    loader.finish().expect("room");
+    let mut tx = store.write();
+    tx.serializable();
+    assert_eq!(tx.range(rows, ..).count() as u64, ROWS);
+    tx.put(other, b"sum", b"1").expect("a good row");
+    put(&store, "other", b"before", b"1").expect("a good row");
+    store.checkpoint().expect("room");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let checked = scope.spawn(|| {
+            let began = Instant::now();
+            tx.commit().expect("nobody wrote what it read");
+            done.store(true, Ordering::Release);
+            began.elapsed()
+        });
+        let (mut worst, mut commits) = (Duration::ZERO, 0);
+        while !done.load(Ordering::Acquire) {
+            let began = Instant::now();
+            let mut tx = store.write();
+            tx.put(other, b"while", b"1").expect("a good row");
+            tx.commit_with(Durability::Buffered, |_| Ok(())).expect("room");
+            (worst, commits) = (worst.max(began.elapsed()), commits + 1);
+        }
+        let checked = checked.join().expect("no panic");
+        assert!(
+            commits > 10 && worst < checked / 2,
+            "{commits} commits, one of {worst:?}, beside a check of {checked:?}"
+        );
+    });
+    // What it must find is found, whichever part of the check sees it.
+    for moved in [false, true] {
+        let mut tx = store.write();
+        tx.serializable();
+        assert!(tx.get(rows, &5_u64.to_be_bytes()).expect("reads").is_some());
+        tx.put(other, b"sum", b"2").expect("a good row");
+        put(&store, "rows", &5_u64.to_be_bytes(), &[u8::from(moved)]).expect("a good row");
+        if moved {
+            store.checkpoint().expect("room");
+        }
+        assert!(matches!(tx.commit(), Err(CommitError::Conflict { .. })), "{moved}");
+    }
 }
 
 /// Whoever is told that a store is closed may open it.
@@ -217,7 +269,7 @@ fn a_panicking_hook_leaves_no_trace() {
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let mut tx = store.write();
         tx.put(t, b"b", b"2").expect("a good value");
-        let _ = tx.commit_with(blazedb_engine::Durability::Durable, |_| panic!("planted"));
+        let _ = tx.commit_with(Durability::Durable, |_| panic!("planted"));
     }));
     assert!(panicked.is_err());
     assert_eq!(get(&store, "t", b"b"), None);

@@ -107,6 +107,25 @@ fn a_full_disk_fails_the_transaction_and_nothing_else() {
     }
 }
 
+/// What fills the disk may be the store's own log, which a checkpoint begins anew.
+#[test]
+fn after_a_full_disk_the_log_begins_anew_by_itself() {
+    let disk = SimDisk::new(3);
+    let store = Store::open(disk.env(NAME), options().memory(Memory::TINY)).expect("opens");
+    put(&store, "t", b"a", b"1").expect("commits");
+    disk.set_capacity(Some(2 << 20));
+    let (mut rows, mut refusals) = (0_u32, 0);
+    while rows < 5_000 {
+        match put(&store, "t", &(rows % 100).to_be_bytes(), &[9; 400]) {
+            Ok(_) => (rows, refusals) = (rows + 1, 0),
+            Err(CommitError::DiskFull { .. }) => refusals += 1,
+            Err(e) => panic!("{e}"),
+        }
+        assert!(refusals < 5, "nobody makes room after {rows} rows");
+    }
+    store.verify(&mut |_| {}).expect("pages and space agree");
+}
+
 fn used(disk: &SimDisk) -> u64 {
     disk.names().iter().map(|name| disk.read_file(name).expect("is there").len() as u64).sum()
 }
