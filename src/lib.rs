@@ -49,6 +49,7 @@ mod inner;
 mod layout;
 mod options;
 mod patch;
+mod rekey;
 mod replica;
 mod shapes;
 mod stats;
@@ -59,8 +60,9 @@ mod transaction;
 pub mod transport;
 
 pub use blazedb_engine::{
-    BackupId, BackupOptions, BackupProgress, BackupReport, Env, KdfCost, Loss, Memory, RestoreProgress, RestoreReport,
-    SalvageProgress, SalvageReport, SalvagedTree, Secret, Store, VacuumProgress, VerifyProgress, log_file_names,
+    BackupId, BackupOptions, BackupProgress, BackupReport, CipherChoice, Env, KdfCost, KeyKind, KeySlotInfo, KeySource,
+    Loss, Memory, RekeyOptions, RekeyProgress, RestoreProgress, RestoreReport, SalvageProgress, SalvageReport,
+    SalvagedTree, Secret, Store, VacuumProgress, VerifyProgress, log_file_names,
 };
 pub use blazedb_sync::{BoxReason, InboxEntry, OutboxPosition};
 pub use blazedb_wire::{

@@ -1,6 +1,6 @@
 //! `Options`: how to open a database file.
 
-use blazedb_engine::{KdfCost, KeySource, Memory, Secret};
+use blazedb_engine::{CipherChoice, KdfCost, KeySource, Memory, Secret};
 
 /// How to open a database. There is no default key: say whether the file is encrypted, and with what.
 ///
@@ -59,6 +59,14 @@ impl Options {
     #[must_use]
     pub fn memory(mut self, memory: Memory) -> Self {
         self.engine.memory = memory;
+        self
+    }
+
+    /// Sets the cipher of a file that is created. Default: AES-256-GCM where this CPU has instructions for it, else
+    /// ChaCha20-Poly1305.
+    #[must_use]
+    pub fn cipher(mut self, cipher: CipherChoice) -> Self {
+        self.engine.cipher = cipher;
         self
     }
 }

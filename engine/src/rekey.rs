@@ -24,7 +24,7 @@ use crate::checkpoint::Work;
 use crate::disk::Disk;
 use crate::error::MaintainError;
 use crate::keys::{EpochKey, KeySlot, PreviousKey, SlotKind, UnwrapError, WrapError};
-use crate::options::{KdfCost, KeyKind, KeySlotInfo, KeySource, RekeyOptions, RekeyProgress};
+use crate::options::{CipherChoice, KdfCost, KeyKind, KeySlotInfo, KeySource, RekeyOptions, RekeyProgress};
 use crate::pager::{PageError, PageKind, PageRead, PageRef, PageWriter, SpaceCounts, first_page};
 use crate::seal::Cipher;
 use crate::store::{Inner, Store};
@@ -45,6 +45,7 @@ pub(crate) struct KeyState {
     pub(crate) wrapped: [KeySlot; KEY_SLOTS],
     /// The epoch of the master key that they wrap.
     pub(crate) epoch: u16,
+    pub(crate) cipher: Cipher,
     pub(crate) rekey: Option<RekeyProgress>,
 }
 
@@ -63,7 +64,7 @@ impl KeyState {
         let slots = header.slots.iter().enumerate().filter_map(info).collect();
         let total = 2 * (header.page_count - first_page(header.page_bytes as usize));
         let rekey = header.previous.as_ref().map(|_| RekeyProgress { done: 0, total, finished: false });
-        Self { slots, wrapped: header.slots.clone(), epoch: header.key_epoch, rekey }
+        Self { slots, wrapped: header.slots.clone(), epoch: header.key_epoch, cipher: header.cipher, rekey }
     }
 
     /// Takes over how far the change of the master key is.
@@ -153,6 +154,16 @@ impl Store {
     /// opened read-only tells what was so when it was opened.
     pub fn key_slots(&self) -> Vec<KeySlotInfo> {
         self.inner.key_state.lock().slots.clone()
+    }
+
+    /// Returns the cipher that pages and groups are sealed with from now on; `None` where the file is not encrypted.
+    pub fn cipher(&self) -> Option<CipherChoice> {
+        self.inner.key_state.lock().cipher.choice()
+    }
+
+    /// Returns the epoch of the key that they are sealed with: it goes up by one with every change of the master key.
+    pub fn key_epoch(&self) -> u16 {
+        self.inner.key_state.lock().epoch
     }
 
     /// Adds a key that opens the file, beside those there are; four at most. Returns its slot.

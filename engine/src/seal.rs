@@ -64,6 +64,15 @@ impl Cipher {
             CipherChoice::Auto => Self::ChaCha20Poly1305,
         }
     }
+
+    /// Returns the choice that gives this one.
+    pub(crate) fn choice(self) -> Option<CipherChoice> {
+        match self {
+            Self::None => None,
+            Self::Aes256Gcm => Some(CipherChoice::Aes256Gcm),
+            Self::ChaCha20Poly1305 => Some(CipherChoice::ChaCha20Poly1305),
+        }
+    }
 }
 
 fn cpu_has_aes() -> bool {

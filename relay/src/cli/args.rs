@@ -142,6 +142,20 @@ everything that can be read into a new file, and lists what could not be read, b
 report. The damaged file is not changed; keep it. Exit codes: 0 nothing is lost, 1 nothing could be saved, 3 saved, but for
 what is listed.";
 
+const REKEY_EXAMPLES: &str = "\
+Examples:
+  blazedb rekey --db laptop.blaze                                       a new key, the same passphrase
+  blazedb rekey --db laptop.blaze --new-passphrase                      asks for a new passphrase
+  blazedb rekey --db laptop.blaze --new-passphrase-file new.txt
+  blazedb rekey --db laptop.blaze --cipher chacha20-poly1305
+
+Seals everything in the file anew with a key that was drawn for it, step by step, in place: for when somebody may have seen
+the passphrase, or has a copy of the file. In the end nothing in the file is of use to who has only the old passphrase or the
+old key; copies and backups that were made before stay as they are, and open with the old passphrase. It needs little room
+beside the file. Ctrl-C, a crash or a full disk lose nothing: the same command goes on with what is left. With a new
+passphrase the old one stops opening the file when this begins. A backup that follows is a full one.
+Exit codes: 0 nothing of the old key is left, 1 it failed, 130 interrupted: run the same command again.";
+
 const INBOX_EXAMPLES: &str = "\
 Examples:
   blazedb inbox --db laptop.blaze
@@ -200,6 +214,8 @@ pub(crate) enum Command {
     Restore(RestoreArgs),
     /// Copy what can be read of a damaged database into a new one
     Salvage(SalvageArgs),
+    /// Seal a database anew: another key, another passphrase, another cipher
+    Rekey(RekeyArgs),
     /// List what merges could not apply
     Inbox(InboxArgs),
     /// Explain the bytes of a frame, a row, an export or a database
@@ -446,6 +462,39 @@ pub(crate) struct SalvageArgs {
     pub(crate) report: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) create: CreateArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = REKEY_EXAMPLES)]
+pub(crate) struct RekeyArgs {
+    #[command(flatten)]
+    pub(crate) db: DbArgs,
+    /// Ask for a new passphrase, twice; the old one stops opening the file
+    #[arg(long, conflicts_with = "new_passphrase_file")]
+    pub(crate) new_passphrase: bool,
+    /// Read the new passphrase from this file; the old one stops opening the database
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_passphrase_file: Option<PathBuf>,
+    /// The cipher from now on [default: as it is]
+    #[arg(long, value_enum, value_name = "CIPHER")]
+    pub(crate) cipher: Option<Cipher>,
+    /// How costly guessing the passphrase is made from now on [default: as it is]
+    #[arg(long, value_enum, value_name = "COST")]
+    pub(crate) kdf: Option<Kdf>,
+    /// Let every other key that opens the file stop doing so
+    #[arg(long)]
+    pub(crate) drop_other_keys: bool,
+}
+
+/// What pages and log are sealed with.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cipher {
+    /// Fast where the CPU has instructions for it
+    #[value(name = "aes-256-gcm")]
+    Aes256Gcm,
+    /// Fast where it has none
+    #[value(name = "chacha20-poly1305")]
+    ChaCha20Poly1305,
 }
 
 #[derive(Args, Debug)]

@@ -18,6 +18,7 @@ mod inspect;
 mod load;
 mod open;
 mod passphrase;
+mod rekey;
 mod restore;
 mod salvage;
 mod serve;
@@ -62,6 +63,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Salvage(args) => salvage::run(&args),
+        Command::Rekey(args) => rekey::run(&args),
         Command::Inbox(args) => inspect::inbox(&args),
         Command::Dump(args) => dump::run(&args),
     };

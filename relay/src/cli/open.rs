@@ -29,10 +29,7 @@ pub(crate) fn open(args: &DbArgs, intent: Intent) -> Result<(Database, bool), Fa
     let exists = args.db.exists();
     if !exists {
         if matches!(intent, Intent::Read | Intent::Write) {
-            return Err(Failure::new(
-                format!("there is no database file {shown}"),
-                "check the path; `blazedb import` and `blazedb sync` create a file",
-            ));
+            return Err(absent(&args.db));
         }
         if let Some(folder) = args.db.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
             return Err(Failure::new(
@@ -60,6 +57,20 @@ pub(crate) fn open(args: &DbArgs, intent: Intent) -> Result<(Database, bool), Fa
     Ok((db, !exists))
 }
 
+/// There is no such file, and this command makes none.
+pub(crate) fn absent(path: &Path) -> Failure {
+    Failure::new(
+        format!("there is no database file {}", path.display()),
+        "check the path; `blazedb import` and `blazedb sync` create a file",
+    )
+}
+
+/// Whether it was the passphrase that did not open a file.
+pub(crate) fn is_wrong_key(error: &blazedb::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<OpenError>());
+    matches!(cause, Some(OpenError::WrongKey))
+}
+
 pub(crate) fn with_cost(options: Options, kdf: Kdf) -> Options {
     match kdf {
         Kdf::Standard => options,
@@ -68,7 +79,7 @@ pub(crate) fn with_cost(options: Options, kdf: Kdf) -> Options {
 }
 
 /// Puts a file that did not open into the words of the command line.
-fn explain(path: &Path, error: &blazedb::Error) -> Failure {
+pub(crate) fn explain(path: &Path, error: &blazedb::Error) -> Failure {
     let shown = path.display();
     let Some(cause) = std::error::Error::source(error).and_then(|source| source.downcast_ref::<OpenError>()) else {
         return Failure::because(format!("cannot open {shown}"), error, RESTORE);

@@ -71,24 +71,42 @@ fn read_file(path: &Path) -> Result<Zeroizing<String>, Failure> {
 }
 
 fn prompt(db: &Path, creating: bool) -> Result<Zeroizing<String>, Failure> {
-    let ask = |question: String| {
-        rpassword::prompt_password(question).map(Zeroizing::new).map_err(|e| {
-            Failure::new(
-                format!("cannot ask for a passphrase: {e}"),
-                format!("set {VARIABLE} or use --passphrase-file FILE"),
-            )
-        })
-    };
     if !creating {
-        return ask(format!("Passphrase of {}: ", db.display()));
+        return ask(&format!("Passphrase of {}: ", db.display()));
     }
     eprintln!("{} is new and will be encrypted. Its passphrase: {RULE}.", db.display());
-    let first = ask("New passphrase: ".to_owned())?;
-    let second = ask("The same again: ".to_owned())?;
+    ask_twice("nothing was created")
+}
+
+/// Asks for the passphrase that a file is to have from now on.
+pub(crate) fn ask_new(db: &Path) -> Result<Zeroizing<String>, Failure> {
+    if !std::io::stdin().is_terminal() && !std::io::stderr().is_terminal() {
+        return Err(Failure::new(
+            format!("no new passphrase for {}", db.display()),
+            "use --new-passphrase-file FILE, or run this in a terminal to be asked",
+        ));
+    }
+    eprintln!("The passphrase that {} has from now on: {RULE}.", db.display());
+    let new = ask_twice("nothing was changed")?;
+    if new.chars().count() < NEW_CHARACTERS_MIN {
+        return Err(Failure::new("the new passphrase is too short", format!("choose {RULE}")));
+    }
+    Ok(new)
+}
+
+fn ask_twice(nothing: &str) -> Result<Zeroizing<String>, Failure> {
+    let first = ask("New passphrase: ")?;
+    let second = ask("The same again: ")?;
     if *first != *second {
-        return Err(Failure::new("the two passphrases differ", "run the command again; nothing was created"));
+        return Err(Failure::new("the two passphrases differ", format!("run the command again; {nothing}")));
     }
     Ok(first)
+}
+
+fn ask(question: &str) -> Result<Zeroizing<String>, Failure> {
+    rpassword::prompt_password(question).map(Zeroizing::new).map_err(|e| {
+        Failure::new(format!("cannot ask for a passphrase: {e}"), format!("set {VARIABLE} or use a file: see --help"))
+    })
 }
 
 #[cfg(test)]

@@ -196,8 +196,11 @@ fn help_has_examples_and_exit_codes() {
     let folder = Folder::new();
     let root = folder.run(["--help"]).ok();
     assert!(root.stdout.contains("Exit codes:") && root.stdout.contains("Examples:"));
-    for command in ["demo", "serve", "token", "import", "export", "sync", "stats", "verify", "vacuum", "inbox", "dump"]
-    {
+    let commands = [
+        "demo", "serve", "token", "import", "export", "sync", "stats", "verify", "vacuum", "backup", "restore",
+        "salvage", "rekey", "inbox", "dump",
+    ];
+    for command in commands {
         let help = folder.run([command, "--help"]).ok();
         assert!(help.stdout.contains(&format!("blazedb {command}")), "{command}: {}", help.stdout);
     }

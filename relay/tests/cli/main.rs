@@ -11,4 +11,5 @@ mod devices;
 mod dump;
 mod local;
 mod refusals;
+mod rekey;
 mod support;

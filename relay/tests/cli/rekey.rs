@@ -1,0 +1,118 @@
+//! A file is sealed anew: with another key, passphrase and cipher, all at once or after a Ctrl-C or a kill.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::support::{Background, Folder, ndjson, records, wait};
+
+/// Key epochs of the pages that hold anything.
+fn epochs(folder: &Folder, db: &str) -> Vec<u16> {
+    let bytes = fs::read(folder.path().join(db)).expect("the database");
+    let pages = bytes[128 << 10..].chunks(4096).filter(|page| page.iter().any(|&b| b != 0));
+    let mut epochs: Vec<u16> = pages.map(|page| u16::from_le_bytes([page[6], page[7]])).collect();
+    epochs.sort_unstable();
+    epochs.dedup();
+    epochs
+}
+
+#[test]
+fn a_file_is_sealed_anew_with_another_key_passphrase_and_cipher() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", ndjson(&records(500)));
+    folder.import(&file, "a.blaze", "things", &["--id-field", "id"]);
+    let exported = folder.export("a.blaze", "things");
+    assert_eq!(epochs(&folder, "a.blaze"), [0]);
+
+    let same = folder.run(["rekey", "--db", "a.blaze"]).ok();
+    assert!(same.stdout.contains("key 1,") && same.stdout.contains("passphrase is as it was"), "{}", same.stdout);
+    assert_eq!(epochs(&folder, "a.blaze"), [1], "no page of the old key is left");
+    assert_eq!(folder.export("a.blaze", "things"), exported);
+
+    folder.write("new.txt", "another passphrase\n");
+    let args = ["rekey", "--db", "a.blaze", "--cipher", "chacha20-poly1305", "--new-passphrase-file", "new.txt"];
+    let changed = folder.run(args).ok();
+    assert!(changed.stdout.contains("key 2, ChaCha20-Poly1305; only the new"), "{}", changed.stdout);
+    assert_eq!(epochs(&folder, "a.blaze"), [2]);
+    folder.run(["stats", "--db", "a.blaze"]).refused(1, &["the passphrase does not open a.blaze"]);
+    let with_new = ["export", "--db", "a.blaze", "--collection", "things", "--passphrase-file", "new.txt"];
+    assert_eq!(folder.run(with_new).ok().stdout, exported);
+
+    // Once more is harmless: it has been done.
+    let again = folder.run(args).ok();
+    assert!(again.stderr.contains("opens with the new passphrase already"), "{}", again.stderr);
+    assert_eq!(epochs(&folder, "a.blaze"), [2]);
+}
+
+#[test]
+fn what_cannot_be_sealed_anew_says_why_and_what_to_do() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", ndjson(&records(3)));
+    folder.import(&file, "a.blaze", "things", &[]);
+    let before = fs::read(folder.path().join("a.blaze")).expect("the database");
+    folder.run(["rekey", "--db", "b.blaze"]).refused(1, &["there is no database file b.blaze"]);
+    folder.write("wrong.txt", "not this one");
+    folder.run(["rekey", "--db", "a.blaze", "--passphrase-file", "wrong.txt"]).refused(1, &["check the passphrase"]);
+    let both = ["--passphrase-file", "wrong.txt", "--new-passphrase-file", "wrong.txt"];
+    folder.run(["rekey", "--db", "a.blaze"].iter().chain(&both)).refused(1, &["check the passphrase"]);
+    folder.write("short.txt", "short");
+    let args = ["rekey", "--db", "a.blaze", "--new-passphrase-file", "short.txt"];
+    folder.run(args).refused(1, &["too short", "at least 8 characters"]);
+    folder.run(["rekey", "--db", "a.blaze", "--new-passphrase"]).refused(1, &["--new-passphrase-file FILE"]);
+    folder.run(["rekey", "--db", "a.blaze", "--unencrypted"]).refused(1, &["no encryption", "blazedb export"]);
+    folder.run(["rekey", "--db", "a.blaze", "--cipher", "rot13"]).refused(2, &["rot13"]);
+    assert!(fs::read(folder.path().join("a.blaze")).expect("the database") == before, "nothing was changed");
+}
+
+#[test]
+fn a_second_key_is_not_dropped_unasked() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", ndjson(&records(3)));
+    folder.import(&file, "a.blaze", "things", &[]);
+    let path = folder.path().join("a.blaze");
+    let store = blazedb_engine::Store::open(
+        blazedb::Env::file(&path),
+        blazedb_engine::Options::passphrase(crate::support::PASSPHRASE),
+    )
+    .expect("opens");
+    store
+        .add_key(&blazedb::KeySource::Passphrase("of somebody else".into()), blazedb::KdfCost::InsecureForTests)
+        .expect("there is room for four");
+    store.close().expect("closes");
+    folder.run(["rekey", "--db", "a.blaze"]).refused(1, &["2 keys open a.blaze", "--drop-other-keys"]);
+    folder.run(["rekey", "--db", "a.blaze", "--drop-other-keys"]).ok();
+    folder.write("other.txt", "of somebody else");
+    folder.run(["verify", "--db", "a.blaze", "--passphrase-file", "other.txt"]).refused(1, &["check the passphrase"]);
+}
+
+#[test]
+fn the_same_command_goes_on_after_ctrl_c_and_after_a_kill() {
+    let folder = Folder::new();
+    let all: Vec<_> = (0..40_000).map(|n| json!({"n": n, "text": "x".repeat(80)})).collect();
+    let file = folder.write("r.ndjson", ndjson(&all));
+    folder.import(&file, "a.blaze", "things", &[]);
+    let exported = folder.export("a.blaze", "things");
+    folder.write("new.txt", "another passphrase");
+    let args = ["rekey", "--db", "a.blaze", "--new-passphrase-file", "new.txt"];
+    let start = || Background::start(folder.program().args(args));
+
+    let running = start();
+    running.wait_for("the new key is in place");
+    assert_eq!(running.interrupt(), 130);
+    assert_eq!(epochs(&folder, "a.blaze"), [0, 1], "it was interrupted in the middle");
+    // In between the file is used as ever.
+    let found = folder.run(["verify", "--db", "a.blaze", "--passphrase-file", "new.txt"]).ok();
+    assert!(found.stdout.contains("is sound: 40,000 documents"), "{}", found.stdout);
+
+    let mut running = start();
+    running.wait_for("going on with the change");
+    running.child.kill().expect("it runs");
+    wait(&mut running.child, std::time::Duration::from_secs(20));
+    assert_eq!(epochs(&folder, "a.blaze"), [0, 1], "it was killed in the middle");
+
+    let done = folder.run(args).ok();
+    assert!(done.stderr.contains("going on with the change"), "{}", done.stderr);
+    assert_eq!(epochs(&folder, "a.blaze"), [1], "nothing of the old key is left");
+    let with_new = ["export", "--db", "a.blaze", "--collection", "things", "--passphrase-file", "new.txt"];
+    assert_eq!(folder.run(with_new).ok().stdout, exported);
+}
