@@ -19,9 +19,15 @@ pub use self::pages::NamedPages;
 pub use self::store::{fuzz_store, fuzz_store_opened, seed_store};
 
 use crate::options::{Memory, Options};
+use crate::store::Store;
 
 /// So little memory that a few commits make a checkpoint due.
 const SMALL: Memory = Memory { cache_bytes: 64 << 10, table_bytes: 24 << 10, log_bytes: 256 << 10 };
+
+/// Does what the thread of a store does after a checkpoint, for stores that have none: whatever automatic vacuum is due.
+pub fn idle(store: &Store) {
+    while store.inner.auto_vacuum().is_some() {}
+}
 
 /// What the fuzzer opens: only without encryption do changed bytes get past the seals.
 fn options() -> Options {

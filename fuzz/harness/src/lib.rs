@@ -8,12 +8,14 @@
 //!
 //! [`torture`] is about one store alone: every fault that a disk can have, at every place where it can have it.
 //! So are [`isolation`] (what threads see), [`model`] (a map of versions), [`kills`] (real processes that die) and
-//! [`nonces`] (what is sealed, across crashes and copies): `cargo prove` runs them at length.
+//! [`nonces`] (what is sealed, across crashes and copies): `cargo prove` runs them at length. [`decade`] lives with a store for
+//! ten years.
 
 #![forbid(unsafe_code)]
 
 mod bugs;
 mod check;
+pub mod decade;
 mod device;
 mod disk;
 pub mod isolation;
