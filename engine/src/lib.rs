@@ -31,7 +31,8 @@
 //!
 //! # Floors, from top to bottom
 //!
-//! `store` and `maintain` (open, close, verify), `vacuum` (a shorter file), `txn` (views, transactions, the serial section), `load` (many rows in
+//! `store` and `maintain` (open, close, verify), `vacuum` (a shorter file), `estimate` (what takes the
+//! space), `txn` (views, transactions, the serial section), `load` (many rows in
 //! one commit, past log and table), `ahead` (long values, into pages at once), `checkpoint` and `disk` (from table to
 //! pages), `backup` (to a stream, and back into a new store), `salvage` (what can be read of a damaged store), `snapshot`
 //! and `readers` (what a view sees), `history` (what trees held before), `change` (feeds), `memtable` (the table),
@@ -64,6 +65,7 @@ mod checkpoint;
 mod disk;
 pub mod env;
 mod error;
+mod estimate;
 pub mod explain;
 mod history;
 mod keys;
@@ -101,6 +103,7 @@ pub use error::{
     CommitError, Corruption, CorruptionKind, HookError, MaintainError, OpenError, Poison, ReadError, StreamError,
     WriteError,
 };
+pub use estimate::{Advice, Estimate, TreeSpace, VacuumEstimate};
 pub use history::{History, HistoryInfo, KeyVersion, PastCursor, PastView, Versions};
 pub use load::{LoadProgress, Loader};
 pub use log::writer::log_file_names;

@@ -38,7 +38,7 @@ const RESTS: u8 = 2;
 
 /// Leaves are packed, by whoever asks for a vacuum, where that is of any use; by the store itself where it is of much, and
 /// so that the next changes need not cut them all again.
-const PACKING: Packing = Packing { gain: 4, fill: 100 };
+pub(crate) const PACKING: Packing = Packing { gain: 4, fill: 100 };
 const PACKING_AUTO: Packing = Packing { gain: 40, fill: 90 };
 
 /// Checkpoints that must agree that much of the file is of no use, before the store does something about it by itself;
@@ -279,8 +279,7 @@ impl Inner {
         *self.space_counts.lock() = counts;
         cut.map_err(|source| MaintainError::Io { during: "cutting the file", source })?;
         let needed = counts.used + counts.pending + counts.ahead;
-        // Steps copy the ways to what they move, three checkpoints' worth, and so do commits that come meanwhile.
-        let ceiling = needed + needed / 128 + 12 + vacuum.spare;
+        let ceiling = ceiling(needed) + vacuum.spare;
         let above = space.in_use_from(ceiling);
         if matches!(vacuum.stage, Stage::Rest(_)) && vacuum.round < ROUNDS && above > 0 && ceiling < counts.end {
             vacuum.round += 1;
@@ -378,6 +377,12 @@ impl Inner {
         }
         None
     }
+}
+
+/// Returns how many pages a file has that was packed, where so many are needed. Steps copy the ways to what they move, three
+/// checkpoints' worth, and so do commits that come meanwhile.
+pub(crate) fn ceiling(needed: u64) -> u64 {
+    needed + needed / 128 + 12
 }
 
 fn reading_length(source: std::io::Error) -> MaintainError {

@@ -37,7 +37,7 @@ pub(crate) use self::cursor::TreeCursor;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use self::fuzz::{fuzz_inline_values, fuzz_node, fuzz_references, fuzz_value};
 pub(crate) use self::node::CellValue;
-pub(crate) use self::pack::{Packing, pack};
+pub(crate) use self::pack::{Packing, gain, pack};
 pub(crate) use self::rewrite::{Place, TreesPlace, rewrite, rewrite_trees};
 pub(crate) use self::salvage::{Hole, Met, Subtree, node_facts, walk_damaged};
 pub(crate) use self::search::{Found, at_or_after, get, leaf_of, look_up};

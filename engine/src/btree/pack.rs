@@ -35,11 +35,33 @@ pub(crate) fn pack<W: PageWrite>(
     if root.height > HEIGHT_MAX {
         return Err(broken(pages, at, "a tree has pages up to its height, which is at most 16"));
     }
-    let mut plan = Plan { pages, how, budget, from, touches: Vec::new(), stop: None };
+    let mut plan = Plan { pages, how, budget, from, touches: Some(Vec::new()), gain: Gain::default(), stop: None };
     plan.branch(at, root.height - 1, &[], None)?;
     let Plan { touches, stop, .. } = plan;
+    let touches = touches.unwrap_or_default();
     let root = apply_packed(pages, root, &mut Touches { keys: touches, at: 0 }, how.fill)?;
     Ok((root, stop))
+}
+
+/// What packing a tree would come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gain {
+    /// Leaves that would be written.
+    pub(crate) packed: u64,
+    /// Leaves that the tree would have less, at least.
+    pub(crate) fewer: u64,
+}
+
+/// Foretells what packing all of a tree would come to; reads its leaves and changes nothing.
+pub(crate) fn gain<P: PageRead>(pages: &P, root: &TreeRoot, how: Packing) -> Result<Gain, PageError> {
+    let Some(at) = root.page.filter(|_| root.height > 1) else { return Ok(Gain::default()) };
+    if root.height > HEIGHT_MAX {
+        return Err(broken(pages, at, "a tree has pages up to its height, which is at most 16"));
+    }
+    let budget = &mut u64::MAX.clone();
+    let mut plan = Plan { pages, how, budget, from: &[], touches: None, gain: Gain::default(), stop: None };
+    plan.branch(at, root.height - 1, &[], None)?;
+    Ok(plan.gain)
 }
 
 struct Plan<'p, P> {
@@ -47,8 +69,9 @@ struct Plan<'p, P> {
     how: Packing,
     budget: &'p mut u64,
     from: &'p [u8],
-    /// The lowest keys that leaves to be packed may have.
-    touches: Vec<Vec<u8>>,
+    /// The lowest keys that leaves to be packed may have; none where they are only counted.
+    touches: Option<Vec<Vec<u8>>>,
+    gain: Gain,
     stop: Option<Vec<u8>>,
 }
 
@@ -117,7 +140,11 @@ impl<P: PageRead> Plan<'_, P> {
         let room = self.pages.body_bytes() * self.how.fill / 100 - NODE_HEADER_BYTES - common;
         let (now, packed) = (shapes.len() as u64, bytes.div_ceil(room) as u64);
         if packed < now && (now - packed) * 100 >= now * self.how.gain {
-            self.touches.extend(lows);
+            self.gain.packed += packed;
+            self.gain.fewer += now - packed;
+            if let Some(touches) = &mut self.touches {
+                touches.extend(lows);
+            }
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ mod backup;
 mod concurrency;
 mod crash;
 mod damage;
+mod estimate;
 mod faults;
 mod history;
 mod large;

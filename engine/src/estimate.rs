@@ -1,0 +1,275 @@
+//! Where the space of a file goes, what a vacuum would give back and what it would cost, and what is worth saying of it.
+//!
+//! Everything is about the last checkpoint's pages: what came after it is in the log. The walk reads all of them, as a
+//! verification does; what a vacuum would do is foretold by the same rules by which it decides (`btree::gain`).
+
+use std::fmt;
+use std::ops::Bound;
+use std::time::Duration;
+
+use crate::btree::{self, CellValue, TreeCursor};
+use crate::error::MaintainError;
+use crate::history;
+use crate::maintain::VerifyProgress;
+use crate::pager::{PAGE_HEADER_BYTES, PageError, PageRead, Space, first_page};
+use crate::store::Store;
+use crate::txn::CATALOGUE;
+use crate::vacuum::PACKING;
+
+/// Where the space of a file goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Estimate {
+    /// The commit whose pages it is about: the last checkpoint's.
+    pub commit_no: u64,
+    /// Bytes of a page.
+    pub page_bytes: u64,
+    /// Bytes of the file. What follows, but for `log_bytes`, adds up to it.
+    pub file_bytes: u64,
+    /// Bytes of the pages that hold what the trees have now.
+    pub live_bytes: u64,
+    /// Bytes of the pages that hold superseded versions.
+    pub history_bytes: u64,
+    /// Bytes of headers, and of the pages that say what is where.
+    pub overhead_bytes: u64,
+    /// Bytes of pages that old views need, or the last two headers, or values that are being written.
+    pub held_bytes: u64,
+    /// Bytes of pages that nothing uses; what is written next goes there.
+    pub free_bytes: u64,
+    /// Bytes of the log's files, which lie beside the file.
+    pub log_bytes: u64,
+    /// Each tree, in the order of names.
+    pub trees: Vec<TreeSpace>,
+    /// What a vacuum would do.
+    pub vacuum: VacuumEstimate,
+    /// Views and transactions that are open in this process.
+    pub readers: u64,
+    /// The commit of the oldest of them.
+    pub oldest_reader: Option<u64>,
+    /// For how many milliseconds it has been open.
+    pub oldest_reader_ms: u64,
+    /// Bytes of the file that come free when old views end.
+    pub held_by_readers_bytes: u64,
+}
+
+/// What one tree takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TreeSpace {
+    /// Its name.
+    pub name: String,
+    /// Entries in pages.
+    pub entries: u64,
+    /// Bytes of their keys and values.
+    pub payload_bytes: u64,
+    /// Bytes of the pages that hold them.
+    pub bytes: u64,
+    /// Superseded versions that are kept.
+    pub versions: u64,
+    /// Bytes of the pages that hold those.
+    pub history_bytes: u64,
+}
+
+/// What a vacuum would do, as far as that can be said without doing it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VacuumEstimate {
+    /// Bytes that the file would be shorter by.
+    pub frees_bytes: u64,
+    /// Bytes that it would write for it: pages that are moved, and leaves that are packed.
+    pub moves_bytes: u64,
+    /// Those in pages.
+    pub moves_pages: u64,
+}
+
+/// Something worth saying; each is a sentence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Advice {
+    /// A vacuum is worth it.
+    Vacuum(VacuumEstimate),
+    /// An old view keeps pages from being used again.
+    Reader {
+        /// For how many milliseconds it has been open.
+        open_ms: u64,
+        /// Bytes that come free when it ends.
+        held_bytes: u64,
+    },
+    /// History takes a good part of the file.
+    History {
+        /// Bytes of it.
+        bytes: u64,
+        /// Of a hundred of the file.
+        percent: u64,
+    },
+}
+
+/// What is less than this is not worth a sentence.
+const WORTH_BYTES: u64 = 128 << 10;
+/// And what is less than so many percent of the file.
+const WORTH_PERCENT: u64 = 10;
+/// History may take so much of a file before it is told.
+const HISTORY_PERCENT: u64 = 25;
+
+impl Estimate {
+    /// Returns what is worth doing something about, the most useful first. Nothing where all is well.
+    pub fn advice(&self) -> Vec<Advice> {
+        let is_worth = |bytes: u64| bytes >= WORTH_BYTES && bytes * 100 >= self.file_bytes * WORTH_PERCENT;
+        let mut advice = Vec::new();
+        if is_worth(self.held_by_readers_bytes) && self.oldest_reader.is_some() {
+            advice.push(Advice::Reader { open_ms: self.oldest_reader_ms, held_bytes: self.held_by_readers_bytes });
+        }
+        if is_worth(self.vacuum.frees_bytes) {
+            advice.push(Advice::Vacuum(self.vacuum));
+        }
+        let percent = self.history_bytes * 100 / self.file_bytes.max(1);
+        if percent >= HISTORY_PERCENT && is_worth(self.history_bytes) {
+            advice.push(Advice::History { bytes: self.history_bytes, percent });
+        }
+        advice
+    }
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Vacuum(VacuumEstimate { frees_bytes, moves_bytes, .. }) => write!(
+                f,
+                "{} could be given back to the file system by a vacuum, which would write {}",
+                Bytes(frees_bytes),
+                Bytes(moves_bytes)
+            ),
+            Self::Reader { open_ms, held_bytes } => write!(
+                f,
+                "a reader that has been open for {:.1} s holds {} of the file; end it, or take views for shorter",
+                Duration::from_millis(open_ms).as_secs_f64(),
+                Bytes(held_bytes)
+            ),
+            Self::History { bytes, percent } => write!(
+                f,
+                "history takes {}, {percent} % of the file; keeping less of it (Store::set_history) makes room",
+                Bytes(bytes)
+            ),
+        }
+    }
+}
+
+/// A size for a sentence.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes if bytes < 1 << 20 => write!(f, "{} KiB", bytes.div_ceil(1 << 10)),
+            bytes => write!(f, "{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
+        }
+    }
+}
+
+impl Store {
+    /// Says where the space of the file goes, and what a vacuum would give back. Reads every page of the last checkpoint,
+    /// as `Store::verify` does, and holds it meanwhile; `progress` is told how far that is.
+    pub fn estimate(&self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<Estimate, MaintainError> {
+        let kept = self.inner.keep_root().ok_or(MaintainError::Closed)?;
+        let root = &kept.root;
+        // Of the same moment as the root, or a later one.
+        let held_by_readers = {
+            let guard = self.inner.disk.lock();
+            guard.as_ref().map_or(0, |disk| disk.space.lock().held_back(disk.header.sequence))
+        };
+        let stats = self.stats();
+        let page_bytes = (kept.body_bytes() + PAGE_HEADER_BYTES) as u64;
+        let first = first_page(page_bytes as usize);
+        let mut read = || -> Result<_, PageError> {
+            let space = root.space.map(|at| Space::load(&kept, at, root.checkpoint)).transpose()?;
+            let total = space.as_ref().map_or(0, |space| space.counts().used.saturating_sub(first));
+            let mut pages = 0_u64;
+            let mut each = |_| {
+                pages += 1;
+                if pages % 256 == 0 {
+                    let total = total.max(pages);
+                    progress(VerifyProgress { done_bytes: pages * page_bytes, total_bytes: total * page_bytes });
+                }
+            };
+            let twins = history::check::read_twins(&kept, &root.trees)?.unwrap_or_default();
+            let mut trees = Vec::new();
+            let (mut live, mut past, mut moved, mut fewer) = (0, 0, 0, 0);
+            for (name, number) in names(&kept, &root.tree(CATALOGUE))? {
+                let now = btree::check(&kept, &root.tree(number), &mut each)?;
+                let twin = twins.of(number).map_or_else(Default::default, |twin| root.tree(twin.number));
+                let then = btree::check(&kept, &twin, &mut each)?;
+                for root in [&root.tree(number), &twin] {
+                    let gain = btree::gain(&kept, root, PACKING)?;
+                    (moved, fewer) = (moved + gain.packed, fewer + gain.fewer);
+                }
+                (live, past) = (live + now.pages, past + then.pages);
+                trees.push(TreeSpace {
+                    name,
+                    entries: now.entries,
+                    payload_bytes: now.bytes,
+                    bytes: now.pages * page_bytes,
+                    versions: then.entries,
+                    history_bytes: then.pages * page_bytes,
+                });
+            }
+            Ok((space, trees, live, past, moved, fewer))
+        };
+        let (space, trees, live, past, packed, fewer) = read().map_err(|error| match MaintainError::from(error) {
+            _ if self.inner.is_closed() => MaintainError::Closed,
+            _ if kept.has_ended() => MaintainError::SnapshotTooOld { commit_no: root.commit_no },
+            MaintainError::Corruption(_) if self.inner.is_overtaken() => MaintainError::Overtaken,
+            error => error,
+        })?;
+        let used = space.as_ref().map_or(first, |space| space.counts().used);
+        let all = used.saturating_sub(first) * page_bytes;
+        progress(VerifyProgress { done_bytes: all, total_bytes: all });
+        let file = (stats.page_file_bytes / page_bytes).max(used);
+        // What the last headers hold comes free on the way; what views and open values hold does not.
+        let ahead = stats.ahead_bytes / page_bytes;
+        let needed = used - fewer + held_by_readers + ahead;
+        let after = crate::vacuum::ceiling(needed).min(file);
+        let above = space.as_ref().map_or(0, |space| space.in_use_from(after));
+        let frees = file - after;
+        let moves = if frees > 0 { packed + above } else { 0 };
+        let held = (stats.held_bytes / page_bytes + ahead).min(file - used);
+        Ok(Estimate {
+            commit_no: root.commit_no,
+            page_bytes,
+            file_bytes: file * page_bytes,
+            live_bytes: live * page_bytes,
+            history_bytes: past * page_bytes,
+            overhead_bytes: used.saturating_sub(live + past) * page_bytes,
+            held_bytes: held * page_bytes,
+            free_bytes: (file - used - held) * page_bytes,
+            log_bytes: stats.log_file_bytes,
+            trees,
+            vacuum: VacuumEstimate {
+                frees_bytes: frees * page_bytes,
+                moves_bytes: moves * page_bytes,
+                moves_pages: moves,
+            },
+            // This one is not meant.
+            readers: stats.readers.saturating_sub(1),
+            oldest_reader: stats.oldest_reader.filter(|_| stats.readers > 1),
+            oldest_reader_ms: if stats.readers > 1 { stats.oldest_reader_ms } else { 0 },
+            held_by_readers_bytes: held_by_readers * page_bytes,
+        })
+    }
+}
+
+/// Reads the names of trees, and their numbers.
+fn names<P: PageRead>(pages: &P, catalogue: &btree::TreeRoot) -> Result<Vec<(String, u32)>, PageError> {
+    let mut names = Vec::new();
+    let mut cursor = TreeCursor::new(*catalogue);
+    cursor.seek(pages, Bound::Unbounded)?;
+    while let Some((name, value)) = cursor.entry() {
+        if let CellValue::Inline(value) = value
+            && name != history::LEDGER_NAME
+            && let Some((number, _)) = history::decode_names_value(value)
+        {
+            names.push((String::from_utf8_lossy(name).into_owned(), number));
+        }
+        cursor.next(pages)?;
+    }
+    Ok(names)
+}

@@ -1,0 +1,116 @@
+//! Where the space of a file goes, what is foretold of a vacuum, and what is said of it.
+
+use blazedb_engine::env::SimDisk;
+use blazedb_engine::{Advice, Env, History, Options, Store};
+
+use crate::support::NAME;
+
+fn estimate(store: &Store) -> blazedb_engine::Estimate {
+    store.estimate(&mut |_| {}).expect("the store is sound")
+}
+
+/// A tree of so many rows of some 190 bytes.
+fn fill(store: &Store, name: &str, rows: std::ops::Range<u64>, salt: u8) {
+    let tree = store.tree(name).expect("a short name");
+    for part in rows.collect::<Vec<_>>().chunks(500) {
+        let mut tx = store.write();
+        for row in part {
+            let key = (row.wrapping_mul(0x9E37_79B9_7F4A_7C15)).to_be_bytes();
+            tx.put(tree, &[&key[..], &[0; 16]].concat(), &[*row as u8 ^ salt; 150]).expect("it is short");
+        }
+        tx.commit().expect("the disk is sound");
+    }
+    store.checkpoint().expect("the disk is sound");
+}
+
+#[test]
+fn the_parts_add_up_and_each_tree_has_its_own() {
+    let store = Store::open(Env::memory(1), Options::unencrypted()).expect("opens");
+    fill(&store, "large", 0..4_000, 0);
+    fill(&store, "small", 0..40, 0);
+    let long = store.tree("long").expect("a short name");
+    let mut tx = store.write();
+    tx.put(long, b"k", &[7; 100_000]).expect("it is short");
+    tx.commit().expect("the disk is sound");
+    let mut told = Vec::new();
+    store.checkpoint().expect("the disk is sound");
+    let found = store.estimate(&mut |now| told.push(now)).expect("the store is sound");
+    let sum = found.live_bytes + found.history_bytes + found.overhead_bytes + found.held_bytes + found.free_bytes;
+    assert_eq!(sum, found.file_bytes);
+    assert_eq!(found.trees.iter().map(|tree| tree.bytes).sum::<u64>(), found.live_bytes);
+    let sizes: Vec<_> = found.trees.iter().map(|tree| (&tree.name[..], tree.entries, tree.payload_bytes)).collect();
+    assert_eq!(sizes, [("large", 4_000, 4_000 * 174), ("long", 1, 100_001), ("small", 40, 40 * 174)]);
+    assert!(found.trees.iter().all(|tree| tree.bytes >= tree.payload_bytes && tree.history_bytes == 0));
+    assert!(!told.is_empty() && told.iter().all(|now| now.done_bytes <= now.total_bytes), "{told:?}");
+}
+
+#[test]
+fn what_is_foretold_of_a_vacuum_is_what_it_does() {
+    let store = Store::open(SimDisk::new(1).env(NAME), Options::unencrypted()).expect("opens");
+    fill(&store, "rows", 0..20_000, 0);
+    let tree = store.tree("rows").expect("a short name");
+    for keep in [2_u64, 10] {
+        let keys: Vec<_> = store.read().range(tree, ..).map(|item| item.expect("it is sound").0).collect();
+        let mut tx = store.write();
+        for (n, key) in (0..).zip(keys) {
+            if n % keep != 0 {
+                tx.delete(tree, &key).expect("it is short");
+            }
+        }
+        tx.commit().expect("the disk is sound");
+        store.checkpoint().expect("the disk is sound");
+        let before = estimate(&store);
+        assert!(matches!(before.advice()[..], [Advice::Vacuum(what)] if what == before.vacuum), "{before:?}");
+        let done = store.vacuum(0, &mut |_| {}).expect("the disk is sound");
+        let after = estimate(&store);
+        let (freed, foretold) = (done.from_bytes - done.file_bytes, before.vacuum.frees_bytes);
+        assert!(freed.abs_diff(foretold) < before.file_bytes / 20, "{foretold} foretold, {freed} freed: {before:?}");
+        assert!(before.vacuum.moves_pages * before.page_bytes == before.vacuum.moves_bytes);
+        assert!(before.vacuum.moves_bytes > 0 && before.vacuum.moves_bytes < before.file_bytes);
+        assert_eq!(after.advice(), [], "nothing is left to say: {after:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_holds_much_is_named_with_its_age() {
+    let disk = SimDisk::new(2);
+    let store = Store::open(disk.env(NAME), Options::unencrypted()).expect("opens");
+    fill(&store, "rows", 0..5_000, 0);
+    let view = store.read();
+    for salt in [1, 2] {
+        fill(&store, "rows", 0..5_000, salt);
+    }
+    let mut tx = store.write();
+    let tree = tx.tree("other").expect("a short name");
+    tx.put(tree, b"k", b"v").expect("it is short");
+    tx.commit().expect("the disk is sound");
+    store.checkpoint().expect("the disk is sound");
+    disk.clock().advance_ms(90_000);
+    let found = estimate(&store);
+    let said: Vec<String> = found.advice().iter().map(ToString::to_string).collect();
+    assert!(
+        said[0].starts_with("a reader that has been open for 90.0 s holds ") && said[0].contains("MiB"),
+        "{said:?}"
+    );
+    assert_eq!((found.readers, found.oldest_reader), (1, Some(view.commit_no())));
+    drop(view);
+    let found = estimate(&store);
+    assert_eq!((found.readers, found.oldest_reader, found.oldest_reader_ms), (0, None, 0));
+    assert!(!found.advice().iter().any(|advice| matches!(advice, Advice::Reader { .. })), "{found:?}");
+}
+
+#[test]
+fn history_counts_for_itself() {
+    let store = Store::open(Env::memory(3), Options::unencrypted()).expect("opens");
+    let tree = store.tree("rows").expect("a short name");
+    store.set_history(tree, Some(History::ALL)).expect("the disk is sound");
+    for salt in 0..4 {
+        fill(&store, "rows", 0..2_000, salt);
+    }
+    let found = estimate(&store);
+    let rows = &found.trees[0];
+    assert_eq!((rows.entries, rows.payload_bytes), (2_000, 2_000 * 174));
+    assert!(rows.versions >= 6_000 && rows.history_bytes > 6_000 * 150 && found.history_bytes == rows.history_bytes);
+    let said: Vec<String> = found.advice().iter().map(ToString::to_string).collect();
+    assert!(said.iter().any(|line| line.starts_with("history takes ")), "{said:?}");
+}
