@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use blazedb_engine::{Durability, Env, Store, VacuumProgress};
+use blazedb_engine::{Durability, Env, Estimate, MaintainError, Store, VacuumProgress, VerifyProgress};
 use blazedb_sync::{HlcClock, InboxEntry};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,7 +15,7 @@ use crate::layout::{self, Binding, Progress, meta};
 use crate::options::Options;
 use crate::replica::{Replica, ReplicaState};
 use crate::shapes::Shapes;
-use crate::stats::Stats;
+use crate::stats::{Stats, StatsProgress};
 use crate::transaction::{Draft, Transaction, decode_state};
 use crate::{Error, ErrorKind};
 
@@ -179,7 +179,30 @@ impl Database {
     /// # Errors
     /// Only those of the store.
     pub fn stats(&self) -> Result<Stats, Error> {
-        crate::stats::stats(&self.inner)
+        self.stats_with(&mut |_| {})
+    }
+
+    /// As [`Database::stats`], and tells `progress` how far it is.
+    ///
+    /// # Errors
+    /// Only those of the store.
+    pub fn stats_with(&self, progress: &mut dyn FnMut(StatsProgress)) -> Result<Stats, Error> {
+        crate::stats::stats(&self.inner, progress)
+    }
+
+    /// Says where the space of the file goes, tree by tree ([`TreeRole::of`](crate::TreeRole::of) says what each is for), what
+    /// a vacuum would give back and write, and what is worth doing ([`Estimate::advice`]). Reads the whole file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] or [`ErrorKind::Storage`], naming what does not hold.
+    pub fn estimate(&self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<Estimate, Error> {
+        self.inner.store.estimate(progress).map_err(|e| {
+            let kind = match e {
+                MaintainError::Corruption(_) | MaintainError::Space { .. } => ErrorKind::Corrupt,
+                _ => ErrorKind::Storage,
+            };
+            Error::with(kind, "the file could not be measured", e)
+        })
     }
 
     /// Returns what merges set aside: edits that came after a delete, operations that a relay refused, and the last
@@ -203,7 +226,7 @@ impl Database {
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] or [`ErrorKind::Storage`], naming what does not hold.
-    pub fn verify(&self, progress: &mut dyn FnMut(blazedb_engine::VerifyProgress)) -> Result<VerifyReport, Error> {
+    pub fn verify(&self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<VerifyReport, Error> {
         let inner = &self.inner;
         let store = inner
             .store

@@ -56,6 +56,11 @@ pub(crate) fn collection_of(tree: &str) -> Option<&str> {
     tree.strip_prefix(RECORDS_PREFIX)
 }
 
+/// Returns the collection whose base rows the tree holds.
+pub(crate) fn bases_of(tree: &str) -> Option<&str> {
+    tree.strip_prefix(BASES_PREFIX)
+}
+
 /// Keys of the `meta` tree.
 pub(crate) mod meta {
     /// [`super::Binding`].

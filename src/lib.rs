@@ -60,9 +60,10 @@ mod transaction;
 pub mod transport;
 
 pub use blazedb_engine::{
-    BackupId, BackupOptions, BackupProgress, BackupReport, CipherChoice, Env, KdfCost, KeyKind, KeySlotInfo, KeySource,
-    Loss, Memory, RekeyOptions, RekeyProgress, RestoreProgress, RestoreReport, SalvageProgress, SalvageReport,
-    SalvagedTree, Secret, Store, VacuumProgress, VerifyProgress, log_file_names,
+    Advice, BackupId, BackupOptions, BackupProgress, BackupReport, CipherChoice, Env, Estimate, KdfCost, KeyKind,
+    KeySlotInfo, KeySource, Loss, Memory, RekeyOptions, RekeyProgress, RestoreProgress, RestoreReport, SalvageProgress,
+    SalvageReport, SalvagedTree, Secret, Store, TreeSpace, VacuumEstimate, VacuumProgress, VerifyProgress,
+    log_file_names,
 };
 pub use blazedb_sync::{BoxReason, InboxEntry, OutboxPosition};
 pub use blazedb_wire::{
@@ -75,7 +76,7 @@ pub use error::{Error, ErrorKind};
 pub use options::Options;
 pub use patch::Patch;
 pub use replica::{Applied, OutboxCounts, Replica};
-pub use stats::{CollectionStats, Stats};
+pub use stats::{CollectionStats, Stats, StatsProgress, TreeRole};
 #[cfg(feature = "sync")]
 pub use sync::{Relay, Sync, SyncState, SyncStatus};
 pub use transaction::{Transaction, TransactionCollection};

@@ -33,6 +33,28 @@ pub struct Stats {
     pub store: blazedb_engine::Stats,
 }
 
+/// What a tree of the store is to the database above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TreeRole<'n> {
+    /// The documents of a collection.
+    Documents(&'n str),
+    /// What a collection's documents were before own changes that the relay has not confirmed.
+    Unsynced(&'n str),
+    /// Bookkeeping.
+    Other(&'n str),
+}
+
+impl TreeRole<'_> {
+    /// Returns the role of the tree that the store knows by this name; see [`Database::estimate`](crate::Database::estimate).
+    pub fn of(name: &str) -> TreeRole<'_> {
+        match layout::collection_of(name) {
+            Some(collection) => TreeRole::Documents(collection),
+            None => layout::bases_of(name).map_or(TreeRole::Other(name), TreeRole::Unsynced),
+        }
+    }
+}
+
 /// One collection in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CollectionStats {
@@ -46,17 +68,42 @@ pub struct CollectionStats {
     pub unsynced: u64,
 }
 
-pub(crate) fn stats(inner: &std::sync::Arc<Inner>) -> Result<Stats, Error> {
+/// How far the counting of documents is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StatsProgress {
+    /// Documents that were read.
+    pub documents: u64,
+    /// How many there are, deleted ones that left a mark included.
+    pub total: u64,
+}
+
+/// Documents between two calls of a progress.
+const TELL_EVERY: u64 = 256;
+
+pub(crate) fn stats(inner: &std::sync::Arc<Inner>, progress: &mut dyn FnMut(StatsProgress)) -> Result<Stats, Error> {
     let outbox = Replica::new(std::sync::Arc::clone(inner)).outbox()?;
     let view = inner.store.read();
     let binding = *inner.binding.read();
     let mut collections: BTreeMap<String, CollectionStats> = BTreeMap::new();
+    let mut told = StatsProgress { documents: 0, total: 0 };
+    for name in view.tree_names()? {
+        if layout::collection_of(&name).is_some()
+            && let Some(tree) = view.tree(&name)?
+        {
+            told.total += view.len(tree)?;
+        }
+    }
     for tree_name in view.tree_names()? {
         let Some(collection) = layout::collection_of(&tree_name) else { continue };
         let mut counts = CollectionStats::default();
         if let Some(tree) = view.tree(&tree_name)? {
             for item in view.range(tree, ..) {
                 let (_, value) = item?;
+                told.documents += 1;
+                if told.documents.is_multiple_of(TELL_EVERY) {
+                    progress(told);
+                }
                 match decode_state(Some(&value), inner)? {
                     DocState::Live(_) => {
                         counts.documents += 1;

@@ -11,16 +11,30 @@ use blazedb_wire::json;
 use super::args::{InboxArgs, StatsArgs, VerifyArgs};
 use super::failure::Failure;
 use super::open::{self, Intent};
+use super::space::{self, number, object};
 use super::ui::{self, Progress, Table};
 use super::{Outcome, exit};
 
 /// Runs `blazedb stats`.
 pub(crate) fn stats(args: &StatsArgs) -> Outcome {
     let (db, _) = open::open(&args.db, Intent::Read)?;
-    let stats = db.stats().map_err(|e| Failure::because("cannot count", &e, "run `blazedb verify` on the file"))?;
+    let mut progress: Option<Progress> = None;
+    let stats = db.stats_with(&mut |now| {
+        progress.get_or_insert_with(|| Progress::start("counting documents", now.total)).set(now.documents);
+    });
+    drop(progress.take());
+    let stats = stats.map_err(|e| Failure::because("cannot count", &e, "run `blazedb verify` on the file"))?;
+    let found = db.estimate(&mut |now| {
+        let bar = progress.get_or_insert_with(|| Progress::start("measuring (KiB)", now.total_bytes / 1024));
+        bar.set(now.done_bytes / 1024);
+    });
+    drop(progress);
+    let found = found.map_err(|e| Failure::because("cannot measure", &e, "run `blazedb verify` on the file"))?;
     let disk = open::bytes_on_disk(&args.db.db);
     if args.json {
-        ui::line(&String::from_utf8_lossy(&super::json_text(&stats_json(&stats, disk))?));
+        let mut whole = stats_json(&stats, disk);
+        whole.insert("file".to_owned(), Value::Map(space::json(&found)));
+        ui::line(&String::from_utf8_lossy(&super::json_text(&whole)?));
         return Ok(exit::DONE);
     }
     let mut table = Table::default();
@@ -50,6 +64,11 @@ pub(crate) fn stats(args: &StatsArgs) -> Outcome {
     let hint = if stats.inbox > 0 { " (see `blazedb inbox`)" } else { "" };
     table.row("inbox", format!("{}{hint}", ui::thousands(stats.inbox)));
     ui::line(table.to_string().trim_end());
+    ui::line("");
+    ui::line(space::picture(&found).trim_end());
+    for line in space::advice(&found, &args.db.db.display().to_string()) {
+        ui::line(&format!("  advice: {line}"));
+    }
     Ok(exit::DONE)
 }
 
@@ -74,14 +93,6 @@ fn stats_json(stats: &Stats, disk: u64) -> Document {
         ("inbox", number(stats.inbox)),
         ("conflicts_merged", number(stats.conflicts_merged)),
     ])
-}
-
-fn object<const N: usize>(pairs: [(&str, Value); N]) -> Document {
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-fn number(n: u64) -> Value {
-    i64::try_from(n).map_or(Value::U64(n), Value::I64)
 }
 
 /// Runs `blazedb verify`.

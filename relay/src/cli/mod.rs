@@ -23,6 +23,7 @@ mod restore;
 mod salvage;
 mod serve;
 mod signals;
+mod space;
 mod sync;
 mod ui;
 mod vacuum;

@@ -155,6 +155,13 @@ fn stats_verify_and_inbox_look_without_changing() {
     assert!(stats["bytes_on_disk"].as_u64().expect("a number") > 0);
     let table = folder.run(["stats", "--db", "a.blaze"]).ok();
     assert!(table.stdout.contains("30 documents"), "{}", table.stdout);
+    // The picture: plain characters, which say the same without colour.
+    assert!(table.stdout.contains("[#") && table.stdout.contains("# live ") && table.stdout.is_ascii());
+    let file = &stats["file"];
+    let parts = ["live_bytes", "history_bytes", "overhead_bytes", "held_bytes", "free_bytes"];
+    let sum: u64 = parts.iter().map(|part| file[part].as_u64().expect("a number")).sum();
+    assert_eq!(file["file_bytes"].as_u64(), Some(sum), "{file}");
+    assert!(file["trees"].as_array().expect("trees").iter().any(|t| t["name"] == "r:things" && t["entries"] == 30));
     let verify = folder.run(["verify", "--db", "a.blaze"]).ok();
     assert!(verify.stdout.contains("is sound: 30 documents"), "{}", verify.stdout);
     assert_eq!(folder.run(["inbox", "--db", "a.blaze"]).ok().stdout, "the inbox is empty\n");
@@ -171,7 +178,10 @@ fn a_vacuum_makes_the_file_shorter_and_leaves_what_is_in_it() {
     }
     let bytes = || fs::metadata(folder.path().join("a.blaze")).expect("the database").len();
     let (before, exported) = (bytes(), folder.export("a.blaze", "things"));
+    let foretold = folder.run(["stats", "--db", "a.blaze"]).ok().stdout;
+    assert!(foretold.contains("could be given back, by writing") && foretold.contains("blazedb vacuum"), "{foretold}");
     let ran = folder.run(["vacuum", "--db", "a.blaze"]).ok();
+    assert!(!folder.run(["stats", "--db", "a.blaze"]).ok().stdout.contains("advice:"), "nothing is left to say");
     assert!(ran.stdout.starts_with("a.blaze: ") && ran.stdout.contains(" on disk, "), "{}", ran.stdout);
     assert!(bytes() < before, "{before} bytes became {}", bytes());
     assert!(folder.run(["verify", "--db", "a.blaze"]).ok().stdout.contains("is sound: 4,000 documents"));
