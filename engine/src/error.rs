@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::limits;
 use crate::pager::PageError;
+use crate::superblock::FORMAT_VERSION;
 use crate::txn::TreeId;
 
 /// Bytes of the file that cannot be what was written.
@@ -117,7 +118,7 @@ pub enum OpenError {
         /// The file.
         path: String,
     },
-    /// The file is of a format version this program does not know.
+    /// The file is of a format version this program does not know: a newer program wrote it. Nothing was changed.
     UnsupportedVersion(u16),
     /// The file asks for more than a reader grants, or for something a reader does not know.
     Unsupported {
@@ -172,9 +173,11 @@ impl fmt::Display for OpenError {
                 f.write_str("the file is not encrypted; open it with Options::unencrypted(), or write its content into a new, encrypted file")
             }
             Self::NotAStore { path } => write!(f, "{path} is not a BlazeDB file; check the path"),
-            Self::UnsupportedVersion(v) => {
-                write!(f, "the file has format version {v}, which this program does not know; use a newer program")
-            }
+            Self::UnsupportedVersion(v) => write!(
+                f,
+                "the file has format version {v}, and this program reads version {FORMAT_VERSION}; nothing was changed, open \
+                 it with a newer program"
+            ),
             Self::Unsupported { what, given } => write!(
                 f,
                 "the file asks for {what} {given}, which this program does not grant; use the program that wrote it"

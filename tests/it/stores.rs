@@ -14,8 +14,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use blazedb_engine::env::{FileStorage, SeededEntropy, StepClock};
-use blazedb_engine::{CipherChoice, Durability, Env, History, KdfCost, Options, Store, TreeId, log_file_names};
+use blazedb_engine::env::{FileStorage, SeededEntropy, SimDisk, StepClock, Survivors};
+use blazedb_engine::{
+    CipherChoice, Durability, Env, History, KdfCost, OpenError, Options, Store, TreeId, log_file_names,
+};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -300,6 +302,104 @@ fn stores_of_every_version_open_and_hold_what_they_held() {
         store.verify(&mut |_| {}).expect("it is sound");
         let entries = |text: &str| text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(entries(&shown(&store)), entries(&kept), "after a checkpoint and a close");
+    }
+}
+
+/// A kept store on a simulated disk.
+fn on_disk(example: &Example) -> SimDisk {
+    let disk = SimDisk::new(7);
+    for name in files_of(&format!("{}.blaze", example.name)) {
+        if let Ok(bytes) = fs::read(folder().join(&name)) {
+            disk.write_file(&name, &bytes);
+        }
+    }
+    disk
+}
+
+/// What a list says but for its first line, which names commits, and for trees of this name.
+fn entries_but(list: &str, tree: &str) -> Vec<String> {
+    let (header, key) =
+        (json!({ "tree": tree, "entries": 1 }).to_string(), json!({ "key": "6b", "value": "76" }).to_string());
+    list.lines().skip(1).filter(|line| *line != header && *line != key).map(str::to_owned).collect()
+}
+
+/// A file of an older version is used as it is: whatever is written first, and wherever the power goes meanwhile, it opens
+/// and holds what it held. spec: E-45
+#[test]
+fn a_crash_at_every_point_of_the_first_use_of_a_kept_store_loses_nothing() {
+    for example in &EXAMPLES {
+        let name = format!("{}.blaze", example.name);
+        let options = || (example.options)().create(false);
+        let kept = entries_but(&kept_list(example), "first");
+        let whole = on_disk(example);
+        let mut points = 0;
+        for nth in 0.. {
+            let disk = whole.copy();
+            disk.crash_at(nth);
+            // As far as it comes: opening, a commit, its checkpoint, closing.
+            let done = Store::open(disk.env(&name), options()).ok().and_then(|store| {
+                let mut tx = store.write();
+                let tree = tx.tree("first").ok()?;
+                tx.put(tree, b"k", b"v").ok()?;
+                tx.commit().ok()?;
+                store.checkpoint().ok()?;
+                store.close().ok()
+            });
+            let is_through = !disk.is_dead();
+            assert_eq!(done.is_some(), is_through, "{name}: change {nth}");
+            for survivors in Survivors::ALL {
+                let after = disk.after_crash(survivors, nth);
+                let store = Store::open(after.env(&name), options())
+                    .unwrap_or_else(|error| panic!("{name}: change {nth}, {survivors:?}: {error}"));
+                store.verify(&mut |_| {}).unwrap_or_else(|e| panic!("{name}: change {nth}, {survivors:?}: {e}"));
+                let found = entries_but(&list(&store, example.cipher), "first");
+                assert!(
+                    found == kept,
+                    "{name}: after a crash at change {nth} with {survivors:?} it holds something else"
+                );
+            }
+            points += 1;
+            if is_through {
+                break;
+            }
+        }
+        assert!(points > 10, "{name}: {points} crash points");
+    }
+}
+
+/// A file from the future is refused by name, for writing and for reading, whichever of its headers says so, and not a
+/// byte of it is written. spec: E-45
+#[test]
+fn a_file_from_the_future_is_refused_by_its_version_and_left_as_it_is() {
+    const SLOTS: [usize; 2] = [0, 64 << 10];
+    for example in &EXAMPLES {
+        let name = format!("{}.blaze", example.name);
+        for which in [&SLOTS[..1], &SLOTS[1..], &SLOTS[..]] {
+            let disk = on_disk(example);
+            let mut bytes = disk.read_file(&name).expect("it is kept");
+            for &at in which {
+                bytes[at + 8..][..2].copy_from_slice(&7_u16.to_le_bytes());
+                // Its middle may be anything.
+                bytes[at + 300..][..8].copy_from_slice(&[0xa5; 8]);
+                let crc = crc32fast::hash(&bytes[at..][..4092]);
+                bytes[at + 4092..][..4].copy_from_slice(&crc.to_le_bytes());
+            }
+            disk.write_file(&name, &bytes);
+            let before = disk.trace();
+            for read_only in [false, true] {
+                let options = (example.options)().create(false).read_only(read_only);
+                match Store::open(disk.env(&name), options) {
+                    Err(error @ OpenError::UnsupportedVersion(7)) => {
+                        let said = error.to_string();
+                        for word in ["version 7", "reads version 0", "nothing was changed", "newer program"] {
+                            assert!(said.contains(word), "`{word}` is not in: {said}");
+                        }
+                    }
+                    other => panic!("{name}: {:?}", other.map(|_| ()).map_err(|e| e.to_string())),
+                }
+            }
+            assert_eq!((disk.trace(), disk.read_file(&name)), (before, Some(bytes)), "{name}: something was written");
+        }
     }
 }
 

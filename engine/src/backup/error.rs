@@ -204,7 +204,7 @@ impl fmt::Display for RestoreError {
             Self::NotABackup { part } => write!(f, "backup {} is no backup of BlazeDB; check the path", nth(part)),
             Self::UnsupportedVersion { part, version } => write!(
                 f,
-                "backup {} has format version {version}, which this program does not know; use a newer program",
+                "backup {} has format version {version}, which this program does not know; restore it with a newer program",
                 nth(part)
             ),
             Self::WrongKey { part } => write!(

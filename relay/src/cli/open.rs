@@ -98,6 +98,14 @@ pub(crate) fn explain(path: &Path, error: &blazedb::Error) -> Failure {
         ),
         OpenError::KeyMissing => (format!("{shown} is encrypted"), "leave --unencrypted away and give its passphrase"),
         OpenError::NotEncrypted => (format!("{shown} is not encrypted"), "add --unencrypted"),
+        OpenError::UnsupportedVersion(_) | OpenError::Unsupported { .. } => (
+            format!("cannot open {shown}: {cause}"),
+            concat!(
+                "the file is whole: get the newest blazedb (this is ",
+                env!("CARGO_PKG_VERSION"),
+                "), or use the program that wrote it, whose `blazedb export` writes what any version imports"
+            ),
+        ),
         OpenError::NotAStore { .. } => (format!("{shown} is not a BlazeDB file"), "check the path"),
         OpenError::TooMuchInLog { .. } => (
             format!("{shown} was not closed, and its log says more than a reader may hold"),

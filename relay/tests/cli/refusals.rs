@@ -187,3 +187,21 @@ fn one_relay_at_a_time_has_a_folder() {
     let relay = Relay::start(&folder);
     folder.run(["serve", "--data", relay.data(), "--listen", "127.0.0.1:0"]).refused(1, &["relay-data"]);
 }
+
+#[test]
+fn a_file_from_the_future_says_which_version_it_is_and_what_to_do() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", "{}\n");
+    folder.import(&file, "a.blaze", "things", &[]);
+    let path = folder.path().join("a.blaze");
+    let mut bytes = std::fs::read(&path).expect("the database");
+    bytes[8] = 3;
+    let crc = crc32fast::hash(&bytes[..4092]);
+    bytes[4092..4096].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(&path, &bytes).expect("can be written");
+    for command in ["stats", "verify", "vacuum", "rekey", "inbox"] {
+        let said = ["format version 3", "reads version 0", "get the newest blazedb", "blazedb export"];
+        folder.run([command, "--db", "a.blaze"]).refused(1, &said);
+    }
+    assert!(std::fs::read(&path).expect("the database") == bytes, "nothing was changed");
+}
