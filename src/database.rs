@@ -222,23 +222,33 @@ impl Database {
     }
 
     /// Reads the whole file and every document of it, and reports the first damage as an error. `progress` is called
-    /// with how far the reading of the file is.
+    /// with how far that is: the first half of its bytes are pages, the second half what documents are in them.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] or [`ErrorKind::Storage`], naming what does not hold.
     pub fn verify(&self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<VerifyReport, Error> {
         let inner = &self.inner;
+        let mut pages = 0;
         let store = inner
             .store
-            .verify(progress)
+            .verify(&mut |now| {
+                pages = now.total_bytes;
+                progress(VerifyProgress { total_bytes: 2 * now.total_bytes, ..now });
+            })
             .map_err(|e| Error::with(ErrorKind::Corrupt, "the file is damaged; restore a copy", e))?;
         let view = inner.store.read();
         let mut report = VerifyReport { store, documents: 0, bases: 0, batches: 0 };
+        let (mut read, all) = (0, report.store.entries.max(1));
         for name in view.tree_names()? {
             let Some(collection) = layout::collection_of(&name) else { continue };
             let Some(records) = view.tree(&name)? else { continue };
             for item in view.range(records, ..) {
                 let (key, value) = item?;
+                read += 1;
+                if read % 256 == 0 {
+                    let of_half = u128::from(pages) * u128::from(read.min(all)) / u128::from(all);
+                    progress(VerifyProgress { done_bytes: pages + of_half as u64, total_bytes: 2 * pages });
+                }
                 layout::document_id(&key)?;
                 if matches!(decode_state(Some(&value), inner)?, blazedb_sync::DocState::Live(_)) {
                     report.documents += 1;
@@ -258,6 +268,7 @@ impl Database {
             }
         }
         self.inbox()?;
+        progress(VerifyProgress { done_bytes: 2 * pages, total_bytes: 2 * pages });
         Ok(report)
     }
 

@@ -53,7 +53,10 @@ fn everything_is_sealed_anew_while_the_database_is_used_and_after_a_crash() {
     assert!(told.last().is_some_and(|now| now.finished) && db.rekey_progress().is_none());
     assert_eq!((db.key_epoch(), db.cipher()), (1, Some(CipherChoice::ChaCha20Poly1305)));
     assert_eq!(db.digest().expect("it is sound"), digest_after);
-    db.verify(&mut |_| {}).expect("it is sound");
+    let mut told = Vec::new();
+    db.verify(&mut |now| told.push((now.done_bytes, now.total_bytes))).expect("it is sound");
+    assert!(told.is_sorted() && told.iter().all(|(done, total)| done <= total), "{told:?}");
+    assert!(told.len() > 10 && told.last().is_some_and(|(done, total)| done == total), "the documents count as well");
     db.close().expect("the disk is sound");
 }
 

@@ -30,6 +30,9 @@ struct Args {
     /// Days in which the file finds its size; they are not judged.
     #[arg(long, default_value_t = 60)]
     settle: usize,
+    /// Switches automatic vacuum off.
+    #[arg(long)]
+    no_vacuum: bool,
     /// Writes the worst of every week here.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
@@ -41,7 +44,10 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     let began = Instant::now();
-    let plan = Plan { gauge: counting::GAUGE, ..Plan::new(args.seed, args.days, args.notes) };
+    let mut plan = Plan { gauge: counting::GAUGE, ..Plan::new(args.seed, args.days, args.notes) };
+    if args.no_vacuum {
+        plan.auto_vacuum = None;
+    }
     let lived = plan.run(&mut |day| {
         if day.day % 100 == 99 {
             eprintln!("day {}: {} KiB, {:.0} s", day.day + 1, day.file_bytes >> 10, began.elapsed().as_secs_f64());

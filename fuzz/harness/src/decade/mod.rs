@@ -63,6 +63,8 @@ pub struct Plan {
     pub notes: usize,
     /// How much history of them is kept.
     pub keep: History,
+    /// When the store gives back by itself.
+    pub auto_vacuum: Option<AutoVacuum>,
     /// How memory is counted.
     pub gauge: Gauge,
 }
@@ -71,7 +73,8 @@ impl Plan {
     /// A life of so many days.
     pub fn new(seed: u64, days: u64, notes: usize) -> Self {
         let keep = History { keep_ms: 30 * DAY_MS, keep_bytes: 1 << 20 };
-        Self { seed, days, notes, keep, gauge: Gauge::NONE }
+        let auto_vacuum = Some(AutoVacuum { free_percent: 25, free_bytes: 1 << 20 });
+        Self { seed, days, notes, keep, auto_vacuum, gauge: Gauge::NONE }
     }
 
     /// Lives it. `each_day` is told of every day.
@@ -121,9 +124,7 @@ impl Life {
     }
 
     fn open(&self) -> Result<Store, String> {
-        let options = Options::raw_key([7; 32])
-            .memory(Memory::TINY)
-            .auto_vacuum(Some(AutoVacuum { free_percent: 25, free_bytes: 1 << 20 }));
+        let options = Options::raw_key([7; 32]).memory(Memory::TINY).auto_vacuum(self.plan.auto_vacuum);
         Store::open(disk::env(&self.disk, NAME, self.plan.gauge), options).map_err(|e| format!("opening: {e}"))
     }
 
@@ -200,6 +201,11 @@ impl Life {
             let kept = store.history(trees.notes).map_err(|e| e.to_string())?;
             let kept = kept.ok_or("the history of the notes is kept")?;
             (lived.history_bytes, lived.history_versions) = (kept.bytes, kept.versions);
+            // It is purged when an eighth may go, at the next checkpoint.
+            let most = kept.keep.keep_bytes.saturating_add(kept.keep.keep_bytes / 8).saturating_add(64 << 10);
+            if kept.bytes > most {
+                return Err(format!("history has {} bytes, and {most} are the most", kept.bytes));
+            }
             let stats = store.stats();
             lived.free_bytes = stats.free_bytes;
         }
