@@ -238,14 +238,14 @@ impl Database {
             .map_err(|e| Error::with(ErrorKind::Corrupt, "the file is damaged; restore a copy", e))?;
         let view = inner.store.read();
         let mut report = VerifyReport { store, documents: 0, bases: 0, batches: 0 };
-        let (mut read, all) = (0, report.store.entries.max(1));
+        let (mut read, all) = (0_u64, report.store.entries.max(1));
         for name in view.tree_names()? {
             let Some(collection) = layout::collection_of(&name) else { continue };
             let Some(records) = view.tree(&name)? else { continue };
             for item in view.range(records, ..) {
                 let (key, value) = item?;
                 read += 1;
-                if read % 256 == 0 {
+                if read.is_multiple_of(256) {
                     let of_half = u128::from(pages) * u128::from(read.min(all)) / u128::from(all);
                     progress(VerifyProgress { done_bytes: pages + of_half as u64, total_bytes: 2 * pages });
                 }

@@ -186,7 +186,7 @@ impl Store {
             let mut pages = 0_u64;
             let mut each = |_| {
                 pages += 1;
-                if pages % 256 == 0 {
+                if pages.is_multiple_of(256) {
                     let total = total.max(pages);
                     progress(VerifyProgress { done_bytes: pages * page_bytes, total_bytes: total * page_bytes });
                 }

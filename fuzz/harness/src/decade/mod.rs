@@ -190,7 +190,7 @@ impl Life {
             }
             _ => {}
         }
-        if day % 3 == 0 && session == 5 {
+        if day.is_multiple_of(3) && session == 5 {
             self.commit(&store, 1, |truth, tx, rng| truth.attach(tx, &trees, rng))?;
         }
         if day % 7 == 6 && session + 1 == OPENS_PER_DAY {
