@@ -111,7 +111,8 @@ Examples:
   blazedb vacuum --db laptop.blaze
 
 Packs what is in the file and gives the rest back to the file system. Nothing is copied to another file: it needs little
-room beside the file, and may be stopped at any moment.";
+room beside the file, and may be stopped at any moment. `blazedb stats` says before what it would give back.
+Exit codes: 0 done, 1 it failed; nothing is lost.";
 
 const BACKUP_EXAMPLES: &str = "\
 Examples:
