@@ -6,6 +6,7 @@ use std::sync::Arc;
 use blazedb_engine::{Durability, ReadView, limits};
 use blazedb_sync::DocState;
 use blazedb_wire::{DocumentId, Key, Row};
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -28,8 +29,8 @@ pub(crate) const ATTEMPTS: usize = limits::ATTEMPTS_MAX;
 ///
 /// `T` is any type that serde can write and read; `Collection<Document>` gives documents without a type.
 pub struct Collection<T> {
-    inner: Arc<Inner>,
-    name: Arc<str>,
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) name: Arc<str>,
     of: PhantomData<fn() -> T>,
 }
 
@@ -54,6 +55,24 @@ pub(crate) fn fresh_id(inner: &Inner) -> Result<DocumentId, Error> {
     let mut random = [0; 10];
     inner.env.entropy.public(&mut random).map_err(no_entropy)?;
     Ok(DocumentId::v7(inner.env.clock.wall_ms(), random))
+}
+
+/// Finds the document that a key names: the first of its ids that was not deleted for good.
+pub(crate) fn find_by_key(
+    inner: &Inner,
+    name: &str,
+    key: &Key,
+    get: impl Fn(DocumentId) -> Result<Option<Bytes>, Error>,
+) -> Result<Option<(DocumentId, Row)>, Error> {
+    for generation in 0..=u32::MAX {
+        let id = DocumentId::for_key(name, key, generation);
+        match decode_state(get(id)?.as_ref(), inner)? {
+            DocState::Dead(_) => {}
+            DocState::Live(record) => return Ok(Some((id, record.row))),
+            DocState::Absent => return Ok(None),
+        }
+    }
+    Ok(None)
 }
 
 /// Runs `body` in a transaction and again when another one was faster.
@@ -255,15 +274,8 @@ impl<T: Serialize + DeserializeOwned> Collection<T> {
         let key = key.into();
         let view = self.inner.store.read();
         let Some(tree) = view.tree(&layout::records_tree(&self.name))? else { return Ok(None) };
-        for generation in 0..=u32::MAX {
-            let id = DocumentId::for_key(&self.name, &key, generation);
-            match decode_state(view.get(tree, id.as_bytes())?.as_ref(), &self.inner)? {
-                DocState::Dead(_) => {}
-                DocState::Live(record) => return Ok(Some((id, from_row(&record.row)?))),
-                DocState::Absent => return Ok(None),
-            }
-        }
-        Ok(None)
+        let found = find_by_key(&self.inner, &self.name, &key, |id| Ok(view.get(tree, id.as_bytes())?))?;
+        found.map(|(id, row)| Ok((id, from_row(&row)?))).transpose()
     }
 
     /// Writes the fields that the patch names; returns false if there is no such document.

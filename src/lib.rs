@@ -30,6 +30,7 @@
 //! | [`Database`] | one open file |
 //! | [`Collection`] | the documents of one name; each call is a transaction of its own |
 //! | [`Database::transaction`] | several writes that happen together or not at all |
+//! | [`Database::as_of`] | how it was at an earlier commit or time, where history is kept |
 //! | [`Changes`] | what each commit did, local and remote alike |
 //! | [`Replica`] | the replication side, for a transport of one's own |
 #![cfg_attr(feature = "sync", doc = "| [`Sync`] | the connection to a relay, on a thread of its own |")]
@@ -45,6 +46,7 @@ mod collection;
 mod database;
 mod digest;
 mod error;
+mod history;
 mod inner;
 mod layout;
 mod options;
@@ -60,10 +62,10 @@ mod transaction;
 pub mod transport;
 
 pub use blazedb_engine::{
-    Advice, BackupId, BackupOptions, BackupProgress, BackupReport, CipherChoice, Env, Estimate, KdfCost, KeyKind,
-    KeySlotInfo, KeySource, Loss, Memory, RekeyOptions, RekeyProgress, RestoreProgress, RestoreReport, SalvageProgress,
-    SalvageReport, SalvagedTree, Secret, Store, TreeSpace, VacuumEstimate, VacuumProgress, VerifyProgress,
-    log_file_names,
+    Advice, BackupId, BackupOptions, BackupProgress, BackupReport, CipherChoice, Env, Estimate, History, HistoryInfo,
+    KdfCost, KeyKind, KeySlotInfo, KeySource, Loss, Memory, RekeyOptions, RekeyProgress, RestoreProgress,
+    RestoreReport, SalvageProgress, SalvageReport, SalvagedTree, Secret, Store, TreeSpace, VacuumEstimate,
+    VacuumProgress, VerifyProgress, log_file_names,
 };
 pub use blazedb_sync::{BoxReason, InboxEntry, OutboxPosition};
 pub use blazedb_wire::{
@@ -73,6 +75,7 @@ pub use changes::{ChangeEvent, ChangeKind, Changes, Commit, DocumentChange, Orig
 pub use collection::Collection;
 pub use database::{Database, VerifyReport};
 pub use error::{Error, ErrorKind};
+pub use history::{AsOf, Moment, PastCollection, Version};
 pub use options::Options;
 pub use patch::Patch;
 pub use replica::{Applied, OutboxCounts, Replica};

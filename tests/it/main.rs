@@ -2,6 +2,7 @@
 
 mod api;
 mod crashers;
+mod history;
 mod keys;
 mod kill;
 mod replica;
