@@ -73,6 +73,10 @@ pub(crate) fn push_key(out: &mut impl Out, key: &[u8]) {
         out.put(&[last]);
     }
     let rest = chunks.remainder();
+    if rest.is_empty() {
+        // A 0 and zeros; its own line, as most keys are like that and are looked for.
+        return out.put(&[0]);
+    }
     let mut bits = 0_u128;
     for &byte in rest {
         bits = bits << 9 | 0x100 | u128::from(byte);
