@@ -94,8 +94,8 @@ mod txn;
 mod vacuum;
 
 pub use backup::{
-    BackupDamage, BackupError, BackupId, BackupOptions, BackupProgress, BackupReport, RestoreError, RestoreProgress,
-    RestoreReport, restore,
+    BackupDamage, BackupError, BackupId, BackupOptions, BackupProgress, BackupReport, RestoreAt, RestoreError,
+    RestoreProgress, RestoreReport, restore, restore_at,
 };
 pub use change::{Change, ChangeFeed, ChangeKind, Commit, FeedEvent};
 pub use env::{Clock, Entropy, Env, Storage, StorageFile};
@@ -104,7 +104,7 @@ pub use error::{
     WriteError,
 };
 pub use estimate::{Advice, Estimate, TreeSpace, VacuumEstimate};
-pub use history::{History, HistoryInfo, KeyVersion, PastCursor, PastView, Versions};
+pub use history::{History, HistoryInfo, KeyVersion, Moment, PastCursor, PastView, Versions};
 pub use load::{LoadProgress, Loader};
 pub use log::writer::log_file_names;
 pub use maintain::{Stats, VerifyProgress, VerifyReport};

@@ -166,6 +166,25 @@ pub enum RestoreError {
         /// The one that was given before it.
         given: BackupId,
     },
+    /// No history is in the backups: they show one moment.
+    NoHistory {
+        /// That commit.
+        newest: u64,
+        /// When the last backup was made, in milliseconds since 1970.
+        made_ms: u64,
+    },
+    /// The moment that was asked for lies before the history in the backups.
+    BeforeHistory {
+        /// The oldest commit that can be restored.
+        oldest: u64,
+    },
+    /// The moment that was asked for lies behind the last backup.
+    AfterBackup {
+        /// The commit that it shows.
+        newest: u64,
+        /// When it was made, in milliseconds since 1970.
+        made_ms: u64,
+    },
     /// It could not be read.
     Input {
         /// Which one.
@@ -244,6 +263,18 @@ impl fmt::Display for RestoreError {
                 "backup {} builds on {base}, and {given} was given before it; give them in the order in which they were \
                  made, without a gap",
                 nth(part)
+            ),
+            Self::NoHistory { newest, .. } => write!(
+                f,
+                "there is no history in the backups, so commit {newest} is all that can be restored; make backups with \
+                 BackupOptions::history of trees whose history is kept"
+            ),
+            Self::BeforeHistory { oldest } => {
+                write!(f, "the history in the backups begins with commit {oldest}, and what was asked for is older")
+            }
+            Self::AfterBackup { newest, .. } => write!(
+                f,
+                "the last backup shows commit {newest}, and what was asked for came after it; give a later increment too"
             ),
             Self::Input { part, .. } => write!(f, "backup {} could not be read; try again", nth(part)),
             Self::Create(_) => f.write_str("the new store could not be made"),

@@ -16,6 +16,7 @@ use std::io::Read;
 
 use super::error::RestoreError;
 use super::format::{BlockKind, BlockReader, Header, Totals, u64_at};
+use crate::btree::PAGE_KEY_BYTES_MAX;
 use crate::limits::{KEY_BYTES_MAX, STORED_VALUE_BYTES_MAX, TREE_NAME_BYTES_MAX};
 use crate::options::KeySource;
 
@@ -24,6 +25,35 @@ pub(super) const ROW: u8 = 2;
 pub(super) const KEPT_RANGE: u8 = 3;
 pub(super) const KEPT_VALUE: u8 = 4;
 pub(super) const TREE_END: u8 = 5;
+
+/// What a backup has of history stands behind the trees, under names that no tree has, as they are not UTF-8: what is kept
+/// of which tree; when commits were made; and, behind this byte, the name of the tree whose twin it is. spec: BK-13
+pub(super) const KEPT: [u8; 1] = [0xfd];
+pub(super) const TIMES: [u8; 1] = [0xfe];
+pub(super) const TWIN: [u8; 1] = [0xff];
+
+/// What stands under a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Named<'n> {
+    Tree(&'n str),
+    Kept,
+    Times,
+    Twin(&'n str),
+}
+
+/// `None`: nothing may.
+pub(super) fn named(name: &[u8]) -> Option<Named<'_>> {
+    let named = match name {
+        [0xfd] => return Some(Named::Kept),
+        [0xfe] => return Some(Named::Times),
+        [0xff, of @ ..] => Named::Twin(std::str::from_utf8(of).ok()?),
+        name => Named::Tree(std::str::from_utf8(name).ok()?),
+    };
+    match named {
+        Named::Tree(name) | Named::Twin(name) if (1..=TREE_NAME_BYTES_MAX).contains(&name.len()) => Some(named),
+        _ => None,
+    }
+}
 
 /// Backups in a chain at most: each is open at once, and asks the one before it.
 pub(super) const PARTS_MAX: usize = 128;
@@ -198,15 +228,15 @@ impl<'r> Chain<'r> {
 
     fn begin_tree(&mut self) -> Result<(), RestoreError> {
         let len = self.records.u16()?;
-        if len == 0 || len > TREE_NAME_BYTES_MAX {
+        if len == 0 || len > TWIN.len() + TREE_NAME_BYTES_MAX {
             return Err(self.damaged("a tree's name has 1 to 512 bytes"));
         }
         let name = self.records.bytes(len)?;
         if self.at != At::Start && name <= self.tree {
             return Err(self.damaged("trees ascend by name"));
         }
-        if std::str::from_utf8(&name).is_err() {
-            return Err(self.damaged("a tree's name is UTF-8"));
+        if named(&name).is_none() {
+            return Err(self.damaged("a tree's name is UTF-8 of 1 to 512 bytes, or says what it is of history"));
         }
         self.tree = name;
         (self.after, self.after_is_free, self.closed, self.tree_rows) = (None, false, false, 0);
@@ -228,8 +258,9 @@ impl<'r> Chain<'r> {
     }
 
     fn key(&mut self, len: usize) -> Result<Vec<u8>, RestoreError> {
-        if len > KEY_BYTES_MAX {
-            return Err(self.damaged("a key has at most 1024 bytes"));
+        let is_twin = self.tree.first() == TWIN.first();
+        if len > if is_twin { PAGE_KEY_BYTES_MAX } else { KEY_BYTES_MAX } {
+            return Err(self.damaged("a key has at most 1024 bytes, one of a twin 1161"));
         }
         self.records.bytes(len)
     }
@@ -460,10 +491,10 @@ impl<'r> IndexReader<'r> {
             let len = |at: usize| usize::from(u16::from_le_bytes([head[at], head[at + 1]]));
             let (kind, has_page, low_len, values) = (head[0], head[1], len(2), len(4));
             match (kind, has_page) {
-                (1, 0) if (1..=TREE_NAME_BYTES_MAX).contains(&low_len) && values == 0 => {
+                (1, 0) if (1..=TWIN.len() + TREE_NAME_BYTES_MAX).contains(&low_len) && values == 0 => {
                     self.tree = self.records.bytes(low_len)?;
                 }
-                (2, 0 | 1) if low_len <= KEY_BYTES_MAX && values <= VALUES_MAX => {
+                (2, 0 | 1) if low_len <= PAGE_KEY_BYTES_MAX && values <= VALUES_MAX => {
                     let low = self.records.bytes(low_len)?;
                     let page = if has_page == 1 { Some(self.place()?) } else { None };
                     let values = (0..values).map(|_| self.place()).collect::<Result<_, _>>()?;
@@ -501,14 +532,36 @@ pub(super) fn index_leaf(low: &[u8], page: Option<(u64, u64)>, values: &[(u64, u
     }
 }
 
-/// Reads any bytes as a full backup and an increment to it. What is in its seals as well: a fuzzer that had to make those
-/// would never get past them.
+/// A backup that is not encrypted, of commit 9, whose streams hold any bytes.
 #[cfg(any(test, feature = "testing"))]
-pub(crate) fn fuzz(input: &[u8]) {
+pub(super) fn made(rows: &[u8], id: u8, base: Option<u8>, totals: &Totals) -> Vec<u8> {
     use super::format::BlockWriter;
     use crate::keys::EpochKey;
     use crate::seal::Cipher;
 
+    let header = Header {
+        cipher: Cipher::None,
+        epoch: 0,
+        file: [1; 16],
+        id: super::BackupId([id; 16]),
+        base: base.map(|id| (super::BackupId([id; 16]), 1)),
+        commit_no: 9,
+        wall_ms: 9000,
+        slots: Default::default(),
+    };
+    let mut out = Vec::new();
+    let key = EpochKey::new(0, Cipher::None, None);
+    let mut pace = |_| {};
+    let mut blocks = BlockWriter::begin(&mut out, &header, key, &mut pace).expect("memory takes it");
+    blocks.rows(rows).and_then(|()| blocks.index(rows)).expect("memory takes it");
+    blocks.finish(totals).expect("memory takes it");
+    out
+}
+
+/// Reads any bytes as a full backup and an increment to it. What is in its seals as well: a fuzzer that had to make those
+/// would never get past them.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn fuzz(input: &[u8]) {
     let read_all = |parts: Vec<&mut dyn Read>| {
         let Ok(mut chain) = Chain::open(parts, &KeySource::None) else { return };
         let (mut last, mut rows) = (None, 0_u64);
@@ -529,26 +582,7 @@ pub(crate) fn fuzz(input: &[u8]) {
     read_all(vec![&mut &*input]);
     let Some((&at, rest)) = input.split_first() else { return };
     let (full, more) = rest.split_at(rest.len() * usize::from(at) / 256);
-    let made = |rows: &[u8], id: u8, base: Option<u8>| {
-        let header = Header {
-            cipher: Cipher::None,
-            epoch: 0,
-            file: [1; 16],
-            id: super::BackupId([id; 16]),
-            base: base.map(|id| (super::BackupId([id; 16]), 1)),
-            commit_no: 1,
-            wall_ms: 0,
-            slots: Default::default(),
-        };
-        let mut out = Vec::new();
-        let key = EpochKey::new(0, Cipher::None, None);
-        let mut pace = |_| {};
-        let mut blocks = BlockWriter::begin(&mut out, &header, key, &mut pace).expect("memory takes it");
-        blocks.rows(rows).and_then(|()| blocks.index(rows)).expect("memory takes it");
-        blocks.finish(&Totals::default()).expect("memory takes it");
-        out
-    };
-    let (full, more) = (made(full, 1, None), made(more, 2, Some(1)));
+    let (full, more) = (made(full, 1, None, &Totals::default()), made(more, 2, Some(1), &Totals::default()));
     read_all(vec![&mut &full[..], &mut &more[..]]);
     if let Ok(blocks) = BlockReader::open(&mut &more[..], &KeySource::None, 0) {
         let mut index = IndexReader::new(blocks);

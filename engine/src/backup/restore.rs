@@ -14,9 +14,11 @@ use std::io::{self, Read};
 
 use super::BackupId;
 use super::error::RestoreError;
-use super::read::{At, Chain};
+use super::read::{At, Chain, Named, named};
+use super::rewind::Rewind;
 use crate::env::{Env, LockOutcome, OpenMode};
-use crate::error::OpenError;
+use crate::error::{OpenError, ReadError};
+use crate::history::Moment;
 use crate::limits::VALUE_BYTES_MAX;
 use crate::load::Loader;
 use crate::log::writer::log_file_names;
@@ -39,7 +41,7 @@ pub struct RestoreProgress {
 }
 
 /// What was restored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoreReport {
     /// The last backup of the chain.
     pub backup: BackupId,
@@ -49,10 +51,34 @@ pub struct RestoreReport {
     pub backup_wall_ms: u64,
     /// Trees.
     pub trees: u64,
-    /// Rows.
+    /// Rows that the new store has.
     pub rows: u64,
-    /// Bytes of their keys and values.
+    /// Bytes of keys and values that were written.
     pub bytes: u64,
+    /// Where a moment before the backup was restored: trees without a history, which are as the backup has them.
+    pub without_history: Vec<String>,
+}
+
+/// The moment that is to be restored.
+pub struct RestoreAt<'f> {
+    moment: Moment,
+    finish: Option<&'f mut Finish<'f>>,
+}
+
+type Finish<'f> = dyn FnMut(&Store) -> Result<(), Box<dyn std::error::Error + Send + Sync>> + 'f;
+
+impl<'f> RestoreAt<'f> {
+    /// This moment.
+    pub fn new(moment: Moment) -> Self {
+        Self { moment, finish: None }
+    }
+
+    /// Has the new store changed by `finish` when all is in it, before it is verified and gets its name.
+    #[must_use]
+    pub fn then(mut self, finish: &'f mut Finish<'f>) -> Self {
+        self.finish = Some(finish);
+        self
+    }
 }
 
 /// Makes a new store out of a full backup and its increments, in the order in which they were made. `key` opens the
@@ -67,69 +93,154 @@ pub fn restore(
     key: &KeySource,
     progress: &mut dyn FnMut(RestoreProgress),
 ) -> Result<RestoreReport, RestoreError> {
+    restore_with(env, options, parts, key, None, progress)
+}
+
+/// As `restore`, but the new store shows an earlier moment: trees whose history is in the backups (`BackupOptions::history`)
+/// are as they were then, others as the last backup has them (`RestoreReport::without_history`). The moment must lie within
+/// what the backups hold. The history of the new store begins with the restore; older moments stay in the backups.
+///
+/// ```
+/// # use blazedb_engine::{BackupOptions, Env, History, Moment, Options, RestoreAt, Store, restore_at};
+/// # let key = || Options::raw_key([7; 32]);
+/// # let store = Store::open(Env::memory(1), key())?;
+/// let notes = store.tree("notes")?;
+/// store.set_history(notes, Some(History::ALL))?;
+/// let mut tx = store.write();
+/// tx.put(notes, b"monday", b"rain")?;
+/// let monday = tx.commit()?.commit_no;
+/// let mut tx = store.write();
+/// tx.delete(notes, b"monday")?;
+/// tx.commit()?;
+/// let mut backup = Vec::new();
+/// store.backup(&mut backup, &BackupOptions::default().history(true), &mut |_| {})?;
+///
+/// let (env, at) = (Env::memory(2), RestoreAt::new(Moment::Commit(monday)));
+/// restore_at(env.clone(), key(), vec![&mut &backup[..]], &key().key, at, &mut |_| {})?;
+/// let restored = Store::open(env, key())?;
+/// assert_eq!(restored.read().get(restored.tree("notes")?, b"monday")?.as_deref(), Some(&b"rain"[..]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn restore_at(
+    env: Env,
+    options: Options,
+    parts: Vec<&mut dyn Read>,
+    key: &KeySource,
+    at: RestoreAt<'_>,
+    progress: &mut dyn FnMut(RestoreProgress),
+) -> Result<RestoreReport, RestoreError> {
+    restore_with(env, options, parts, key, Some(at), progress)
+}
+
+/// Where the rows that come next belong.
+enum Rows {
+    Tree(TreeId),
+    Kept,
+    Times,
+    Twin(TreeId),
+}
+
+fn restore_with(
+    env: Env,
+    options: Options,
+    parts: Vec<&mut dyn Read>,
+    key: &KeySource,
+    mut at: Option<RestoreAt<'_>>,
+    progress: &mut dyn FnMut(RestoreProgress),
+) -> Result<RestoreReport, RestoreError> {
     let making = Making::prepare(&env)?;
     let mut chain = Chain::open(parts, key)?;
     let header = chain.header().clone();
+    let mut rewind = Rewind::new(at.as_ref().map(|at| at.moment), &header)?;
     making.finish(options, |store| {
         let mut told = RestoreProgress::default();
-        let mut trees = 0;
         let mut filler = Filler::new(store);
-        let mut tree = None;
+        let mut rows = None;
         loop {
             chain.advance()?;
             match chain.at {
-                At::Start => {}
+                At::Start | At::TreeEnd => {}
                 At::Tree => {
-                    let name = std::str::from_utf8(&chain.tree).expect("the chain has looked at it");
-                    tree = Some(filler.tree(name)?);
-                    trees += 1;
+                    let named = named(&chain.tree).expect("the chain has looked at it");
+                    rows = Some(match named {
+                        Named::Tree(name) => {
+                            let tree = filler.tree(name)?;
+                            rewind.trees.insert(name.to_owned(), tree);
+                            Rows::Tree(tree)
+                        }
+                        Named::Kept => Rows::Kept,
+                        Named::Times => Rows::Times,
+                        Named::Twin(name) => Rows::Twin(rewind.begin_twin(name, &chain, &mut filler)?),
+                    });
                 }
-                At::Row => {
-                    let tree = tree.expect("the chain has named a tree before");
-                    fill_row(&mut filler, tree, &mut chain)?;
-                    if filler.rows.is_multiple_of(1024) {
-                        (told.rows, told.bytes_read) = (filler.rows, chain.bytes_read());
-                        progress(told);
+                At::Row => match rows.as_ref().expect("the chain has named a tree before") {
+                    &Rows::Tree(tree) => {
+                        let key = chain.key.clone();
+                        fill_row(&mut filler, tree, &key, &mut chain)?;
+                        if filler.rows.is_multiple_of(1024) {
+                            (told.rows, told.bytes_read) = (filler.rows, chain.bytes_read());
+                            progress(told);
+                        }
                     }
-                }
-                At::TreeEnd => {}
+                    Rows::Kept => rewind.kept(&mut chain)?,
+                    Rows::Times => rewind.time(&mut chain)?,
+                    &Rows::Twin(tree) => {
+                        rewind.version(tree, &mut chain, &mut filler)?;
+                        if chain.bytes_read() - told.bytes_read > TELL_BYTES {
+                            (told.rows, told.bytes_read) = (filler.rows, chain.bytes_read());
+                            progress(told);
+                        }
+                    }
+                },
                 At::End => break,
             }
         }
         (told.rows, told.bytes_read) = (filler.rows, chain.bytes_read());
-        let (rows, bytes) = (filler.rows, filler.bytes);
+        let bytes = filler.bytes;
         progress(told);
         filler.finish()?;
+        let without_history = rewind.finish(&chain, store)?;
+        if let Some(finish) = at.as_mut().and_then(|at| at.finish.as_mut()) {
+            finish(store).map_err(RestoreError::Write)?;
+        }
+        let view = store.read();
+        let rows = rewind.trees.values().try_fold(0, |rows, &tree| Ok::<_, ReadError>(rows + view.len(tree)?))?;
+        drop(view);
         store.verify(&mut |now| {
             (told.verified, told.verify_total) = (now.done_bytes, now.total_bytes);
             progress(told);
         })?;
         Ok(RestoreReport {
             backup: header.id,
-            commit_no: header.commit_no,
+            commit_no: rewind.target()?.unwrap_or(header.commit_no),
             backup_wall_ms: header.wall_ms,
-            trees,
+            trees: rewind.trees.len() as u64,
             rows,
             bytes,
+            without_history,
         })
     })
 }
 
-fn fill_row(filler: &mut Filler<'_>, tree: TreeId, chain: &mut Chain<'_>) -> Result<(), RestoreError> {
+/// Bytes read between two words of progress, where rows are passed.
+const TELL_BYTES: u64 = 1 << 20;
+
+/// Puts the value that the chain stands on.
+pub(super) fn fill_row(
+    filler: &mut Filler<'_>,
+    tree: TreeId,
+    key: &[u8],
+    chain: &mut Chain<'_>,
+) -> Result<(), RestoreError> {
     let len = chain.value_len;
-    let mut key = std::mem::take(&mut filler.key);
-    key.clone_from(&chain.key);
-    let result = if len <= VALUE_BYTES_MAX as u64 {
-        let mut value = std::mem::take(&mut filler.value);
-        value.resize(len as usize, 0);
-        let put = chain.read_value(&mut value).and_then(|()| filler.put(tree, &key, &value));
-        filler.value = value;
-        put
-    } else {
-        filler.put_long(tree, &key, len, &mut |out| chain.read_value(out))
-    };
-    filler.key = key;
-    result
+    if len > VALUE_BYTES_MAX as u64 {
+        return filler.put_long(tree, key, len, &mut |out| chain.read_value(out));
+    }
+    let mut value = std::mem::take(&mut filler.value);
+    value.resize(len as usize, 0);
+    let put = chain.read_value(&mut value).and_then(|()| filler.put(tree, key, &value));
+    filler.value = value;
+    put
 }
 
 /// Puts rows into a store in the making.
@@ -141,10 +252,14 @@ pub(crate) struct Filler<'s> {
     all_empty: Vec<TreeId>,
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
-    key: Vec<u8>,
     value: Vec<u8>,
+    /// Keys that are to go, and their bytes.
+    gone: Vec<(TreeId, Vec<u8>)>,
+    gone_bytes: usize,
 }
 
+/// Bytes of keys that are deleted in one commit.
+const GONE_BYTES: usize = 64 << 10;
 /// Bytes of a long value in memory at once.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -157,8 +272,9 @@ impl<'s> Filler<'s> {
             all_empty: Vec::new(),
             rows: 0,
             bytes: 0,
-            key: Vec::new(),
             value: Vec::new(),
+            gone: Vec::new(),
+            gone_bytes: 0,
         }
     }
 
@@ -201,6 +317,32 @@ impl<'s> Filler<'s> {
         Ok(())
     }
 
+    /// Makes all rows part of the store that were put: what comes takes their place.
+    pub(super) fn settle(&mut self) -> Result<(), RestoreError> {
+        std::mem::replace(&mut self.loader, self.store.loader()).finish()?;
+        Ok(())
+    }
+
+    /// Deletes a key that was put before `settle`.
+    pub(super) fn delete(&mut self, tree: TreeId, key: &[u8]) -> Result<(), RestoreError> {
+        self.gone.push((tree, key.to_vec()));
+        self.gone_bytes += key.len() + 32;
+        if self.gone_bytes >= GONE_BYTES { self.delete_gone() } else { Ok(()) }
+    }
+
+    fn delete_gone(&mut self) -> Result<(), RestoreError> {
+        self.gone_bytes = 0;
+        if self.gone.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.store.write();
+        for (tree, key) in self.gone.drain(..) {
+            tx.delete(tree, &key)?;
+        }
+        tx.commit_with(Durability::Buffered, |_| Ok(()))?;
+        Ok(())
+    }
+
     fn count(&mut self, key: &[u8], len: u64) {
         self.empty = None;
         self.rows += 1;
@@ -210,7 +352,8 @@ impl<'s> Filler<'s> {
     /// Makes all rows part of the store.
     pub(crate) fn finish(&mut self) -> Result<(), RestoreError> {
         self.all_empty.extend(self.empty.take());
-        std::mem::replace(&mut self.loader, self.store.loader()).finish()?;
+        self.settle()?;
+        self.delete_gone()?;
         // A tree is in the catalogue from the first commit that writes to it on.
         for &tree in &self.all_empty {
             let mut tx = self.store.write();

@@ -12,23 +12,27 @@
 
 use std::io::{self, Read, Write};
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::BackupId;
 use super::error::{BackupError, RestoreError};
 use super::format::{BlockReader, BlockWriter, Header, Totals, read_header};
+use super::past::{Kept, copy_past};
 use super::read::{IndexLeaf, IndexReader, KEPT_RANGE, KEPT_VALUE, ROW, TREE, TREE_END, VALUES_MAX};
-use super::read::{index_leaf, index_tree};
+use super::read::{KEPT, TIMES, TWIN, index_leaf, index_tree};
 use crate::btree::{ValueRef, leaf_of};
 use crate::env::Clock;
 use crate::error::ReadError;
+use crate::history::{Twin, key};
 use crate::keys::EpochKey;
 use crate::snapshot::{Layers, Value, Walk};
 use crate::store::{Inner, Store};
-use crate::txn::{ReadView, TreeId};
+use crate::txn::view::PastHeld;
+use crate::txn::{ReadView, TreeId, ValueReader};
 
 /// Bytes of rows that are copied at once.
-const PIECE_BYTES: usize = 256 << 10;
+pub(super) const PIECE_BYTES: usize = 256 << 10;
 /// Bytes of a long value that are read at once.
 const VALUE_PIECE_BYTES: usize = 64 << 10;
 /// Progress is told after so many bytes of backup.
@@ -43,12 +47,21 @@ const KNOWN_MAX: usize = 64 << 10;
 pub struct BackupOptions {
     /// Bytes of backup per second at most, so that a disk has time for others. Default: as fast as it goes.
     pub bytes_per_second: Option<u64>,
+    /// Takes the history of trees along that is kept (`Store::set_history`): then any moment that it reaches back to can be
+    /// restored (`restore_at`). Default: no, the present alone.
+    pub history: bool,
 }
 
 impl BackupOptions {
     /// Sets `bytes_per_second`.
     pub fn bytes_per_second(mut self, limit: Option<u64>) -> Self {
         self.bytes_per_second = limit;
+        self
+    }
+
+    /// Sets `history`.
+    pub fn history(mut self, history: bool) -> Self {
+        self.history = history;
         self
     }
 }
@@ -111,7 +124,7 @@ impl Store {
         options: &BackupOptions,
         progress: &mut dyn FnMut(BackupProgress),
     ) -> Result<BackupReport, BackupError> {
-        self.inner.back_up(&self.read(), None, out, options, progress)
+        self.inner.back_up(None, out, options, progress)
     }
 
     /// As `backup`, but writes only what is not in `base`, the last backup of this store: full or an increment itself. To
@@ -135,7 +148,7 @@ impl Store {
         let key = EpochKey::new(key.epoch, key.cipher, key.master().cloned());
         let blocks = BlockReader::with_key(base, bytes, header, key, 0).map_err(refused)?;
         let base = Base { index: IndexReader::new(blocks), leaf: None, next: None };
-        self.inner.back_up(&self.read(), Some(base), out, options, progress)
+        self.inner.back_up(Some(base), out, options, progress)
     }
 }
 
@@ -188,13 +201,13 @@ impl Base<'_> {
 
 /// Rows of one leaf, copied.
 #[derive(Default)]
-struct Piece {
-    rows: Vec<(Vec<u8>, Copied)>,
+pub(super) struct Piece {
+    pub(super) rows: Vec<(Vec<u8>, Copied)>,
     /// There are more from here on.
-    goes_on_after: Option<Vec<u8>>,
+    pub(super) goes_on_after: Option<Vec<u8>>,
 }
 
-enum Copied {
+pub(super) enum Copied {
     Bytes(Vec<u8>),
     Long(ValueRef),
 }
@@ -205,6 +218,37 @@ struct Leaf {
     high: Option<Vec<u8>>,
     /// `None`: tables speak of its keys, or it is no leaf at all.
     page: Option<(u64, u64)>,
+}
+
+/// What rows are taken from.
+#[derive(Clone, Copy)]
+enum Of {
+    Tree(u32),
+    /// The ledger: of it, the times of commits.
+    Times(u32),
+    /// The twin of a tree.
+    Past {
+        tree: u32,
+        twin: u32,
+    },
+}
+
+impl Of {
+    fn number(self) -> u32 {
+        match self {
+            Self::Tree(number) | Self::Times(number) | Self::Past { twin: number, .. } => number,
+        }
+    }
+}
+
+/// Behind the times of a ledger.
+const TIMES_END: [u8; 4] = [0, 0, 0, 1];
+
+/// A tree of which history is kept.
+struct KeptTree {
+    name: String,
+    tree: u32,
+    twin: Twin,
 }
 
 struct Writer<'w, 'b> {
@@ -223,13 +267,19 @@ struct Writer<'w, 'b> {
 
 impl Inner {
     fn back_up(
-        &self,
-        view: &ReadView,
+        self: &Arc<Self>,
         base: Option<Base<'_>>,
         out: &mut dyn Write,
         options: &BackupOptions,
         progress: &mut dyn FnMut(BackupProgress),
     ) -> Result<BackupReport, BackupError> {
+        // Of history also what may be purged meanwhile stays.
+        let past = if options.history { Some(self.hold_all_history()?) } else { None };
+        let view = &match &past {
+            Some(past) => ReadView::of_past(past),
+            None => ReadView::new(self),
+        };
+        let kept = if past.is_some() { kept_trees(view)? } else { Vec::new() };
         let keys = view.held().layers().ok_or(ReadError::Closed)?.root.pages.keys().clone();
         let (key, slots) = loop {
             let state = self.key_state.lock();
@@ -254,13 +304,17 @@ impl Inner {
         };
         let mut limit = Limit::new(&*self.env.clock, options.bytes_per_second);
         let mut pace = |written| limit.keep(written);
-        // Of trees that have a name: twins and the ledger of histories stay behind.
+        // Of trees that have a name, and of the twins that go along.
         let mut rows_total = 0_u64;
         for name in view.tree_names()? {
             if let Some(tree) = view.tree(&name)? {
                 let rows = view.held().with(|layers| Ok(layers.root.tree(tree.0).entries))?;
                 rows_total = rows_total.saturating_add(rows);
             }
+        }
+        for kept in &kept {
+            let rows = view.held().with(|layers| Ok(layers.root.tree(kept.twin.number).entries))?;
+            rows_total = rows_total.saturating_add(rows);
         }
         let out = BlockWriter::begin(out, &header, key, &mut pace).map_err(BackupError::Output)?;
         let mut writer = Writer {
@@ -274,7 +328,7 @@ impl Inner {
             scratch: Vec::new(),
             keeping: None,
         };
-        writer.all()?;
+        writer.all(&kept)?;
         let totals = writer.totals;
         let bytes = writer.out.finish(&totals).map_err(BackupError::Output)?;
         Ok(BackupReport {
@@ -290,14 +344,17 @@ impl Inner {
 }
 
 impl Writer<'_, '_> {
-    fn all(&mut self) -> Result<(), BackupError> {
+    fn all(&mut self, kept: &[KeptTree]) -> Result<(), BackupError> {
         if let Some(base) = &mut self.base {
             base.begin().map_err(of_base)?;
         }
         for name in self.view.tree_names()? {
             if let Some(tree) = self.view.tree(&name)? {
-                self.tree(&name, tree)?;
+                self.tree(name.as_bytes(), Of::Tree(tree.0))?;
             }
+        }
+        if !kept.is_empty() {
+            self.history(kept)?;
         }
         if let Some(base) = &mut self.base {
             base.finish().map_err(of_base)?;
@@ -305,31 +362,64 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    fn tree(&mut self, name: &str, tree: TreeId) -> Result<(), BackupError> {
+    /// What is kept of which tree, when commits were made, and the twins. spec: BK-13
+    fn history(&mut self, kept: &[KeptTree]) -> Result<(), BackupError> {
+        let before = self.begin_tree(&KEPT)?;
+        self.index(&[], None, &[])?;
+        for kept in kept {
+            let says = self.view.held().with(|layers| Ok(Kept::of(layers, &kept.twin)?))?;
+            self.row(kept.name.as_bytes(), &says.encode())?;
+        }
+        self.end_tree(before)?;
+        if let Some(ledger) = self.view.held().with(|layers| Ok(layers.ledger()))? {
+            self.tree(&TIMES, Of::Times(ledger))?;
+        }
+        for kept in kept {
+            let name = [&TWIN[..], kept.name.as_bytes()].concat();
+            self.tree(&name, Of::Past { tree: kept.tree, twin: kept.twin.number })?;
+        }
+        Ok(())
+    }
+
+    /// Returns how many rows were given before.
+    fn begin_tree(&mut self, name: &[u8]) -> Result<u64, BackupError> {
         self.scratch.clear();
         self.scratch.push(TREE);
         self.scratch.extend_from_slice(&(name.len() as u16).to_le_bytes());
-        self.scratch.extend_from_slice(name.as_bytes());
+        self.scratch.extend_from_slice(name);
         self.out.rows(&self.scratch).map_err(BackupError::Output)?;
         self.scratch.clear();
-        index_tree(name.as_bytes(), &mut self.scratch);
+        index_tree(name, &mut self.scratch);
         self.out.index(&self.scratch).map_err(BackupError::Output)?;
         self.totals.trees += 1;
-        let before = self.totals.rows;
-        let mut low = Some(Vec::new());
-        while let Some(from) = low {
-            let leaf = self.view.held().with(|layers| Ok(find_leaf(layers, tree.0, &from)?))?;
-            self.leaf(name.as_bytes(), tree, &leaf)?;
-            low = leaf.high;
-        }
-        self.end_range()?;
+        Ok(self.totals.rows)
+    }
+
+    fn end_tree(&mut self, before: u64) -> Result<(), BackupError> {
         self.scratch.clear();
         self.scratch.push(TREE_END);
         self.scratch.extend_from_slice(&(self.totals.rows - before).to_le_bytes());
         self.out.rows(&self.scratch).map_err(BackupError::Output)
     }
 
-    fn leaf(&mut self, name: &[u8], tree: TreeId, leaf: &Leaf) -> Result<(), BackupError> {
+    fn tree(&mut self, name: &[u8], of: Of) -> Result<(), BackupError> {
+        let before = self.begin_tree(name)?;
+        let is_inside = |low: &Vec<u8>| !matches!(of, Of::Times(_)) || **low < TIMES_END[..];
+        let mut low = Some(Vec::new());
+        while let Some(from) = low.filter(is_inside) {
+            let mut leaf = self.view.held().with(|layers| Ok(find_leaf(layers, of.number(), &from)?))?;
+            if leaf.high.as_ref().is_none_or(|high| !is_inside(high)) && matches!(of, Of::Times(_)) {
+                // It has more than times, or may have when it is looked at again.
+                leaf.page = None;
+            }
+            self.leaf(name, of, &leaf)?;
+            low = leaf.high;
+        }
+        self.end_range()?;
+        self.end_tree(before)
+    }
+
+    fn leaf(&mut self, name: &[u8], of: Of, leaf: &Leaf) -> Result<(), BackupError> {
         let mut known: Vec<(u64, u64)> = Vec::new();
         if let Some(base) = &mut self.base {
             base.seek(name, &leaf.low).map_err(of_base)?;
@@ -365,7 +455,13 @@ impl Writer<'_, '_> {
         let mut from = Bound::Included(leaf.low.clone());
         loop {
             let bounds = (from.as_ref().map(|key| &key[..]), leaf.high.as_deref());
-            let piece = self.view.held().with(|layers| copy(layers, tree.0, bounds.0, bounds.1))?;
+            let piece = self.view.held().with(|layers| match of {
+                Of::Past { tree, twin } => copy_past(layers, (tree, twin), bounds.0, bounds.1),
+                Of::Times(ledger) => {
+                    copy(layers, ledger, bounds.0, Some(bounds.1.unwrap_or(&TIMES_END).min(&TIMES_END)))
+                }
+                Of::Tree(tree) => copy(layers, tree, bounds.0, bounds.1),
+            })?;
             for (key, value) in piece.rows {
                 match value {
                     Copied::Bytes(bytes) => self.row(&key, &bytes)?,
@@ -374,7 +470,7 @@ impl Writer<'_, '_> {
                         values.push(place);
                         match known.binary_search(&place) {
                             Ok(_) => self.kept_value(&key, at.len)?,
-                            Err(_) => self.long_row(tree, &key, at.len)?,
+                            Err(_) => self.long_row(of, &key, at.len)?,
                         }
                     }
                 }
@@ -440,10 +536,20 @@ impl Writer<'_, '_> {
         self.head(KEPT_VALUE, key, len)
     }
 
-    fn long_row(&mut self, tree: TreeId, key: &[u8], len: u64) -> Result<(), BackupError> {
+    fn long_row(&mut self, of: Of, key: &[u8], len: u64) -> Result<(), BackupError> {
         self.count(key, len);
         self.head(ROW, key, len)?;
-        let mut reader = self.view.value_reader(tree, key)?.expect("a view's content does not change");
+        let held = self.view.held();
+        let reader = match of {
+            Of::Tree(tree) | Of::Times(tree) => ValueReader::of_past(held, (tree, None), key)?,
+            Of::Past { tree, twin } => {
+                // The version that this commit superseded is what there was before it.
+                let past = key::decode(key).map(|found| (found.key, found.until.saturating_sub(1)));
+                let (key, before) = past.expect("a copied entry has its form");
+                ValueReader::of_past(held, (tree, Some((twin, before))), &key)?
+            }
+        };
+        let mut reader = reader.expect("a view's content does not change");
         let mut piece = vec![0; VALUE_PIECE_BYTES.min(len as usize)];
         let mut left = len;
         while left > 0 {
@@ -471,6 +577,43 @@ impl Writer<'_, '_> {
     }
 }
 
+impl Inner {
+    /// Holds the newest commit, and with it all history that is there.
+    fn hold_all_history(self: &Arc<Self>) -> Result<PastHeld, ReadError> {
+        let mut oldest = self.published_no();
+        loop {
+            let past = self.register_past_reader(oldest);
+            let reach = past.held.with(|layers| {
+                let mut reach = oldest;
+                for (_, twin) in layers.active.twins().iter().flat_map(|twins| twins.pairs()) {
+                    if twin.since.is_some() {
+                        reach = reach.min(Kept::of(layers, &twin)?.oldest);
+                    }
+                }
+                Ok(reach)
+            })?;
+            // Once more where it reaches back further: between the two it may have been purged.
+            if reach >= oldest {
+                return Ok(past);
+            }
+            oldest = reach;
+        }
+    }
+}
+
+/// Trees of which history is kept, by name.
+fn kept_trees(view: &ReadView) -> Result<Vec<KeptTree>, ReadError> {
+    let mut kept = Vec::new();
+    for name in view.tree_names()? {
+        if let Some(TreeId(tree)) = view.tree(&name)?
+            && let Some(twin) = view.held().with(|layers| Ok(layers.twin(tree)))?
+        {
+            kept.push(KeptTree { name, tree, twin });
+        }
+    }
+    Ok(kept)
+}
+
 fn of_base(error: RestoreError) -> BackupError {
     BackupError::Base(Box::new(error))
 }
@@ -479,9 +622,7 @@ fn of_base(error: RestoreError) -> BackupError {
 fn value_error(error: io::Error) -> BackupError {
     match error.downcast::<ReadError>() {
         Ok(error) => BackupError::Read(error),
-        Err(error) => {
-            BackupError::Read(ReadError::Io { during: "reading a value", source: std::sync::Arc::new(error) })
-        }
+        Err(error) => BackupError::Read(ReadError::Io { during: "reading a value", source: Arc::new(error) }),
     }
 }
 

@@ -30,7 +30,7 @@ mod view;
 mod walk;
 
 pub use settings::{History, HistoryInfo};
-pub use view::{KeyVersion, PastView, Versions};
+pub use view::{KeyVersion, Moment, PastView, Versions};
 pub use walk::PastCursor;
 
 use crate::limits::TREES_MAX;

@@ -14,8 +14,8 @@ use crate::pager::PageError;
 use crate::snapshot::{Layers, Part, Value};
 use crate::store::Store;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::txn::TreeId;
 use crate::txn::view::{PastHeld, prefix_end};
+use crate::txn::{TreeId, ValueReader};
 
 /// The store as it was at an earlier commit: of trees whose history is kept.
 ///
@@ -24,6 +24,16 @@ pub struct PastView {
     held: Arc<PastHeld>,
     /// Tree and twin that were found to reach back far enough: what a view holds does not change.
     checked: AtomicU64,
+}
+
+/// A moment of a store's life: one of its commits, or a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Right after this commit.
+    Commit(u64),
+    /// At this time, in milliseconds since 1970: after the newest commit that is known to be made by then. Times are kept
+    /// once a second.
+    Time(u64),
 }
 
 /// A version of a key.
@@ -182,6 +192,14 @@ impl PastView {
         })
     }
 
+    /// Returns a reader of the value that a key had, from its start; see `ReadView::value_reader`.
+    pub fn value_reader(&self, tree: TreeId, key: &[u8]) -> Result<Option<ValueReader>, ReadError> {
+        let twin = self.twin(tree)?;
+        let past = Some((twin, self.held.commit_no));
+        let reader = ValueReader::of_past(&self.held.held, (tree.0, past), key)?;
+        Ok(reader.map(|reader| reader.keeping(&self.held)))
+    }
+
     /// Returns how long a key's value was.
     pub fn value_len(&self, tree: TreeId, key: &[u8]) -> Result<Option<u64>, ReadError> {
         let twin = self.twin(tree)?;
@@ -263,7 +281,7 @@ impl Layers {
     }
 
     /// Hands the value that a key had at a commit to `see`.
-    pub(super) fn past_with<R>(
+    pub(crate) fn past_with<R>(
         &self,
         tree: u32,
         twin: u32,
@@ -302,7 +320,7 @@ impl Layers {
     }
 
     /// The same of what lies below a table.
-    pub(super) fn below<R>(
+    pub(crate) fn below<R>(
         &self,
         below: Option<&Mem>,
         tree: u32,

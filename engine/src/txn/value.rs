@@ -17,7 +17,7 @@ use crate::pager::PageError;
 use crate::snapshot::{Layers, Value};
 use crate::store::Inner;
 use crate::txn::TreeId;
-use crate::txn::view::Held;
+use crate::txn::view::{Held, PastHeld};
 use crate::txn::write_set::WriteSet;
 
 /// Bytes that a reader has at hand. The way from the value's top page is walked once for these.
@@ -148,7 +148,11 @@ impl std::fmt::Debug for ValueWriter<'_> {
 /// `ReadError`: `SnapshotTooOld` and `Closed` where the view has ended.
 pub struct ValueReader {
     held: Arc<Held>,
+    /// Of a view of the past: what keeps it from being purged.
+    _past: Option<Arc<PastHeld>>,
     tree: u32,
+    /// Of the past: the tree's twin, and the commit.
+    past: Option<(u32, u64)>,
     key: Vec<u8>,
     len: u64,
     /// Where the value lies, in the layers that the view had in this version.
@@ -167,10 +171,22 @@ enum Place {
 
 impl ValueReader {
     pub(super) fn of_view(held: &Arc<Held>, tree: u32, key: &[u8]) -> Result<Option<Self>, ReadError> {
-        let found = held.with_version(|layers, version| Ok(find(layers, tree, key)?.map(|place| (place, version))))?;
+        Self::of_past(held, (tree, None), key)
+    }
+
+    /// One of the present, or of a commit, of which the tree's twin tells. The caller has looked at that.
+    pub(crate) fn of_past(
+        held: &Arc<Held>,
+        (tree, past): (u32, Option<(u32, u64)>),
+        key: &[u8],
+    ) -> Result<Option<Self>, ReadError> {
+        let found =
+            held.with_version(|layers, version| Ok(find(layers, (tree, past), key)?.map(|place| (place, version))))?;
         Ok(found.map(|(place, version)| Self {
             held: Arc::clone(held),
+            _past: None,
             tree,
+            past,
             key: key.to_vec(),
             len: match &place {
                 Place::Inline(bytes) => bytes.len() as u64,
@@ -182,6 +198,11 @@ impl ValueReader {
             buffer: Vec::new(),
             buffer_at: 0,
         }))
+    }
+
+    /// What it reads of the past stays as long as it lives.
+    pub(crate) fn keeping(self, past: &Arc<PastHeld>) -> Self {
+        Self { _past: Some(Arc::clone(past)), ..self }
     }
 
     /// Returns how long the value is.
@@ -196,7 +217,7 @@ impl ValueReader {
 
     /// Fills `out` with the value's bytes from `offset` on; it has that many.
     fn fill(&mut self, offset: u64, out: &mut [u8]) -> Result<(), ReadError> {
-        let Self { held, tree, key, place, version, .. } = self;
+        let Self { held, tree, past, key, place, version, .. } = self;
         if let Place::Inline(bytes) = place {
             out.copy_from_slice(&bytes[offset as usize..][..out.len()]);
             return Ok(());
@@ -204,7 +225,7 @@ impl ValueReader {
         held.with_version(|layers, now| {
             if *version != now {
                 // Other layers of the same content: they may have the value in other pages.
-                *place = find(layers, *tree, key)?.expect("a view's content does not change");
+                *place = find(layers, (*tree, *past), key)?.expect("a view's content does not change");
                 *version = now;
             }
             match place {
@@ -216,11 +237,15 @@ impl ValueReader {
     }
 }
 
-fn find(layers: &Layers, tree: u32, key: &[u8]) -> Result<Option<Place>, PageError> {
-    layers.with(tree, key, |value| match value {
+fn find(layers: &Layers, (tree, past): (u32, Option<(u32, u64)>), key: &[u8]) -> Result<Option<Place>, PageError> {
+    let place = |value: Value<'_>| match value {
         Value::Inline(bytes) => Place::Inline(Bytes::copy_from_slice(bytes)),
         Value::Stored(at) => Place::Stored(at),
-    })
+    };
+    match past {
+        None => layers.with(tree, key, place),
+        Some((twin, commit_no)) => layers.past_with(tree, twin, commit_no, key, place),
+    }
 }
 
 impl Read for ValueReader {

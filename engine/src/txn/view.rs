@@ -156,6 +156,11 @@ impl ReadView {
         Self { held: inner.register_reader() }
     }
 
+    /// The newest commit as a view of the past holds it.
+    pub(crate) fn of_past(past: &PastHeld) -> Self {
+        Self { held: Arc::clone(&past.held) }
+    }
+
     /// Returns the number of the commit this view shows.
     pub fn commit_no(&self) -> u64 {
         self.held.commit_no
@@ -281,7 +286,7 @@ impl ReadView {
         Cursor::new(Source::View(Arc::clone(&self.held)), tree, lower, upper)
     }
 
-    pub(crate) fn held(&self) -> &Held {
+    pub(crate) fn held(&self) -> &Arc<Held> {
         &self.held
     }
 
