@@ -8,10 +8,12 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use blazedb_engine::{
-    BackupOptions, BackupProgress, BackupReport, Env, RestoreProgress, RestoreReport, SalvageProgress, SalvageReport,
+    BackupOptions, BackupProgress, BackupReport, Env, Moment, RestoreAt, RestoreProgress, RestoreReport,
+    SalvageProgress, SalvageReport, Store,
 };
 
 use crate::database::Database;
+use crate::layout::{self, meta};
 use crate::options::Options;
 use crate::{Error, ErrorKind};
 
@@ -98,6 +100,50 @@ impl Database {
         blazedb_engine::restore(env, options.engine, parts, &backup.engine.key, progress).map_err(not_restored)
     }
 
+    /// As [`Database::restore`], but the new file shows an earlier moment: documents of collections whose history is in the
+    /// backups ([`BackupOptions::history`]) are as they were then, all else as the last backup has it
+    /// ([`RestoreReport::without_history`] names those trees). The moment must lie within what the backups hold. History
+    /// begins anew with the restore; older moments stay in the backups.
+    ///
+    /// The new file belongs to no space: one that did would take up at once what the others know, and be as new as they
+    /// are. What was not sent yet is not sent by it. It may join a space like any file that was never synced.
+    ///
+    /// # Errors
+    /// As [`Database::restore`]; [`ErrorKind::State`] also where the backups do not hold the moment.
+    pub fn restore_at(
+        path: impl AsRef<Path>,
+        options: Options,
+        parts: Vec<&mut dyn Read>,
+        backup: &Options,
+        moment: Moment,
+        progress: &mut dyn FnMut(RestoreProgress),
+    ) -> Result<RestoreReport, Error> {
+        Self::restore_at_in(Env::file(path), options, parts, backup, moment, progress)
+    }
+
+    /// Restores a moment in a world of the caller's.
+    ///
+    /// # Errors
+    /// As [`Database::restore_at`].
+    pub fn restore_at_in(
+        env: Env,
+        options: Options,
+        parts: Vec<&mut dyn Read>,
+        backup: &Options,
+        moment: Moment,
+        progress: &mut dyn FnMut(RestoreProgress),
+    ) -> Result<RestoreReport, Error> {
+        let mut leave = |store: &Store| leave_space(store);
+        let at = RestoreAt::new(moment).then(&mut leave);
+        let report = blazedb_engine::restore_at(env, options.engine, parts, &backup.engine.key, at, progress);
+        let mut report = report.map_err(not_restored)?;
+        // The file's own trees are no collections.
+        let without = std::mem::take(&mut report.without_history);
+        report.without_history =
+            without.iter().filter_map(|tree| layout::collection_of(tree)).map(str::to_owned).collect();
+        Ok(report)
+    }
+
     /// Copies everything that can still be read of the damaged file `from` into a new file, and says what could not be
     /// read. `from` is not changed, and must not be open for writing anywhere. `Ok` does not mean that nothing is lost:
     /// read [`SalvageReport::losses`].
@@ -123,6 +169,33 @@ impl Database {
     }
 }
 
+/// Keys that are deleted in one transaction.
+const KEYS_MAX: usize = 1000;
+
+/// Forgets the space, and all that is of no use outside it. spec: D-2
+fn leave_space(store: &Store) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let view = store.read();
+    for name in view.tree_names()? {
+        let is_whole = name == layout::PENDING || name == layout::OUTBOX || layout::is_bases_tree(&name);
+        let Some(tree) = view.tree(&name)?.filter(|_| is_whole || name == layout::META) else { continue };
+        let mut cursor = view.range(tree, ..).filter(|item| {
+            is_whole || item.as_ref().is_ok_and(|(key, _)| [meta::BINDING, meta::CURSOR].contains(&&key[..]))
+        });
+        loop {
+            let keys = cursor.by_ref().take(KEYS_MAX).collect::<Result<Vec<_>, _>>()?;
+            if keys.is_empty() {
+                break;
+            }
+            let mut tx = store.write();
+            for (key, _) in keys {
+                tx.delete(tree, &key)?;
+            }
+            tx.commit()?;
+        }
+    }
+    Ok(())
+}
+
 fn no_backup(e: blazedb_engine::BackupError) -> Error {
     Error::with(ErrorKind::Storage, "the backup was not made", e)
 }
@@ -137,6 +210,9 @@ fn not_restored(e: blazedb_engine::RestoreError) -> Error {
         | E::NoBackup
         | E::TooManyParts { .. }
         | E::NotFull { .. }
+        | E::NoHistory { .. }
+        | E::BeforeHistory { .. }
+        | E::AfterBackup { .. }
         | E::WrongOrder { .. } => ErrorKind::State,
         E::NotABackup { .. } | E::CutShort { .. } | E::Damaged { .. } => ErrorKind::Corrupt,
         E::WrongKey { .. }

@@ -10,7 +10,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use blazedb_engine::{History, HistoryInfo, PastView, ReadError, TreeId, Versions};
+use blazedb_engine::{History, HistoryInfo, Moment, PastView, ReadError, TreeId, Versions};
 use blazedb_wire::{DocumentId, Key, Row};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,16 +21,6 @@ use crate::inner::{Inner, commit_error};
 use crate::layout;
 use crate::transaction::{decode_state, from_row, live};
 use crate::{Error, ErrorKind};
-
-/// A moment of a file's life: one of its commits, or a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// Right after this commit, as [`crate::Commit::commit_no`] and [`Database::commit_no`] number them.
-    Commit(u64),
-    /// At this time, in milliseconds since 1970: after the newest commit that is known to be made by then. Times are kept
-    /// once a second.
-    Time(u64),
-}
 
 /// The database as it was at an earlier moment: of collections whose history is kept. See [`Database::as_of`].
 ///
@@ -65,7 +55,8 @@ pub struct Version<T> {
 }
 
 impl Database {
-    /// Returns the number of the newest commit: what [`Moment::Commit`] can ask for later.
+    /// Returns the number of the newest commit: what [`Moment::Commit`] can ask for later. [`crate::Commit::commit_no`] is of
+    /// the same numbers.
     pub fn commit_no(&self) -> u64 {
         self.inner.store.read().commit_no()
     }

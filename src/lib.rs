@@ -63,7 +63,7 @@ pub mod transport;
 
 pub use blazedb_engine::{
     Advice, BackupId, BackupOptions, BackupProgress, BackupReport, CipherChoice, Env, Estimate, History, HistoryInfo,
-    KdfCost, KeyKind, KeySlotInfo, KeySource, Loss, Memory, RekeyOptions, RekeyProgress, RestoreProgress,
+    KdfCost, KeyKind, KeySlotInfo, KeySource, Loss, Memory, Moment, RekeyOptions, RekeyProgress, RestoreProgress,
     RestoreReport, SalvageProgress, SalvageReport, SalvagedTree, Secret, Store, TreeSpace, VacuumEstimate,
     VacuumProgress, VerifyProgress, log_file_names,
 };
@@ -75,7 +75,7 @@ pub use changes::{ChangeEvent, ChangeKind, Changes, Commit, DocumentChange, Orig
 pub use collection::Collection;
 pub use database::{Database, VerifyReport};
 pub use error::{Error, ErrorKind};
-pub use history::{AsOf, Moment, PastCollection, Version};
+pub use history::{AsOf, PastCollection, Version};
 pub use options::Options;
 pub use patch::Patch;
 pub use replica::{Applied, OutboxCounts, Replica};

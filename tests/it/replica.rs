@@ -1,7 +1,9 @@
 //! The promises of spec/database.md, seen from outside: what an opening writes under, what leaves the outbox and when,
 //! and that what is shown is the log with the own operations on top. A relay of twenty lines numbers and judges.
 
-use blazedb::{Collection, Database, Document, Options, OutboxPosition, Patch, Replica, SpaceId, Value};
+use blazedb::{
+    Collection, Database, Document, ErrorKind, History, Moment, Options, OutboxPosition, Patch, Replica, SpaceId, Value,
+};
 use blazedb_engine::env::{SimDisk, Survivors};
 use blazedb_wire::{Batch, Bitmap, Envelope, Hello, Reads, ReplicaId, Verdict, Welcome};
 
@@ -120,6 +122,56 @@ fn a_restored_file_and_the_old_one_both_go_on_and_meet() {
     relay.pull(&new);
     assert_eq!(new.digest().unwrap(), old.digest().unwrap());
     assert_eq!(notes(&old).get(id).unwrap(), Some(note(2, 3)), "nothing was written twice, and nothing lost");
+}
+
+/// A file that is taken back to a moment belongs to no space: as new as the others at once it would be of no use.
+// spec: BK-14, D-7
+#[test]
+fn a_moment_is_restored_without_its_space() {
+    let mut relay = TinyRelay::default();
+    let disk = SimDisk::new(4);
+    let db = Database::open_in(disk.env("a.blaze"), Options::raw_key([1; 32])).unwrap();
+    let other = db.collection::<Document>("other").unwrap();
+    relay.greet(&db.replica());
+    notes(&db).keep_history(Some(History::ALL)).unwrap();
+    let id = notes(&db).insert(&note(1, 1)).unwrap();
+    let then = db.commit_no();
+    relay.push(&db, Verdict::Applied);
+    relay.pull(&db);
+    notes(&db).delete(id).unwrap();
+    relay.push(&db, Verdict::Applied);
+    for n in 0..50 {
+        notes(&db).insert(&note(n, n)).unwrap();
+        other.insert(&note(n, n)).unwrap();
+    }
+    assert!(db.replica().cursor() == 0 || !db.replica().outbox().unwrap().is_empty());
+    let key = || Options::raw_key([1; 32]);
+    let mut backup = Vec::new();
+    db.backup(&mut backup, &blazedb::BackupOptions::default().history(true), &mut |_| {}).unwrap();
+    let restore =
+        |moment, env| Database::restore_at_in(env, key(), vec![&mut &backup[..]], &key(), moment, &mut |_| {});
+    let env = blazedb::Env::memory(5);
+    let report = restore(Moment::Commit(then), env.clone()).unwrap();
+    assert_eq!((report.commit_no, &report.without_history[..]), (then, &["other".to_owned()][..]));
+    let new = Database::open_in(env, key()).unwrap();
+    assert_eq!(notes(&new).scan().map(|item| item.unwrap()).collect::<Vec<_>>(), [(id, note(1, 1))]);
+    assert!(notes(&new).history().unwrap().is_some(), "history goes on");
+    let stats = new.stats().unwrap();
+    assert_eq!((stats.space, stats.cursor, stats.collections["notes"].unsynced), (None, 0, 0));
+    assert!(stats.outbox.is_empty() && stats.collections["other"].unsynced == 0);
+    new.verify(&mut |_| {}).unwrap();
+    notes(&new).update(id, Patch::new().set("x", 9)).unwrap();
+    for moment in [Moment::Commit(1), Moment::Commit(db.commit_no() + 1), Moment::Time(1), Moment::Time(u64::MAX)] {
+        assert_eq!(restore(moment, blazedb::Env::memory(6)).unwrap_err().kind(), ErrorKind::State, "{moment:?}");
+    }
+    // In a space of its own it is a file like any other.
+    let mut elsewhere = TinyRelay::default();
+    elsewhere.push(&new, Verdict::Applied);
+    elsewhere.pull(&new);
+    let peer = memory(8);
+    elsewhere.pull(&peer);
+    assert_eq!(peer.digest().unwrap(), new.digest().unwrap());
+    assert_eq!(notes(&peer).get(id).unwrap(), Some(note(9, 1)));
 }
 
 /// spec: D-2

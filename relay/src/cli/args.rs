@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use blazedb::Moment;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const ABOUT_LONG: &str = "\
@@ -118,11 +119,12 @@ const BACKUP_EXAMPLES: &str = "\
 Examples:
   blazedb backup --db laptop.blaze --output monday.bak
   blazedb backup --db laptop.blaze --since monday.bak --output tuesday.bak
+  blazedb backup --db laptop.blaze --history --output all.bak
   blazedb backup --db laptop.blaze --output - --rate 5M | ssh host 'cat > laptop.bak'
 
 Writes everything that the database holds at this moment, beside whoever has it open. The backup is sealed with the same
 passphrase as the database. --since writes only what changed since that backup; keep all of them: a restore takes the full
-one and every increment after it. An existing file is never written over. When another program writes so much meanwhile
+one and every increment after it. --history takes along what collections held before, where an app keeps that. An existing file is never written over. When another program writes so much meanwhile
 that the moment is gone, this says so and nothing is left; try again, or let that program make the backup.
 Exit codes: 0 the backup is whole, 1 there is none.";
 
@@ -132,10 +134,15 @@ Examples:
   blazedb restore monday.bak tuesday.bak wednesday.bak --db laptop.blaze
   ssh host 'cat laptop.bak' | blazedb restore - --db laptop.blaze
   blazedb restore monday.bak --db laptop.blaze --new-passphrase-file new.txt
+  blazedb restore all.bak --db before.blaze --at 2h
+  blazedb restore all.bak more.bak --db before.blaze --at 2026-11-26T09:30:00Z
 
 Makes a new database file out of a full backup and its increments, in the order in which they were made. It appears when
 everything is there and verified; an existing file is never written over. The new file has an identity of its own: it may
 sync beside the old one. The passphrase is that of the backups, and of the new file too unless another one is given.
+
+With --at the new file shows an earlier moment: collections whose history is in the backups (backup --history) are as they
+were then, and it is said which are not. That file belongs to no space until it is synced anew.
 Exit codes: 0 the database is there and whole, 1 there is none.";
 
 const SALVAGE_EXAMPLES: &str = "\
@@ -438,6 +445,9 @@ pub(crate) struct BackupArgs {
     /// Bytes per second at most: a number, with K, M or G for 1024, 1024 x 1024, ... [default: as fast as it goes]
     #[arg(long, value_name = "BYTES", value_parser = parse_rate)]
     pub(crate) rate: Option<u64>,
+    /// Take the history of collections along, so that any moment that it reaches back to can be restored
+    #[arg(long)]
+    pub(crate) history: bool,
 }
 
 #[derive(Args, Debug)]
@@ -451,6 +461,10 @@ pub(crate) struct RestoreArgs {
     /// Read the passphrase of the new file from this file, if it is to be another one than that of the backups
     #[arg(long, value_name = "FILE", conflicts_with = "unencrypted")]
     pub(crate) new_passphrase_file: Option<PathBuf>,
+    /// Restore an earlier moment, out of backups made with --history: how long ago (2h), a time in UTC
+    /// (2026-11-26T09:30:00Z), or a commit (1234)
+    #[arg(long, value_name = "MOMENT", value_parser = parse_moment)]
+    pub(crate) at: Option<Moment>,
     #[command(flatten)]
     pub(crate) create: CreateArgs,
 }
@@ -574,6 +588,51 @@ fn parse_span(text: &str) -> Result<Duration, String> {
         return Err("between 1s and 3660d, please".to_owned());
     }
     Ok(Duration::from_secs(seconds))
+}
+
+/// Reads `1234`, `2h`, and `2026-11-26T09:30:00Z`.
+fn parse_moment(text: &str) -> Result<Moment, String> {
+    if let Ok(commit_no) = text.parse() {
+        return Ok(Moment::Commit(commit_no));
+    }
+    if let Some(time) = text.strip_suffix('Z') {
+        let wrong = || "not a time: write 2026-11-26T09:30:00Z, in UTC".to_owned();
+        return utc_ms(time).map(Moment::Time).ok_or_else(wrong);
+    }
+    let ago = parse_span(text).map_err(|e| format!("{e}, a time in UTC such as 2026-11-26T09:30:00Z, or a commit"))?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok(Moment::Time(now.saturating_sub(ago).as_millis() as u64))
+}
+
+/// Milliseconds since 1970 of `2026-11-26T09:30` or `2026-11-26T09:30:05`.
+fn utc_ms(text: &str) -> Option<u64> {
+    let (date, time) = text.split_once('T')?;
+    let numbers = |text: &str, by: char| -> Option<Vec<u64>> {
+        text.split(by).map(|n| n.bytes().all(|b| b.is_ascii_digit()).then(|| n.parse().ok())?).collect()
+    };
+    let (date, time) = (numbers(date, '-')?, numbers(time, ':')?);
+    let &[year, month, day] = &date[..] else { return None };
+    let (hour, minute, second) = match time[..] {
+        [hour, minute] => (hour, minute, 0),
+        [hour, minute, second] => (hour, minute, second),
+        _ => return None,
+    };
+    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let days_of = |month: u64| match month {
+        2 => 28 + u64::from(is_leap(year)),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    let is_time = (1970..=9999).contains(&year)
+        && (1..=12).contains(&month)
+        && (1..=days_of(month)).contains(&day)
+        && hour < 24
+        && minute < 60
+        && second < 60;
+    let days = (1970..year).map(|year| 365 + u64::from(is_leap(year))).sum::<u64>()
+        + (1..month).map(days_of).sum::<u64>()
+        + day.saturating_sub(1);
+    is_time.then_some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000)
 }
 
 /// Reads `500000`, `512K`, `5M`, `1G`.

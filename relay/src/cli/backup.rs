@@ -76,7 +76,7 @@ fn partial_path(path: &Path) -> PathBuf {
 }
 
 fn back_up(args: &BackupArgs, db: &Database, out: &mut dyn Write) -> Result<BackupReport, Failure> {
-    let options = BackupOptions::default().bytes_per_second(args.rate);
+    let options = BackupOptions::default().bytes_per_second(args.rate).history(args.history);
     let mut progress: Option<Progress> = None;
     let mut tell = |now: blazedb::BackupProgress| {
         let bar = progress.get_or_insert_with(|| Progress::start("rows", now.rows_total));

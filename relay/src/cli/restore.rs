@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 
-use blazedb::{Database, Error, ErrorKind, Options};
+use blazedb::{Database, Error, ErrorKind, Options, RestoreProgress};
 
 use super::args::RestoreArgs;
 use super::failure::Failure;
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &RestoreArgs) -> Outcome {
     let parts = inputs.iter_mut().map(|input| &mut **input as &mut dyn Read).collect();
     let mut reading: Option<Progress> = None;
     let mut verifying: Option<Progress> = None;
-    let restored = Database::restore(&args.db.db, options, parts, &backup, &mut |now| {
+    let mut tell = |now: RestoreProgress| {
         if now.verify_total > 0 {
             reading = None;
             let bar = verifying.get_or_insert_with(|| Progress::start("verifying (KiB)", now.verify_total / 1024));
@@ -50,7 +50,11 @@ pub(crate) fn run(args: &RestoreArgs) -> Outcome {
             let bar = reading.get_or_insert_with(|| Progress::start("reading (KiB)", total.unwrap_or(0) / 1024));
             bar.set(now.bytes_read / 1024);
         }
-    });
+    };
+    let restored = match args.at {
+        None => Database::restore(&args.db.db, options, parts, &backup, &mut tell),
+        Some(moment) => Database::restore_at(&args.db.db, options, parts, &backup, moment, &mut tell),
+    };
     drop((reading, verifying));
     let report = restored.map_err(|e| explain(args, &e))?;
     ui::line(&format!(
@@ -58,6 +62,10 @@ pub(crate) fn run(args: &RestoreArgs) -> Outcome {
         ui::plural(report.rows, "row"),
         ui::thousands(report.commit_no),
     ));
+    if !report.without_history.is_empty() {
+        let names = report.without_history.join(", ");
+        eprintln!("as the backup has them, without a history in it: {names}");
+    }
     Ok(exit::DONE)
 }
 
@@ -81,6 +89,9 @@ fn explain(args: &RestoreArgs, error: &Error) -> Failure {
                             that the database had when it was backed up; --unencrypted if it had none"
         }
         ErrorKind::Corrupt => "use another backup, or an older chain of them; nothing was left behind",
+        ErrorKind::State if args.at.is_some() => {
+            "see which moments the backups hold, above; give the full backup first and then every increment in order"
+        }
         ErrorKind::State => "give the full backup first and then every increment in the order in which they were made",
         _ => "look at the disk, and run it again; nothing was left behind",
     };

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::process::Stdio;
 
+use blazedb::{Database, Document, History, Options, Value};
 use serde_json::json;
 
 use crate::support::{Folder, ndjson, records};
@@ -64,6 +65,35 @@ fn a_backup_goes_through_a_pipe_and_the_new_file_may_have_another_passphrase() {
     folder.run(["export", "--db", "b.blaze", "--collection", "things"]).refused(1, &["the passphrase does not open"]);
     let args = ["export", "--db", "b.blaze", "--collection", "things", "--passphrase-file", "new.txt"];
     assert_eq!(folder.run(args).ok().stdout, folder.export("a.blaze", "things"));
+}
+
+/// A folder's database is opened as an app would, to say what is kept.
+#[test]
+fn a_moment_is_restored_out_of_backups_with_history() {
+    let folder = Folder::new();
+    let db = Database::open(folder.path().join("a.blaze"), Options::unencrypted()).expect("creates");
+    let things = db.collection::<Document>("things").expect("a good name");
+    things.keep_history(Some(History::ALL)).expect("commits");
+    let document = |n: i64| Document::from_pairs([("n", Value::from(n))]).expect("a document");
+    let id = things.insert(&document(1)).expect("commits");
+    let then = db.commit_no();
+    things.replace(id, &document(2)).expect("commits");
+    db.collection::<Document>("other").expect("a good name").insert(&document(3)).expect("commits");
+    db.close().expect("closes");
+    let plain = ["--unencrypted"];
+    let run = |args: &[&str]| folder.run(args.iter().chain(&plain).copied());
+    run(&["backup", "--db", "a.blaze", "-o", "all.bak", "--history"]).ok();
+    let at = then.to_string();
+    let made = run(&["restore", "all.bak", "--db", "then.blaze", "--at", &at]).ok();
+    assert!(made.stderr.contains("without a history in it: other"), "{}", made.stderr);
+    let export = |db: &str| run(&["export", "--db", db, "--collection", "things"]).ok().stdout;
+    assert_eq!((export("then.blaze").trim(), export("a.blaze").trim()), ("{\"n\":1}", "{\"n\":2}"));
+    run(&["restore", "all.bak", "--db", "b.blaze", "--at", "2001-02-03T04:05:06Z"]).refused(1, &["begins with commit"]);
+    run(&["restore", "all.bak", "--db", "b.blaze", "--at", "99"]).refused(1, &["came after it"]);
+    run(&["restore", "all.bak", "--db", "b.blaze", "--at", "2001-02-29T04:05Z"]).refused(2, &["not a time"]);
+    run(&["backup", "--db", "a.blaze", "-o", "now.bak"]).ok();
+    run(&["restore", "now.bak", "--db", "b.blaze", "--at", &at]).refused(1, &["no history in the backups"]);
+    assert!(!folder.path().join("b.blaze").exists());
 }
 
 #[test]
