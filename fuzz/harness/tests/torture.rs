@@ -47,6 +47,7 @@ slices! {
     recovery: "recovery", "crashes in that recovery" >= 100;
     maintenance: "maintenance", "crash points" >= 30;
     vacuum: "vacuum", "cuts" >= 1;
+    history: "history", "commits looked at" >= 1_000;
     restore: "restore", "crash points" >= 20;
     salvage: "salvage", "rows lost and named" >= 10;
     tears: "tears", "subsets" >= 500;

@@ -22,7 +22,7 @@ use crate::rng::Rng;
 const PAGES_START: u64 = 128 << 10;
 
 /// Returns the world on this disk, with randomness that depends on the case alone.
-fn env(disk: &SimDisk, case: u64) -> Env {
+pub(super) fn env(disk: &SimDisk, case: u64) -> Env {
     Env { entropy: Arc::new(SeededEntropy::new(case)), ..disk.env(NAME) }
 }
 
@@ -72,7 +72,7 @@ impl<'t> Stage<'t> {
 }
 
 /// Goes to every crash point of a trace, on all threads.
-fn at_every_point(
+pub(super) fn at_every_point(
     plan: &Plan<'_>,
     trace: &Trace,
     point: impl Fn(&SimDisk, Allowed, u64) -> Result<(), String> + Sync,

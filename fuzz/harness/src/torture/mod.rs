@@ -6,11 +6,12 @@
 //! repeats it.
 //!
 //! `journal.rs` records a run's calls and plays them again, `workload.rs` is the run and its oracle; `crash.rs`,
-//! `errors.rs`, `tamper.rs`, `backup.rs` and `pace.rs` are the promises. Planted bugs ([`Plant`]) prove that they can be broken.
+//! `errors.rs`, `history.rs`, `tamper.rs`, `backup.rs` and `pace.rs` are the promises. Planted bugs ([`Plant`]) prove that they can be broken.
 
 mod backup;
 mod crash;
 mod errors;
+mod history;
 mod journal;
 mod pace;
 mod tamper;
@@ -124,6 +125,15 @@ pub const PROMISES: &[Promise] = &[
         full: 25,
         slice: 1,
         keep: crash::in_vacuum,
+    },
+    Promise {
+        name: "history",
+        says: "the same of a workload with history, its end by bytes, purges, vacuums and checkpoints: as of every commit that \
+               is kept there is what there was, and nothing else",
+        unit: "changes of the workload",
+        full: 4_000,
+        slice: 60,
+        keep: history::everywhere,
     },
     Promise {
         name: "restore",

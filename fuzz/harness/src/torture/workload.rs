@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use blazedb_engine::env::SimDisk;
-use blazedb_engine::{Durability, Env, Memory, Options, ReadError, ReadView, Store};
+use blazedb_engine::{Durability, Env, History, Memory, Options, ReadError, ReadView, Store};
 
 use super::journal::{Event, Journal, NAME, Recorder};
 use crate::rng::Rng;
@@ -93,6 +93,28 @@ pub(crate) fn shown(view: &ReadView) -> Result<(usize, Digest), ReadError> {
         }
     }
     Ok((state, digest))
+}
+
+/// The same as of a commit; `None` where history of some tree is not kept, or not from that commit on.
+fn shown_as_of(store: &Store, commit_no: u64) -> Result<Option<(usize, Digest)>, ReadError> {
+    let (mut digest, mut state) = (Digest::default(), 0);
+    let (present, past) = (store.read(), store.as_of(commit_no)?);
+    for name in TREES.into_iter().chain([COUNTER.0]) {
+        let Some(tree) = present.tree(name)? else { return Ok(None) };
+        let rows = match past.range(tree, ..) {
+            Ok(rows) => rows,
+            Err(ReadError::HistoryOff { .. } | ReadError::HistoryGone { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        for item in rows {
+            let (key, value) = item?;
+            digest.add(name, &key, &value);
+            if (name, &key[..]) == COUNTER {
+                state = value[..].try_into().map_or(usize::MAX, |bytes| u64::from_le_bytes(bytes) as usize);
+            }
+        }
+    }
+    Ok(Some((state, digest)))
 }
 
 /// What happened when, in events of the journal.
@@ -207,6 +229,30 @@ impl Trace {
         Ok(())
     }
 
+    /// Compares what a store shows of its past, as of `step`-th commits from the newest one back: each is a state of the run,
+    /// whole, and the states of neighbours are neighbours. Returns how many commits it could see.
+    pub(crate) fn check_past(&self, store: &Store, step: u64) -> Result<u64, String> {
+        let newest = store.read().commit_no();
+        let (mut later, _) = shown(&store.read()).map_err(|error| chain(&error))?;
+        let mut seen = 0;
+        for commit_no in (0..=newest).rev().step_by(step as usize) {
+            let told = |what: String| format!("as of commit {commit_no} of {newest}: {what}");
+            let found = shown_as_of(store, commit_no).map_err(|error| told(chain(&error)))?;
+            let Some((state, digest)) = found else { break };
+            if self.states.get(state) != Some(&digest) {
+                return Err(told(format!("it says that it is state {state} and holds something else")));
+            }
+            // A commit is one state, or none where it says what is kept.
+            let most = if seen == 0 { 0 } else { step as usize };
+            if state > later || later - state > most {
+                return Err(told(format!("it shows state {state}, and the commit behind it state {later}")));
+            }
+            later = state;
+            seen += 1;
+        }
+        Ok(seen)
+    }
+
     /// Returns whether a state that was found is one of the run's, whole; of a disk that lies no more can be asked.
     pub(crate) fn knows(&self, state: usize, digest: Digest) -> bool {
         self.states.get(state) == Some(&digest)
@@ -235,6 +281,10 @@ pub(crate) enum Step {
     Checkpoint,
     Flush,
     Reopen,
+    /// From here on this many bytes of every tree's history are kept.
+    KeepHistory(u64),
+    Purge,
+    Vacuum,
 }
 
 /// Runs steps, and keeps the model and the marks.
@@ -339,6 +389,9 @@ impl Runner {
             Step::Checkpoint => self.maintain(|store| store.checkpoint()),
             Step::Flush => self.maintain(|store| store.flush()),
             Step::Reopen => self.close().and_then(|()| self.open()),
+            Step::KeepHistory(keep_bytes) => self.keep_history(keep_bytes),
+            Step::Purge => self.maintain(|store| store.purge_history()),
+            Step::Vacuum => self.vacuum(),
         };
         self.note_error(result);
     }
@@ -348,6 +401,24 @@ impl Runner {
         self.trace.closes += 1;
         self.store = None;
         closed
+    }
+
+    /// Commits that change no row.
+    fn keep_history(&mut self, keep_bytes: u64) -> Result<(), String> {
+        let Some(store) = self.store.clone() else { return Err("it is not open".into()) };
+        for name in TREES.into_iter().chain([COUNTER.0]) {
+            let tree = store.tree(name).map_err(|error| chain(&error))?;
+            let keep = History { keep_ms: u64::MAX, keep_bytes };
+            store.set_history(tree, Some(keep)).map_err(|error| chain(&error))?;
+        }
+        self.mark(What::Acknowledged(self.trace.states.len() - 1));
+        Ok(())
+    }
+
+    /// Where there is nothing to do nothing becomes durable by it.
+    fn vacuum(&mut self) -> Result<(), String> {
+        let Some(store) = &self.store else { return Err("it is not open".into()) };
+        store.vacuum(20, &mut |_| {}).map(drop).map_err(|error| chain(&error))
     }
 
     fn maintain(
@@ -455,12 +526,33 @@ pub(crate) fn random_step(rng: &mut Rng) -> Step {
     }
 }
 
+/// Returns a random step of a store that keeps history.
+pub(crate) fn random_step_with_history(rng: &mut Rng) -> Step {
+    match rng.below(60) {
+        0 => Step::KeepHistory(1 << (10 + rng.below(8))),
+        1 | 2 => Step::Purge,
+        3 => Step::Vacuum,
+        4 => Step::Checkpoint,
+        _ => random_step(rng),
+    }
+}
+
 /// Runs a random workload of this many changes, and closes.
 pub(crate) fn random_trace(options: &Options, seed: u64, operations: u64) -> Trace {
+    trace_of(options, seed, operations, &[], random_step)
+}
+
+/// The same of a store that keeps history.
+pub(crate) fn random_trace_with_history(options: &Options, seed: u64, operations: u64) -> Trace {
+    trace_of(options, seed, operations, &[Step::KeepHistory(u64::MAX)], random_step_with_history)
+}
+
+fn trace_of(options: &Options, seed: u64, operations: u64, first: &[Step], next: fn(&mut Rng) -> Step) -> Trace {
     let disk = SimDisk::new(seed);
     let mut runner = Runner::new(&disk, options.clone(), seed);
+    first.iter().for_each(|step| runner.step(*step));
     while runner.operations() < operations && !runner.has_failed() {
-        let step = random_step(runner.rng());
+        let step = next(runner.rng());
         runner.step(step);
     }
     let mut trace = runner.finish();
