@@ -847,7 +847,7 @@ fn kept_backups_with_history_are_restored_for_ever() {
                     assert!(found["rows"] == *state, "as of {commit_no}");
                 }
                 Err(RestoreError::AfterBackup { .. }) if parts.len() == 1 => {
-                    assert!(commit_no > states.len() as u64 / 2)
+                    assert!(commit_no > states.len() as u64 / 2);
                 }
                 Err(error) => panic!("as of {commit_no}: {error}"),
             }
