@@ -884,8 +884,10 @@ fn a_backup_holds_the_history_that_is_purged_meanwhile() {
     let view = store.as_of(first).expect("kept");
     let want: State = view.range(tree, ..).expect("kept").map(owned).collect();
     drop(view);
+    // Asked for before the backup, and done when it has begun: its view could be moved to pages that are purged.
+    let keep = History { keep_ms: u64::MAX, keep_bytes: 0 };
+    store.set_history(tree, Some(keep)).expect("keeps less");
     let mut then = || {
-        store.set_history(tree, Some(History { keep_ms: u64::MAX, keep_bytes: 0 })).expect("keeps less");
         maintained(store.purge_history());
         for n in 0..30_u8 {
             put(&store, "t", &[n; 3], b"later").expect("commits");
@@ -897,7 +899,43 @@ fn a_backup_holds_the_history_that_is_purged_meanwhile() {
     assert!(oldest(&store, tree).expect("it is on") > first, "it was purged");
     let target = SimDisk::new(3);
     restored_at(&[&out.bytes], &roomy(), Moment::Commit(first), &target).expect("restores");
-    check_restored(&target, &roomy(), ("t", &want), History::ALL, "purged meanwhile");
+    check_restored(&target, &roomy(), ("t", &want), keep, "purged meanwhile");
+}
+
+/// Two tables over the pages, as while a checkpoint is written: a version of the newer one may lie in the older one.
+#[test]
+fn a_backup_takes_versions_out_of_both_tables() {
+    let disk = SimDisk::new(2);
+    let store = with_versions(&disk, &roomy());
+    let tree = store.tree("t").expect("a good name");
+    let mut states: BTreeMap<u64, State> = BTreeMap::new();
+    let mut write = |round: u8| {
+        let mut tx = store.write();
+        for n in 0..30_u8 {
+            let key = [n * 3 + round % 3; 3];
+            if n % 7 == round % 7 {
+                tx.delete(tree, &key).expect("a good key");
+            } else {
+                tx.put(tree, &key, &[round, n].repeat(200)).expect("room");
+            }
+        }
+        let commit_no = tx.commit().expect("commits").commit_no;
+        states.insert(commit_no, model_of(&store)["t"].clone());
+    };
+    (0..4).for_each(&mut write);
+    let used: u64 = disk.names().iter().map(|name| disk.read_file(name).expect("is there").len() as u64).sum();
+    disk.set_capacity(Some(used));
+    assert!(store.checkpoint().is_err(), "there is no room for pages: the table stays frozen");
+    disk.set_capacity(None);
+    (4..8).for_each(&mut write);
+    let full = backed_up(&store, None);
+    for (&commit_no, state) in &states {
+        let past: State = store.as_of(commit_no).expect("kept").range(tree, ..).expect("kept").map(owned).collect();
+        assert!(past == *state, "as of {commit_no}");
+        let target = SimDisk::new(3);
+        restored_at(&[&full], &roomy(), Moment::Commit(commit_no), &target).expect("restores");
+        check_restored(&target, &roomy(), ("t", state), History::ALL, &format!("as of {commit_no}"));
+    }
 }
 
 /// A crash anywhere in the restore of a moment leaves no store or all of it.
