@@ -92,7 +92,7 @@ pub struct VerifyProgress {
 pub struct VerifyReport {
     /// The commit whose pages it was about: the last checkpoint's.
     pub commit_no: u64,
-    /// Trees walked.
+    /// Trees that have entries.
     pub trees: u64,
     /// Pages read.
     pub pages: u64,
@@ -100,6 +100,8 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Entries found in order.
     pub entries: u64,
+    /// Superseded versions, in order as well.
+    pub versions: u64,
 }
 
 impl Store {

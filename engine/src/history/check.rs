@@ -24,9 +24,10 @@ pub(crate) fn read_twins<P: PageRead>(pages: &P, trees: &[TreeRoot]) -> Result<O
     Ok(twins)
 }
 
-/// Walks the twins and the ledger of a state: every entry has its form, and the ledger says what a twin holds.
-pub(crate) fn check<P: PageRead>(pages: &P, trees: &[TreeRoot], commit_no: u64) -> Result<(), PageError> {
-    let Some(twins) = read_twins(pages, trees)? else { return Ok(()) };
+/// Walks the twins and the ledger of a state: every entry has its form, and the ledger says what a twin holds. Returns which
+/// they are.
+pub(crate) fn check<P: PageRead>(pages: &P, trees: &[TreeRoot], commit_no: u64) -> Result<Twins, PageError> {
+    let Some(twins) = read_twins(pages, trees)? else { return Ok(Twins::default()) };
     let tree = |number: u32| trees.get(number as usize).copied().unwrap_or_default();
     check_names(pages, &tree(CATALOGUE), &twins)?;
     let ledger = tree(twins.ledger);
@@ -59,7 +60,8 @@ pub(crate) fn check<P: PageRead>(pages: &P, trees: &[TreeRoot], commit_no: u64) 
             return Err(wrong("the ledger says what a twin holds"));
         }
     }
-    check_ledger(pages, &ledger, commit_no)
+    check_ledger(pages, &ledger, commit_no)?;
+    Ok(twins)
 }
 
 /// Every number is given once.

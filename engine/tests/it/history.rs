@@ -611,6 +611,8 @@ fn twins_and_ledger_are_nobodys_trees() {
     assert_eq!(store.read().tree_names().expect("reads"), ["t"]);
     store.checkpoint().expect("checkpoints");
     assert_eq!(store.read().tree_names().expect("reads"), ["t"]);
+    let checked = store.verify(&mut |_| {}).expect("sound");
+    assert_eq!((checked.trees, checked.entries, checked.versions), (1, 1, 2));
     assert_eq!(store.read().tree("").expect("reads"), None, "what stands under no name is nobody's");
     let at = put(&store, "t", b"k", b"abcdef").expect("commits");
     put(&store, "t", b"k", b"x").expect("commits");
