@@ -11,6 +11,7 @@ mod large;
 mod load;
 mod mapping;
 mod model;
+mod moments;
 mod paths;
 mod recovery;
 mod rekey;
