@@ -93,11 +93,7 @@ pub(super) fn frame(frame: Frame<MessageBuf>, text: bool) -> Frame<MessageBuf> {
         Ok(mut data) => data.copy_to_bytes(data.remaining()),
         Err(frame) => {
             let trailers = frame.into_trailers().unwrap_or_default();
-            let status = Status::from_trailers(
-                trailers.get("grpc-status").map(HeaderValue::as_bytes),
-                trailers.get("grpc-message").map(HeaderValue::as_bytes),
-            );
-            web_trailers(&status)
+            web_trailers(trailers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())))
         }
     };
     let bytes = if text { Bytes::from(STANDARD.encode(&bytes)) } else { bytes };
@@ -117,7 +113,8 @@ pub(super) fn is_preflight<B>(request: &Request<B>) -> bool {
 pub(super) fn allow(headers: &mut HeaderMap) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(VARY, HeaderValue::from_static("origin"));
-    let exposed = "grpc-status,grpc-message,grpc-accept-encoding";
+    // Metadata may have any name; older browsers know no star.
+    let exposed = "grpc-status,grpc-message,grpc-accept-encoding,*";
     headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(exposed));
 }
 
@@ -125,7 +122,8 @@ pub(super) fn allow(headers: &mut HeaderMap) {
 pub(super) fn allow_calls(headers: &mut HeaderMap) {
     allow(headers);
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
-    let asked = "authorization,content-type,grpc-encoding,grpc-timeout,x-grpc-web,x-user-agent";
+    // A star stands for every name but `authorization`.
+    let asked = "authorization,content-type,grpc-encoding,grpc-timeout,x-grpc-web,x-user-agent,*";
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(asked));
     headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("7200"));
 }

@@ -11,6 +11,7 @@ mod websocket;
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -203,19 +204,7 @@ impl Relay {
     }
 
     async fn tls(&self, protocol: &[u8]) -> TlsStream<TcpStream> {
-        let pem = std::fs::read(self.dir.path().join("tls.crt")).unwrap();
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![protocol.to_vec()];
-        let tcp = TcpStream::connect(self.address).await.unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
-        TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
+        tls_to(self.dir.path(), self.address, protocol).await
     }
 
     /// Returns an HTTP/2 connection that follows no rule of ours.
@@ -241,6 +230,23 @@ impl Relay {
         }
         request
     }
+}
+
+/// Connects to a relay whose files are here.
+async fn tls_to(dir: &Path, address: SocketAddr, protocol: &[u8]) -> TlsStream<TcpStream> {
+    let pem = std::fs::read(dir.join("tls.crt")).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
 }
 
 /// Runs what hyper spawns, the socket among it, and can pull the plug.

@@ -12,7 +12,8 @@ const SERVICE: &str = "/grpc.testing.TestService/";
 
 /// A relay with the interoperability service behind it.
 struct Interop {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
+    address: SocketAddr,
     client: Client,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -26,14 +27,15 @@ impl Interop {
         change(&mut limits);
         let listen = "127.0.0.1:0".parse().unwrap();
         let bound = bind(ServeConfig { dir: dir.path().to_owned(), listen, names: Vec::new(), limits }).await.unwrap();
-        let url = format!("https://{}", bound.address());
+        let address = bound.address();
+        let url = format!("https://{address}");
         let trust = Trust::Fingerprint(bound.fingerprint().0);
         let client = Client::new(Target::anonymous(&url, &trust).unwrap(), ClientOptions::default());
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(bound.serve(service::Interop, async {
             let _ = stopped.await;
         }));
-        Self { _dir: dir, client, stop, task }
+        Self { dir, address, client, stop, task }
     }
 
     async fn unary(&self, method: &str, message: Vec<u8>, options: &CallOptions) -> Result<Answer, CallError> {
@@ -224,4 +226,31 @@ async fn a_call_of_a_method_ends_when_nobody_takes_it_and_when_the_relay_goes() 
     assert_eq!(error.status().unwrap().code, Code::Unavailable, "{error}");
     drop(answers);
     soon("shutdown", task).await.unwrap();
+}
+
+// spec: G-15, G-16, G-22
+#[tokio::test]
+async fn a_browser_gives_and_gets_metadata() {
+    let server = Interop::start(|_| {}).await;
+    let io = TokioIo::new(tls_to(server.dir.path(), server.address, b"http/1.1").await);
+    let (mut requests, connection) = http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::post(format!("{SERVICE}UnaryCall"))
+        .header("host", "localhost")
+        .header("origin", "https://app.example")
+        .header("content-type", "application/grpc-web")
+        .header("x-grpc-test-echo-initial", "before")
+        .header("x-grpc-test-echo-trailing-bin", "q6ur")
+        .body(http_body_util::Full::new(message(&number(2, 1))))
+        .unwrap();
+    let response = soon("answer", requests.send_request(request)).await.unwrap();
+    assert_eq!(response.headers()["x-grpc-test-echo-initial"], "before");
+    assert!(response.headers()["access-control-expose-headers"].to_str().unwrap().ends_with(",*"));
+    let body = soon("the body", response.into_body().collect()).await.unwrap().to_bytes();
+    let end = &body[message(&payload(1)).len()..];
+    assert_eq!((end[0], usize::from(end[4])), (0x80, end.len() - 5), "one message of trailers");
+    let lines = std::str::from_utf8(&end[5..]).unwrap();
+    assert!(lines.contains("grpc-status:0\r\n"), "{lines}");
+    assert!(lines.contains("x-grpc-test-echo-trailing-bin:q6ur\r\n"), "{lines}");
+    server.stop().await;
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{PREFIX_BYTES, Status};
+use super::PREFIX_BYTES;
 
 /// Marks the message that holds the trailers.
 const TRAILERS_FLAG: u8 = 0x80;
@@ -35,24 +35,22 @@ fn after<'a>(text: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
     start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
-/// Returns the message that ends an answer: the trailers as lines of text.
-pub fn web_trailers(status: &Status) -> Bytes {
-    let mut text = format!("grpc-status:{}\r\n", status.status_value());
-    if let Some(message) = status.message_value() {
-        text.push_str(&format!("grpc-message:{message}\r\n"));
+/// Returns the message that ends an answer: the trailers, whose values are checked header values, as lines of text.
+pub fn web_trailers<'t>(trailers: impl IntoIterator<Item = (&'t str, &'t [u8])>) -> Bytes {
+    let mut out = vec![TRAILERS_FLAG, 0, 0, 0, 0];
+    for (name, value) in trailers {
+        for part in [name.as_bytes(), b":", value, b"\r\n"] {
+            out.extend_from_slice(part);
+        }
     }
-    let length = u32::try_from(text.len()).expect("a status and at most 3 KiB of text");
-    let mut out = Vec::with_capacity(PREFIX_BYTES + text.len());
-    out.push(TRAILERS_FLAG);
-    out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(text.as_bytes());
+    let length = u32::try_from(out.len() - PREFIX_BYTES).expect("a status, a text and metadata within its limits");
+    out[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
     Bytes::from(out)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grpc::Code;
 
     #[test]
     fn content_types() {
@@ -71,8 +69,8 @@ mod tests {
 
     #[test]
     fn trailers_are_a_message() {
-        assert_eq!(&web_trailers(&Status::ok())[..], b"\x80\0\0\0\x0fgrpc-status:0\r\n");
-        let status = Status::new(Code::NotFound, "100%\n");
-        assert_eq!(&web_trailers(&status)[..], b"\x80\0\0\0\x27grpc-status:5\r\ngrpc-message:100%25%0A\r\n");
+        assert_eq!(&web_trailers([("grpc-status", &b"0"[..])])[..], b"\x80\0\0\0\x0fgrpc-status:0\r\n");
+        let trailers = [("grpc-status", &b"5"[..]), ("grpc-message", b"100%25%0A"), ("x", b"y")];
+        assert_eq!(&web_trailers(trailers)[..], b"\x80\0\0\0\x2cgrpc-status:5\r\ngrpc-message:100%25%0A\r\nx:y\r\n");
     }
 }
