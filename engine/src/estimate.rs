@@ -194,12 +194,19 @@ impl Store {
             let twins = history::check::read_twins(&kept, &root.trees)?.unwrap_or_default();
             let mut trees = Vec::new();
             let (mut live, mut past, mut moved, mut fewer) = (0, 0, 0, 0);
+            // Leaves that packing gives up need not be moved any more; a bit for each.
+            let mut given_up = vec![0_u64; space.as_ref().map_or(0, |space| space.end().div_ceil(64) as usize)];
+            let mut give_up = |no: u64| {
+                if let Some(word) = given_up.get_mut((no / 64) as usize) {
+                    *word |= 1 << (no % 64);
+                }
+            };
             for (name, number) in names(&kept, &root.tree(CATALOGUE))? {
                 let now = btree::check(&kept, &root.tree(number), &mut each)?;
                 let twin = twins.of(number).map_or_else(Default::default, |twin| root.tree(twin.number));
                 let then = btree::check(&kept, &twin, &mut each)?;
                 for root in [&root.tree(number), &twin] {
-                    let gain = btree::gain(&kept, root, PACKING)?;
+                    let gain = btree::gain(&kept, root, PACKING, &mut give_up)?;
                     (moved, fewer) = (moved + gain.packed, fewer + gain.fewer);
                 }
                 (live, past) = (live + now.pages, past + then.pages);
@@ -212,23 +219,28 @@ impl Store {
                     history_bytes: then.pages * page_bytes,
                 });
             }
-            Ok((space, trees, live, past, moved, fewer))
+            Ok((space, trees, given_up, live, past, moved, fewer))
         };
-        let (space, trees, live, past, packed, fewer) = read().map_err(|error| match MaintainError::from(error) {
-            _ if self.inner.is_closed() => MaintainError::Closed,
-            _ if kept.has_ended() => MaintainError::SnapshotTooOld { commit_no: root.commit_no },
-            MaintainError::Corruption(_) if self.inner.is_overtaken() => MaintainError::Overtaken,
-            error => error,
-        })?;
+        let (space, trees, given_up, live, past, packed, fewer) =
+            read().map_err(|error| match MaintainError::from(error) {
+                _ if self.inner.is_closed() => MaintainError::Closed,
+                _ if kept.has_ended() => MaintainError::SnapshotTooOld { commit_no: root.commit_no },
+                MaintainError::Corruption(_) if self.inner.is_overtaken() => MaintainError::Overtaken,
+                error => error,
+            })?;
         let used = space.as_ref().map_or(first, |space| space.counts().used);
         let all = used.saturating_sub(first) * page_bytes;
         progress(VerifyProgress { done_bytes: all, total_bytes: all });
         let file = (stats.page_file_bytes / page_bytes).max(used);
         // What the last headers hold comes free on the way; what views and open values hold does not.
         let ahead = stats.ahead_bytes / page_bytes;
-        let needed = used - fewer + held_by_readers + ahead;
+        // A damaged file may name a page for several trees.
+        let needed = used.saturating_sub(fewer) + held_by_readers + ahead;
         let after = crate::vacuum::ceiling(needed).min(file);
-        let above = space.as_ref().map_or(0, |space| space.in_use_from(after));
+        let is_given_up = |no: u64| given_up.get((no / 64) as usize).is_some_and(|word| word & (1 << (no % 64)) != 0);
+        let above = space.as_ref().map_or(0, |space| {
+            (after..space.end()).filter(|&no| space.is_named(no) && !is_given_up(no)).count() as u64
+        });
         let frees = file - after;
         let moves = if frees > 0 { packed + above } else { 0 };
         let held = (stats.held_bytes / page_bytes + ahead).min(file - used);

@@ -35,7 +35,8 @@ pub(crate) fn pack<W: PageWrite>(
     if root.height > HEIGHT_MAX {
         return Err(broken(pages, at, "a tree has pages up to its height, which is at most 16"));
     }
-    let mut plan = Plan { pages, how, budget, from, touches: Some(Vec::new()), gain: Gain::default(), stop: None };
+    let (each, touches) = (&mut |_| {}, Some(Vec::new()));
+    let mut plan = Plan { pages, how, budget, from, touches, gain: Gain::default(), each, stop: None };
     plan.branch(at, root.height - 1, &[], None)?;
     let Plan { touches, stop, .. } = plan;
     let touches = touches.unwrap_or_default();
@@ -52,14 +53,20 @@ pub(crate) struct Gain {
     pub(crate) fewer: u64,
 }
 
-/// Foretells what packing all of a tree would come to; reads its leaves and changes nothing.
-pub(crate) fn gain<P: PageRead>(pages: &P, root: &TreeRoot, how: Packing) -> Result<Gain, PageError> {
+/// Foretells what packing all of a tree would come to; reads its leaves and changes nothing. `each` is told the numbers of
+/// the leaves that would be packed.
+pub(crate) fn gain<P: PageRead>(
+    pages: &P,
+    root: &TreeRoot,
+    how: Packing,
+    each: &mut dyn FnMut(u64),
+) -> Result<Gain, PageError> {
     let Some(at) = root.page.filter(|_| root.height > 1) else { return Ok(Gain::default()) };
     if root.height > HEIGHT_MAX {
         return Err(broken(pages, at, "a tree has pages up to its height, which is at most 16"));
     }
     let budget = &mut u64::MAX.clone();
-    let mut plan = Plan { pages, how, budget, from: &[], touches: None, gain: Gain::default(), stop: None };
+    let mut plan = Plan { pages, how, budget, from: &[], touches: None, gain: Gain::default(), each, stop: None };
     plan.branch(at, root.height - 1, &[], None)?;
     Ok(plan.gain)
 }
@@ -72,6 +79,7 @@ struct Plan<'p, P> {
     /// The lowest keys that leaves to be packed may have; none where they are only counted.
     touches: Option<Vec<Vec<u8>>>,
     gain: Gain,
+    each: &'p mut dyn FnMut(u64),
     stop: Option<Vec<u8>>,
 }
 
@@ -142,6 +150,7 @@ impl<P: PageRead> Plan<'_, P> {
         if packed < now && (now - packed) * 100 >= now * self.how.gain {
             self.gain.packed += packed;
             self.gain.fewer += now - packed;
+            (0..branch.len()).for_each(|i| (self.each)(branch.child(i).no));
             if let Some(touches) = &mut self.touches {
                 touches.extend(lows);
             }

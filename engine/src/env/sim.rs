@@ -136,6 +136,7 @@ struct World {
     dead: bool,
     sync_lies: bool,
     bytes_read: u64,
+    bytes_written: u64,
     capacity: Option<u64>,
     faults: Vec<(Fault, u64)>,
     trace: u64,
@@ -246,6 +247,11 @@ impl SimDisk {
     /// Returns how many bytes were read from files.
     pub fn bytes_read(&self) -> u64 {
         self.world.lock().bytes_read
+    }
+
+    /// Returns how many bytes were written to files.
+    pub fn bytes_written(&self) -> u64 {
+        self.world.lock().bytes_written
     }
 
     /// Returns how many sectors a crash now would decide on: those of writes that are not synced.
@@ -576,6 +582,7 @@ impl StorageFile for Handle {
         let dies = world.call(CallKind::Write, offset << 32 ^ u64::from(crc32fast::hash(bytes)))?;
         world.room_for(self.file, offset + bytes.len() as u64)?;
         let sequence = world.next();
+        world.bytes_written += bytes.len() as u64;
         let file = &mut world.files[self.file];
         write_slice(Arc::make_mut(&mut file.cache), offset, bytes);
         file.pending.push((sequence, Pending::Write { offset, bytes: bytes.to_vec() }));
