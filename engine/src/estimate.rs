@@ -76,7 +76,8 @@ pub struct TreeSpace {
 pub struct VacuumEstimate {
     /// Bytes that the file would be shorter by.
     pub frees_bytes: u64,
-    /// Bytes that it would write for it: pages that are moved, and leaves that are packed.
+    /// Bytes that it would write for it, at least: pages that are moved, and leaves that are packed. The ways to them and
+    /// headers come on top, which is twice as much where the file is small.
     pub moves_bytes: u64,
     /// Those in pages.
     pub moves_pages: u64,
