@@ -142,6 +142,7 @@ impl Row {
 
 impl<'a> RowRef<'a> {
     /// Checks a row from outside (spec: V-23, L-4).
+    #[inline]
     pub fn decode(shape: &'a Shape, body: &'a [u8]) -> Result<Self, DecodeError> {
         check_row(shape, body, 0)?;
         Ok(Self { shape, body })
@@ -177,6 +178,7 @@ impl<'a> RowRef<'a> {
         self.shape.is_empty()
     }
 
+    #[inline]
     pub(crate) fn sequence(&self) -> Sequence<'a> {
         Sequence::split(self.shape.len(), self.body, 0).unwrap_or_default()
     }
@@ -188,6 +190,7 @@ impl<'a> RowRef<'a> {
     }
 
     /// Iterates over tags and payloads, by ascending name.
+    #[inline]
     pub fn fields(&self) -> impl ExactSizeIterator<Item = RawField<'a>> + use<'a> {
         let mut items = self.sequence().items();
         (0..self.len()).map(move |_| {
@@ -210,12 +213,12 @@ impl<'a> RowRef<'a> {
     }
 
     /// Iterates over names and values, by ascending name.
+    #[inline]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&'a str, ValueRef<'a>)> + use<'a> {
-        let row = *self;
-        let mut index = 0;
-        row.fields().map(move |field| {
-            index += 1;
-            (row.shape.name(index - 1), ValueRef::trusted(field.tag, field.payload))
+        let mut items = self.sequence().items();
+        self.shape.names().map(move |name| {
+            let (tag, payload) = items.next().unwrap_or_default();
+            (name, ValueRef::trusted(tag, payload))
         })
     }
 

@@ -9,6 +9,7 @@ use crate::reader::Reader;
 use crate::writer::{prefixed_len, put_prefixed, put_uvarint, uvarint_len};
 use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// In a shape of at most so many names one is found by looking at all: most differ in length, or in their first byte.
@@ -19,12 +20,14 @@ const SCANNED_MAX: usize = 16;
 pub struct Shape(Option<Arc<Names>>);
 
 /// At least one name; the empty shape allocates nothing.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(PartialEq, Eq)]
 struct Names {
     /// All names, one after another.
     text: Box<str>,
     /// Where each ends in `text`.
     ends: Box<[u32]>,
+    /// The mark of each, if they are few: names with different marks differ.
+    marks: Box<[u64]>,
     /// Length of the encoding: asked for with every operation.
     encoded_len: usize,
 }
@@ -75,13 +78,12 @@ impl Shape {
     }
 
     fn of(text: &str, ends: &[u32]) -> Self {
-        let mut encoded_len = uvarint_len(ends.len() as u64);
-        let mut start = 0;
-        for &end in ends {
-            encoded_len += prefixed_len((end - start) as usize);
-            start = end;
-        }
-        Self(Some(Arc::new(Names { text: text.into(), ends: ends.into(), encoded_len })))
+        let names = NameIter { text, ends, start: 0 };
+        let encoded_len =
+            uvarint_len(ends.len() as u64) + names.clone().map(|name| prefixed_len(name.len())).sum::<usize>();
+        let marks =
+            if ends.len() <= SCANNED_MAX { names.map(|name| mark(name.as_bytes())).collect() } else { Box::default() };
+        Self(Some(Arc::new(Names { text: text.into(), ends: ends.into(), marks, encoded_len })))
     }
 
     /// Returns the number of names.
@@ -103,26 +105,20 @@ impl Shape {
     }
 
     /// Iterates over the names in ascending order.
+    #[inline]
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> + DoubleEndedIterator + Clone {
-        (0..self.len()).map(|index| self.name(index))
+        self.0.as_ref().map_or_else(NameIter::default, |names| NameIter {
+            text: &names.text,
+            ends: &names.ends,
+            start: 0,
+        })
     }
 
     /// Returns where `name` stands, if it does.
+    #[inline]
     pub fn index_of(&self, name: &str) -> Option<usize> {
         let names = self.0.as_ref()?;
-        if names.ends.len() <= SCANNED_MAX {
-            return names.scan(name.as_bytes());
-        }
-        let (mut low, mut high) = (0, names.ends.len());
-        while low < high {
-            let middle = low.midpoint(high);
-            match names.get(middle)?.cmp(name) {
-                Ordering::Less => low = middle + 1,
-                Ordering::Greater => high = middle,
-                Ordering::Equal => return Some(middle),
-            }
-        }
-        None
+        if names.marks.is_empty() { names.search(name) } else { names.scan(name) }
     }
 
     /// Returns true if these are exactly the names, in this order.
@@ -176,17 +172,23 @@ impl Shape {
 }
 
 impl Names {
-    /// Looks at one name after the other.
+    /// Looks at one mark after the other.
     #[inline]
-    fn scan(&self, name: &[u8]) -> Option<usize> {
-        let text = self.text.as_bytes();
-        let mut start = 0;
-        for (index, &end) in self.ends.iter().enumerate() {
-            let end = end as usize;
-            if end - start == name.len() && text.get(start..end) == Some(name) {
-                return Some(index);
+    fn scan(&self, name: &str) -> Option<usize> {
+        let wanted = mark(name.as_bytes());
+        let mut alike = self.marks.iter().enumerate().filter(|(_, mark)| **mark == wanted);
+        alike.map(|(index, _)| index).find(|&index| self.get(index) == Some(name))
+    }
+
+    fn search(&self, name: &str) -> Option<usize> {
+        let (mut low, mut high) = (0, self.ends.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.get(middle)?.cmp(name) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+                Ordering::Equal => return Some(middle),
             }
-            start = end;
         }
         None
     }
@@ -199,6 +201,66 @@ impl Names {
             None => 0,
         };
         self.text.get(start..end)
+    }
+}
+
+/// The names of a shape, ascending.
+#[derive(Clone, Default)]
+struct NameIter<'a> {
+    text: &'a str,
+    /// Those of the names that are left.
+    ends: &'a [u32],
+    /// Where the next name starts in `text`.
+    start: usize,
+}
+
+impl<'a> Iterator for NameIter<'a> {
+    type Item = &'a str;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a str> {
+        let (&end, ends) = self.ends.split_first()?;
+        let name = self.text.get(self.start..end as usize);
+        (self.ends, self.start) = (ends, end as usize);
+        name
+    }
+
+    #[inline]
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.ends.len(), Some(self.ends.len()))
+    }
+}
+
+impl ExactSizeIterator for NameIter<'_> {}
+
+impl DoubleEndedIterator for NameIter<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let (&end, ends) = self.ends.split_last()?;
+        self.ends = ends;
+        let start = ends.last().map_or(self.start, |&end| end as usize);
+        self.text.get(start..end as usize)
+    }
+}
+
+/// Returns a number that is the same for the same names, and mostly another for others: a few instructions, where
+/// comparing takes a call.
+#[inline]
+fn mark(name: &[u8]) -> u64 {
+    let ends = if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+        u64::from_le_bytes(*first) ^ u64::from_le_bytes(*last).rotate_left(29)
+    } else if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+        u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32
+    } else {
+        name.iter().fold(0, |mark, &byte| mark << 8 | u64::from(byte))
+    };
+    ends ^ (name.len() as u64) << 56
+}
+
+/// What else there is follows from these two.
+impl Hash for Names {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+        self.ends.hash(state);
     }
 }
 
@@ -231,10 +293,25 @@ mod tests {
         for (index, name) in ["", "a", "abc", "b"].iter().enumerate() {
             assert_eq!(shape.index_of(name), Some(index));
         }
+        assert_eq!(shape.names().rev().collect::<Vec<_>>(), ["b", "abc", "a", ""]);
         assert_eq!(shape.index_of("ab"), None);
         assert_eq!(shape.index_of("c"), None);
         assert_eq!(shape.name(4), "");
         assert!(matches!(Shape::new(["a", "a"]), Err(EncodeError::Duplicate { name }) if name == "a"));
+    }
+
+    #[test]
+    fn names_with_one_mark_are_told_apart() {
+        let (one, other) = ("abcdefgh-abcdefgh", "abcdefgh+abcdefgh");
+        assert_eq!(mark(one.as_bytes()), mark(other.as_bytes()));
+        let shape = Shape::new([one, other]).expect("distinct names");
+        assert_eq!((shape.index_of(one), shape.index_of(other)), (Some(1), Some(0)));
+        assert_eq!(shape.index_of("abcdefgh.abcdefgh"), None);
+        let long: Vec<String> = (0..40).map(|n| format!("{n:02}-{}", "x".repeat(n))).collect();
+        for count in [1, 16, 17, 40] {
+            let shape = Shape::new(&long[..count]).expect("distinct names");
+            assert!((0..count).all(|index| shape.index_of(&long[index]) == Some(index)));
+        }
     }
 
     // spec: L-2, L-3

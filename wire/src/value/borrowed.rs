@@ -3,7 +3,7 @@
 //! Nothing is decoded before it is asked for. Over bytes that were not validated the getters still do not panic: what
 //! makes no sense reads as null.
 
-use super::scalar::{TAG_ARRAY, trusted_scalar};
+use super::scalar::{TAG_ARRAY, TAG_MAP, trusted_common, trusted_scalar, trusted_seldom};
 use super::sequence::Sequence;
 use super::table::{Table, TableIndex};
 use super::validate::validate_value;
@@ -56,9 +56,17 @@ impl<'a> ValueRef<'a> {
     /// Reads the value of a top-level field that was validated before.
     #[inline]
     pub(crate) fn trusted(tag: u8, payload: &'a [u8]) -> Self {
-        match trusted_scalar(tag, payload) {
+        match trusted_common(tag, payload) {
             Some(value) => value,
-            None => Self::open(tag, payload).unwrap_or(Self::Null),
+            None => Self::seldom(tag, payload),
+        }
+    }
+
+    #[inline(never)]
+    fn seldom(tag: u8, payload: &'a [u8]) -> Self {
+        match tag {
+            TAG_ARRAY | TAG_MAP => Self::open(tag, payload).unwrap_or(Self::Null),
+            _ => trusted_seldom(tag, payload).unwrap_or(Self::Null),
         }
     }
 
@@ -90,9 +98,17 @@ impl<'a> ValueRef<'a> {
     #[inline]
     fn item(table: &'a [u8], item: (u8, &'a [u8])) -> Self {
         let (tag, payload) = item;
-        match trusted_scalar(tag, payload) {
+        match trusted_common(tag, payload) {
             Some(value) => value,
-            None => Self::node(table, tag, payload).unwrap_or(Self::Null),
+            None => Self::seldom_item(table, tag, payload),
+        }
+    }
+
+    #[inline(never)]
+    fn seldom_item(table: &'a [u8], tag: u8, payload: &'a [u8]) -> Self {
+        match tag {
+            TAG_ARRAY | TAG_MAP => Self::node(table, tag, payload).unwrap_or(Self::Null),
+            _ => trusted_seldom(tag, payload).unwrap_or(Self::Null),
         }
     }
 

@@ -244,19 +244,29 @@ pub(crate) fn trusted_float(tag: u8, payload: &[u8]) -> Option<f64> {
 /// Reads a valid value that is not a container; none for a container. Over other bytes, what makes no sense is null.
 #[inline]
 pub(crate) fn trusted_scalar(tag: u8, payload: &[u8]) -> Option<ValueRef<'_>> {
-    if tag == TAG_TEXT {
-        return Some(std::str::from_utf8(payload).map_or(ValueRef::Null, ValueRef::Text));
+    match trusted_common(tag, payload) {
+        Some(value) => Some(value),
+        None => trusted_seldom(tag, payload),
     }
-    if let Some(n) = trusted_integer(tag, payload) {
-        return Some(ValueRef::I64(n));
-    }
-    trusted_other(tag, payload)
 }
 
-/// What is seldom, out of the way of what is not. The elements of a vector are not looked at again.
-#[cold]
-#[inline(never)]
-fn trusted_other(tag: u8, payload: &[u8]) -> Option<ValueRef<'_>> {
+/// Reads a valid value of a common kind; none for others. Always a part of what it is called from: a value in memory
+/// costs more than making it does.
+#[inline(always)]
+pub(crate) fn trusted_common(tag: u8, payload: &[u8]) -> Option<ValueRef<'_>> {
+    match tag {
+        TAG_TEXT => Some(std::str::from_utf8(payload).map_or(ValueRef::Null, ValueRef::Text)),
+        TAG_NULL => Some(ValueRef::Null),
+        TAG_FALSE | TAG_TRUE => Some(ValueRef::Bool(tag == TAG_TRUE)),
+        TAG_FLOAT_64 => {
+            Some(payload.try_into().map_or(ValueRef::Null, |bytes| ValueRef::F64(f64::from_le_bytes(bytes))))
+        }
+        _ => trusted_integer(tag, payload).map(ValueRef::I64),
+    }
+}
+
+/// Reads a valid value that [`trusted_common`] does not. The elements of a vector are not looked at again.
+pub(crate) fn trusted_seldom(tag: u8, payload: &[u8]) -> Option<ValueRef<'_>> {
     match tag {
         TAG_VECTOR_32 => Some(VectorRef::trusted(payload).map_or(ValueRef::Null, ValueRef::VectorF32)),
         TAG_VECTOR_64 => Some(VectorRef::trusted(payload).map_or(ValueRef::Null, ValueRef::VectorF64)),
@@ -267,26 +277,88 @@ fn trusted_other(tag: u8, payload: &[u8]) -> Option<ValueRef<'_>> {
 /// Checks a value that is not a container as [`decode_scalar`] does; false for a container.
 #[inline]
 pub(crate) fn check_scalar(tag: u8, payload: &[u8]) -> Result<bool, DecodeError> {
-    // What is most common first, and without making anything of it.
+    if is_plain(tag, payload) {
+        return Ok(true);
+    }
     match tag {
-        TAG_TEXT if is_ascii(payload) => Ok(true),
-        0x10..=0x1f | TAG_NULL..=TAG_TRUE if payload.is_empty() => Ok(true),
-        0x21..=0x28 if payload.len() == usize::from(tag & 0xf) && is_shortest(payload) => Ok(true),
         TAG_ARRAY | TAG_MAP => Ok(false),
         _ => decode_scalar(tag, payload).map(|_| true),
     }
 }
 
-/// As the standard library's, which goes byte by byte where there are few.
+/// In [`PAYLOADS`]: text.
+const SOME_TEXT: u8 = 0xff;
+/// In [`PAYLOADS`]: whatever has rules that are not looked at in a hurry.
+const SOME_OTHER: u8 = 0xfe;
+
+/// What each tag asks of its payload: a length, or one of the two above.
+static PAYLOADS: [u8; 256] = {
+    let mut payloads = [SOME_OTHER; 256];
+    let mut tag = TAG_NULL as usize;
+    while tag <= TAG_TRUE as usize {
+        payloads[tag] = 0;
+        tag += 1;
+    }
+    let mut info = 0;
+    while info < 16 {
+        payloads[(types::SMALL << 4 | info) as usize] = 0;
+        info += 1;
+    }
+    let mut width = 1;
+    while width <= 8 {
+        payloads[(types::INTEGER << 4 | width) as usize] = width;
+        width += 1;
+    }
+    payloads[TAG_ZERO as usize] = 0;
+    payloads[TAG_TEXT as usize] = SOME_TEXT;
+    payloads
+};
+
+/// Whether this is a valid value of a common kind. A value of which it does not say so may be valid too.
+#[inline(always)]
+pub(crate) fn is_plain(tag: u8, payload: &[u8]) -> bool {
+    match PAYLOADS[usize::from(tag)] {
+        SOME_TEXT => is_ascii(payload),
+        SOME_OTHER => tag == TAG_FLOAT_64 && is_long_float(payload),
+        0 => payload.is_empty(),
+        width => payload.len() == usize::from(width) && is_shortest(payload),
+    }
+}
+
+/// Whether a float needs its eight bytes (spec: V-10, V-11).
 #[inline]
-fn is_ascii(text: &[u8]) -> bool {
-    let (words, rest) = text.as_chunks::<8>();
-    let mut high = words.iter().fold(0, |high, word| high | u64::from_le_bytes(*word));
-    high |= match text.last_chunk::<8>() {
-        Some(last) => u64::from_le_bytes(*last),
-        None => rest.iter().fold(0, |high, &byte| high | u64::from(byte)),
+fn is_long_float(payload: &[u8]) -> bool {
+    let Ok(bytes) = payload.try_into() else { return false };
+    let x = f64::from_le_bytes(bytes);
+    !x.is_nan() && as_f32(x).is_none()
+}
+
+const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+
+/// As the standard library's, which goes byte by byte where there are few.
+#[inline(always)]
+pub(crate) fn is_ascii(text: &[u8]) -> bool {
+    let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
+    let half = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
+    let high = if let (Some(first), Some(last)) = (text.first_chunk::<8>(), text.last_chunk::<8>()) {
+        let mut high = word(first) | word(last);
+        // What lies between them, the last word of it perhaps twice.
+        let (blocks, rest) = text.as_chunks::<32>();
+        for block in blocks {
+            let (words, _) = block.as_chunks::<8>();
+            high |= word(&words[0]) | word(&words[1]) | word(&words[2]) | word(&words[3]);
+        }
+        let (words, _) = rest.as_chunks::<8>();
+        for at in words {
+            high |= word(at);
+        }
+        high
+    } else if let (Some(first), Some(last)) = (text.first_chunk::<4>(), text.last_chunk::<4>()) {
+        half(first) | half(last)
+    } else {
+        text.iter().fold(0, |high, &byte| high | u64::from(byte))
     };
-    high & 0x8080_8080_8080_8080 == 0
+    high & HIGH_BITS == 0
 }
 
 /// Whether an integer of one to eight bytes needs them all, and does not fit into a tag (spec: V-8).
@@ -451,6 +523,44 @@ mod tests {
                     let decoded = decode_scalar(tag, &out).expect("canonical").expect("a scalar");
                     assert_eq!(decoded.to_value(), value);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_plain_at_a_glance_is_valid_at_a_closer_look() {
+        let bytes = [0x00, 0x07, 0x08, 0x61, 0x7f, 0x80, 0xc0, 0xf0, 0xf7, 0xf8, 0xff];
+        let mut payloads = vec![vec![]];
+        for len in 1..=9 {
+            for (first, last) in bytes.iter().flat_map(|first| bytes.iter().map(move |last| (*first, *last))) {
+                for middle in [0x00, 0x61, 0x80, 0xff] {
+                    let mut payload = vec![middle; len];
+                    (payload[0], payload[len - 1]) = (first, last);
+                    payloads.push(payload);
+                }
+            }
+        }
+        for tag in 0..=255 {
+            for payload in &payloads {
+                let valid = matches!(decode_scalar(tag, payload), Ok(Some(_)));
+                assert!(valid || !is_plain(tag, payload), "{tag:#x} {payload:x?}");
+                // Of these it must know all, or validation is slow.
+                if matches!(tag, 0..=2 | 0x10..=0x1f | 0x21..=0x28 | 0x40 | 0x48) {
+                    assert_eq!(is_plain(tag, payload), valid, "{tag:#x} {payload:x?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_high_bit_is_seen_wherever_it_is() {
+        for len in 0..200 {
+            let mut text = vec![0x7f; len];
+            assert!(is_ascii(&text), "{len}");
+            for at in 0..len {
+                text[at] = 0x80;
+                assert!(!is_ascii(&text), "{at} of {len}");
+                text[at] = 0x7f;
             }
         }
     }

@@ -80,16 +80,13 @@ impl<'a> Sequence<'a> {
     /// Returns where item `index` ends in the heap.
     #[inline]
     fn end(&self, index: usize) -> usize {
-        if index + 1 >= self.tags.len() {
-            return self.heap.len();
-        }
-        let at = index * self.width;
-        match (self.width, self.ends.get(at..at + self.width)) {
-            (1, Some(&[a])) => a.into(),
-            (2, Some(&[a, b])) => u16::from_le_bytes([a, b]).into(),
-            (4, Some(&[a, b, c, d])) => u32::from_le_bytes([a, b, c, d]) as usize,
-            _ => 0,
-        }
+        let end = match self.width {
+            1 => self.ends.get(index).map(|&end| end.into()),
+            2 => self.ends.as_chunks().0.get(index).map(|&end| u16::from_le_bytes(end).into()),
+            _ => self.ends.as_chunks().0.get(index).map(|&end| u32::from_le_bytes(end) as usize),
+        };
+        // The last item has no end of its own.
+        end.unwrap_or(self.heap.len())
     }
 
     /// Returns tag and payload of item `index`, if there is such an item and its ends make sense.
@@ -100,40 +97,24 @@ impl<'a> Sequence<'a> {
         Some((tag, self.heap.get(start..self.end(index))?))
     }
 
-    /// Calls `each` with tag, payload and place in the heap of every item, in order (spec: V-15).
+    /// Returns how many bytes an end has.
     #[inline]
-    pub(crate) fn check_each(
-        &self,
-        each: impl FnMut(u8, &'a [u8], usize) -> Result<(), DecodeError>,
-    ) -> Result<(), DecodeError> {
-        match self.width {
-            1 => self.check_each_of::<1>(each),
-            2 => self.check_each_of::<2>(each),
-            _ => self.check_each_of::<4>(each),
-        }
+    pub(crate) const fn width(&self) -> usize {
+        self.width
     }
 
-    #[inline]
-    fn check_each_of<const W: usize>(
-        &self,
-        mut each: impl FnMut(u8, &'a [u8], usize) -> Result<(), DecodeError>,
-    ) -> Result<(), DecodeError> {
-        let (ends, _) = self.ends.as_chunks::<W>();
-        let mut start = 0;
-        for (index, &tag) in self.tags.iter().enumerate() {
-            let end = ends.get(index).map_or(self.heap.len(), |end| {
-                let mut bytes = [0; 4];
-                bytes[..W].copy_from_slice(end);
-                u32::from_le_bytes(bytes) as usize
-            });
-            let Some(payload) = self.heap.get(start..end) else {
-                let at = self.heap_at - (self.tags.len() - 1).saturating_sub(index) * W;
-                return Err(DecodeError::new(at, DecodeErrorKind::Order("V-15")));
-            };
-            each(tag, payload, self.heap_at + start)?;
-            start = end;
-        }
-        Ok(())
+    /// Goes over the items of a sequence whose ends have `W` bytes and may not make sense.
+    #[inline(always)]
+    pub(crate) fn walk<const W: usize>(&self) -> Walk<'a, W> {
+        Walk { tags: self.tags, ends: self.ends.as_chunks().0, heap: self.heap, next: 0, start: 0 }
+    }
+
+    /// Returns the error for an end that does not make sense (spec: V-15).
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn out_of_order(&self, index: usize) -> DecodeError {
+        let at = self.heap_at - (self.tags.len() - 1).saturating_sub(index) * self.width;
+        DecodeError::new(at, DecodeErrorKind::Order("V-15"))
     }
 
     /// Returns tag and payload of item `index`, which starts at `start`, and where it ends (spec: V-15).
@@ -142,11 +123,49 @@ impl<'a> Sequence<'a> {
         let end = self.end(index);
         match (self.tags.get(index), self.heap.get(start..end)) {
             (Some(&tag), Some(payload)) => Ok((tag, payload, end)),
-            _ => {
-                let at = self.heap_at - (self.tags.len() - 1).saturating_sub(index) * self.width;
-                Err(DecodeError::new(at, DecodeErrorKind::Order("V-15")))
-            }
+            _ => Err(self.out_of_order(index)),
         }
+    }
+}
+
+/// The items of a sequence that was not validated, one after another.
+pub(crate) struct Walk<'a, const W: usize> {
+    tags: &'a [u8],
+    ends: &'a [[u8; W]],
+    heap: &'a [u8],
+    next: usize,
+    /// Where it starts in the heap.
+    start: usize,
+}
+
+/// An item of a sequence that was not validated.
+pub(crate) struct Walked<'a> {
+    pub(crate) index: usize,
+    pub(crate) tag: u8,
+    /// None if its end makes no sense.
+    pub(crate) payload: Option<&'a [u8]>,
+    /// Where it starts in the heap.
+    pub(crate) start: usize,
+}
+
+impl<'a, const W: usize> Iterator for Walk<'a, W> {
+    type Item = Walked<'a>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Walked<'a>> {
+        let (index, start) = (self.next, self.start);
+        let tag = *self.tags.get(index)?;
+        let end = match self.ends.get(index) {
+            Some(end) => {
+                let mut bytes = [0; 4];
+                bytes[..W].copy_from_slice(end);
+                u32::from_le_bytes(bytes) as usize
+            }
+            None => self.heap.len(),
+        };
+        self.next += 1;
+        self.start = end;
+        Some(Walked { index, tag, payload: self.heap.get(start..end), start })
     }
 }
 

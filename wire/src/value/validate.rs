@@ -3,7 +3,7 @@
 //! Nothing here recurses, and nothing allocates for values without containers. A container's key table is indexed
 //! first, which takes memory in proportion to the table's own bytes.
 
-use super::scalar::{TAG_ARRAY, TAG_MAP, check_scalar};
+use super::scalar::{TAG_ARRAY, TAG_MAP, check_scalar, is_plain};
 use super::sequence::Sequence;
 use super::table::TableIndex;
 use crate::error::{DecodeError, DecodeErrorKind};
@@ -24,7 +24,23 @@ pub(crate) fn validate_body_at(count: usize, body: &[u8], at: usize) -> Result<(
         let kind = DecodeErrorKind::Limit { what: "row bytes", given: body.len() as u64, max: ROW_BYTES_MAX as u64 };
         return Err(DecodeError::new(at, kind));
     }
-    Sequence::split(count, body, at)?.check_each(validate_value_at)
+    let items = Sequence::split(count, body, at)?;
+    match items.width() {
+        1 => validate_items::<1>(&items),
+        2 => validate_items::<2>(&items),
+        _ => validate_items::<4>(&items),
+    }
+}
+
+#[inline]
+fn validate_items<const W: usize>(items: &Sequence<'_>) -> Result<(), DecodeError> {
+    for item in items.walk::<W>() {
+        let Some(payload) = item.payload else { return Err(items.out_of_order(item.index)) };
+        if !is_plain(item.tag, payload) {
+            validate_other(item.tag, payload, items.heap_at() + item.start)?;
+        }
+    }
+    Ok(())
 }
 
 /// Checks the value of one top-level field from outside; offsets of errors count from the start of the payload.
@@ -35,14 +51,18 @@ pub fn validate_value(tag: u8, payload: &[u8]) -> Result<(), DecodeError> {
             DecodeErrorKind::Limit { what: "field bytes", given: payload.len() as u64, max: FIELD_BYTES_MAX as u64 };
         return Err(DecodeError::new(0, kind));
     }
-    validate_value_at(tag, payload, 0)
+    validate_other(tag, payload, 0)
 }
 
-#[inline]
-fn validate_value_at(tag: u8, payload: &[u8], at: usize) -> Result<(), DecodeError> {
+/// Checks a value of any kind.
+#[inline(never)]
+fn validate_other(tag: u8, payload: &[u8], at: usize) -> Result<(), DecodeError> {
+    if is_plain_list(tag, payload) {
+        return Ok(());
+    }
     match check_scalar(tag, payload) {
         Ok(true) => Ok(()),
-        Ok(false) => validate_container(tag, payload, at),
+        Ok(false) => validate_tree(tag, payload, at),
         Err(error) => Err(error.shifted(at)),
     }
 }
@@ -52,12 +72,19 @@ fn validate_value_at(tag: u8, payload: &[u8], at: usize) -> Result<(), DecodeErr
 fn is_plain_list(tag: u8, payload: &[u8]) -> bool {
     let (TAG_ARRAY, [0, 0, node @ ..]) = (tag, payload) else { return false };
     let Some(items) = Sequence::of_array(node) else { return false };
-    let mut are_scalars = true;
-    let valid = items.check_each(|tag, payload, _| {
-        are_scalars &= check_scalar(tag, payload)?;
-        Ok(())
-    });
-    valid.is_ok() && are_scalars
+    match items.width() {
+        1 => are_scalars::<1>(&items),
+        2 => are_scalars::<2>(&items),
+        _ => are_scalars::<4>(&items),
+    }
+}
+
+#[inline]
+fn are_scalars<const W: usize>(items: &Sequence<'_>) -> bool {
+    items.walk::<W>().all(|item| {
+        item.payload
+            .is_some_and(|payload| is_plain(item.tag, payload) || matches!(check_scalar(item.tag, payload), Ok(true)))
+    })
 }
 
 /// A container that is being walked.
@@ -68,14 +95,6 @@ struct Level<'a> {
     next: usize,
     /// Where it starts in the heap.
     start: usize,
-}
-
-#[inline(never)]
-fn validate_container(tag: u8, payload: &[u8], at: usize) -> Result<(), DecodeError> {
-    if is_plain_list(tag, payload) {
-        return Ok(());
-    }
-    validate_tree(tag, payload, at)
 }
 
 fn validate_tree(tag: u8, payload: &[u8], at: usize) -> Result<(), DecodeError> {
