@@ -176,8 +176,8 @@ impl Names {
     #[inline]
     fn scan(&self, name: &str) -> Option<usize> {
         let wanted = mark(name.as_bytes());
-        let mut alike = self.marks.iter().enumerate().filter(|(_, mark)| **mark == wanted);
-        alike.map(|(index, _)| index).find(|&index| self.get(index) == Some(name))
+        let mut places = 0..self.marks.len();
+        places.find(|&index| self.marks[index] == wanted && self.get(index) == Some(name))
     }
 
     fn search(&self, name: &str) -> Option<usize> {

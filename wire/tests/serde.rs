@@ -8,7 +8,7 @@ use blazedb_wire::json::parse_document;
 use blazedb_wire::serde::{
     RowEncoder, SerdeError, SerdeErrorKind, from_document, from_field, from_row, from_value, to_document, to_value,
 };
-use blazedb_wire::{Document, EncodeError, Row, Timestamp, Uuid, Value};
+use blazedb_wire::{Document, EncodeError, Row, RowRef, Timestamp, Uuid, Value, ValueRef};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -640,7 +640,7 @@ fn the_direct_way_agrees_with_the_one_through_a_document() {
         let direct = encoder.encode(it, &mut body);
         match (&through, &direct) {
             (Ok(row), Ok(shape)) => {
-                assert_eq!((row.shape(), &b"before"[..], &row.body()[..]), (shape, &body[..6], &body[6..]));
+                assert_eq!((row.shape(), &b"before"[..], &row.body()[..]), (*shape, &body[..6], &body[6..]));
             }
             _ => assert_eq!((through.as_ref().err(), &body[..]), (direct.as_ref().err(), &b"before"[..])),
         }
@@ -679,5 +679,42 @@ fn the_direct_way_agrees_with_the_one_through_a_document() {
     for n in 0..100_u64 {
         let names: BTreeMap<String, u64> = (0..=n).map(|i| (i.to_string(), i)).collect();
         agree(&mut encoder, &Flat { before: 0, rest: names });
+    }
+}
+
+#[test]
+fn a_value_that_changes_while_it_is_encoded_still_makes_a_row() {
+    use std::cell::Cell;
+
+    /// Says something else each time.
+    struct Fickle(Cell<usize>, fn(usize) -> String);
+    impl Serialize for Fickle {
+        fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+            let time = self.0.replace(self.0.get() + 1);
+            out.serialize_str(&(self.1)(time))
+        }
+    }
+    #[derive(Serialize)]
+    struct Record {
+        z: i64,
+        fickle: Fickle,
+        list: Vec<Fickle>,
+        a: &'static str,
+    }
+    let grows: fn(usize) -> String = |time| "x".repeat(10 * time);
+    let shrinks: fn(usize) -> String = |time| "x".repeat(40 - time);
+    let changes: fn(usize) -> String = |time| time.to_string();
+    let mut encoder = RowEncoder::default();
+    for says in [grows, shrinks, changes] {
+        for _ in 0..3 {
+            let list = vec![Fickle(Cell::new(1), says), Fickle(Cell::new(0), |_| "still".to_owned())];
+            let record = Record { z: 300, fickle: Fickle(Cell::new(0), says), list, a: "a" };
+            let mut body = b"before".to_vec();
+            let shape = encoder.encode(&record, &mut body).expect("small").clone();
+            assert_eq!(&body[..6], b"before");
+            let row = RowRef::decode(&shape, &body[6..]).expect("what was encoded is accepted");
+            assert!(matches!(row.get("z"), Some(ValueRef::I64(300))));
+            assert!(matches!(row.get("a"), Some(ValueRef::Text("a"))));
+        }
     }
 }

@@ -124,7 +124,7 @@ fn encode(c: &mut Criterion) {
             });
         };
     }
-    into_memory!("blazedb", tickets, ticket => drop(black_box(encoder.encode(ticket, &mut out).expect("it did before"))));
+    into_memory!("blazedb", tickets, ticket => { black_box(encoder.encode(ticket, &mut out).expect("it did before")); });
     into_memory!("serde_json", tickets, ticket => serde_json::to_writer(&mut out, ticket).expect("it did before"));
     into_memory!("rmp-serde", tickets, ticket => rmp_serde::encode::write_named(&mut out, ticket).expect("it did before"));
     into_memory!("ciborium", tickets, ticket => ciborium::into_writer(ticket, &mut out).expect("it did before"));

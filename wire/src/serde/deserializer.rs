@@ -11,7 +11,7 @@ use serde::de::{
     SeqAccess, Unexpected, VariantAccess, Visitor,
 };
 
-use super::error::{SerdeError, SerdeErrorKind};
+use super::error::{Fault, SerdeError, SerdeErrorKind};
 use super::fields::{FieldDeserializer, RowDeserializer};
 use super::native::{self, Native};
 use super::source::{Node, Source};
@@ -20,7 +20,7 @@ use crate::{Document, Element, RawField, RowRef, Value, VectorRef};
 
 /// Returns what `value` says, as a `T`. spec: J-40
 pub fn from_value<T: de::DeserializeOwned>(value: Value) -> Result<T, SerdeError> {
-    T::deserialize(ValueDeserializer::new(value, 1)).map_err(SerdeError::finish)
+    T::deserialize(ValueDeserializer::new(value, 1)).map_err(Fault::finish)
 }
 
 /// Returns what `document` says, as a `T`. spec: J-40
@@ -35,17 +35,17 @@ pub fn from_value<T: de::DeserializeOwned>(value: Value) -> Result<T, SerdeError
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn from_document<T: de::DeserializeOwned>(document: Document) -> Result<T, SerdeError> {
-    T::deserialize(ValueDeserializer::new(Value::Map(document), 0)).map_err(SerdeError::finish)
+    T::deserialize(ValueDeserializer::new(Value::Map(document), 0)).map_err(Fault::finish)
 }
 
 /// Returns what `row` says, as a `T` whose `&str` and `&[u8]` borrow from the row's bytes. spec: J-40
 pub fn from_row<'de, T: Deserialize<'de>>(row: RowRef<'de>) -> Result<T, SerdeError> {
-    T::deserialize(RowDeserializer::new(row)).map_err(SerdeError::finish)
+    T::deserialize(RowDeserializer::new(row)).map_err(Fault::finish)
 }
 
 /// Returns what one field of a row says, as a `T` that may borrow from it; paths start at the field. spec: J-40
 pub fn from_field<'de, T: Deserialize<'de>>(field: RawField<'de>) -> Result<T, SerdeError> {
-    T::deserialize(FieldDeserializer::new(field)).map_err(SerdeError::finish)
+    T::deserialize(FieldDeserializer::new(field)).map_err(Fault::finish)
 }
 
 /// Deserialises from one value.
@@ -93,8 +93,8 @@ fn unexpected<'a, 'de, S: Source<'de>>(node: &'a Node<'de, S>) -> Unexpected<'a>
     }
 }
 
-fn wrong_type<'de, S: Source<'de>, T>(node: &Node<'de, S>, expected: &dyn Expected) -> Result<T, SerdeError> {
-    Err(SerdeError::invalid_type(unexpected(node), expected))
+fn wrong_type<'de, S: Source<'de>, T>(node: &Node<'de, S>, expected: &dyn Expected) -> Result<T, Fault> {
+    Err(Fault::invalid_type(unexpected(node), expected))
 }
 
 /// Gives the visitor whatever the value is; types that serde lacks in their readable form.
@@ -102,7 +102,7 @@ fn visit<'de, S: Source<'de>, V: Visitor<'de>>(
     node: Node<'de, S>,
     depth: usize,
     visitor: V,
-) -> Result<V::Value, SerdeError> {
+) -> Result<V::Value, Fault> {
     match node {
         Node::Null => visitor.visit_unit(),
         Node::Bool(value) => visitor.visit_bool(value),
@@ -123,7 +123,7 @@ fn visit<'de, S: Source<'de>, V: Visitor<'de>>(
             let value = visitor.visit_seq(&mut access)?;
             if access.left > 0 {
                 let expected = format!("{} items", access.index);
-                return Err(SerdeError::invalid_length(access.index + access.left, &expected.as_str()));
+                return Err(Fault::invalid_length(access.index + access.left, &expected.as_str()));
             }
             Ok(value)
         }
@@ -132,9 +132,9 @@ fn visit<'de, S: Source<'de>, V: Visitor<'de>>(
 }
 
 /// Gives the visitor the elements of a vector, for whoever does not know what a vector is.
-fn visit_vector<'de, T, V>(bytes: &[u8], visitor: V) -> Result<V::Value, SerdeError>
+fn visit_vector<'de, T, V>(bytes: &[u8], visitor: V) -> Result<V::Value, Fault>
 where
-    T: Element + IntoDeserializer<'de, SerdeError>,
+    T: Element + IntoDeserializer<'de, Fault>,
     V: Visitor<'de>,
 {
     let elements = VectorRef::<T>::trusted(bytes).map(|vector| vector.to_vector().0).unwrap_or_default();
@@ -145,9 +145,9 @@ where
 }
 
 /// Goes into a container; returns the depth of its items. A value built by hand may be deeper than one may be.
-fn deeper(depth: usize) -> Result<usize, SerdeError> {
+fn deeper(depth: usize) -> Result<usize, Fault> {
     if depth > DEPTH_MAX {
-        return Err(SerdeError::new(SerdeErrorKind::TooDeep { max: DEPTH_MAX }));
+        return Err(Fault::new(SerdeErrorKind::TooDeep { max: DEPTH_MAX }));
     }
     Ok(depth + 1)
 }
@@ -158,7 +158,7 @@ fn deeper(depth: usize) -> Result<usize, SerdeError> {
 /// struct takes an array. A type that changes on the way is what a database must not do.
 macro_rules! only {
     ($($method:ident => $node:pat),* $(,)?) => {$(
-        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
             let depth = self.depth;
             match self.node() {
                 node if matches!(node, $node) => visit(node, depth, visitor),
@@ -171,15 +171,11 @@ macro_rules! only {
 /// The methods whose kinds a value does not tell apart: each asks for what it is made of.
 macro_rules! as_content {
     () => {
-        fn deserialize_unit_struct<V: Visitor<'de>>(
-            self,
-            _name: &'static str,
-            visitor: V,
-        ) -> Result<V::Value, SerdeError> {
+        fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Fault> {
             self.deserialize_unit(visitor)
         }
 
-        fn deserialize_tuple<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, SerdeError> {
+        fn deserialize_tuple<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, Fault> {
             self.deserialize_seq(visitor)
         }
 
@@ -188,7 +184,7 @@ macro_rules! as_content {
             _name: &'static str,
             _len: usize,
             visitor: V,
-        ) -> Result<V::Value, SerdeError> {
+        ) -> Result<V::Value, Fault> {
             self.deserialize_seq(visitor)
         }
 
@@ -198,7 +194,7 @@ macro_rules! as_content {
             _name: &'static str,
             _fields: &'static [&'static str],
             visitor: V,
-        ) -> Result<V::Value, SerdeError> {
+        ) -> Result<V::Value, Fault> {
             self.deserialize_map(visitor)
         }
     };
@@ -206,9 +202,9 @@ macro_rules! as_content {
 pub(super) use as_content;
 
 impl<'de, S: Source<'de>> Deserializer<'de> for ValueDeserializer<'de, S> {
-    type Error = SerdeError;
+    type Error = Fault;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         let depth = self.depth;
         visit(self.node(), depth, visitor)
     }
@@ -237,7 +233,7 @@ impl<'de, S: Source<'de>> Deserializer<'de> for ValueDeserializer<'de, S> {
     }
 
     /// An integer becomes a float only if that float is exactly it. spec: J-42
-    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match exact_float(&self.node(), &visitor)? {
             Number::Integer(integer, float) if float as i128 != integer => inexact(integer.to_string(), "f64"),
             Number::Integer(_, float) | Number::Float(float) => visitor.visit_f64(float),
@@ -245,7 +241,7 @@ impl<'de, S: Source<'de>> Deserializer<'de> for ValueDeserializer<'de, S> {
     }
 
     /// As [`deserialize_f64`](Self::deserialize_f64), but a float is rounded, as the type asks; only not to infinity.
-    fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+    fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match exact_float(&self.node(), &visitor)? {
             Number::Integer(integer, _) if integer as f32 as i128 != integer => inexact(integer.to_string(), "f32"),
             Number::Float(float) if float.is_finite() && (float as f32).is_infinite() => {
@@ -255,7 +251,7 @@ impl<'de, S: Source<'de>> Deserializer<'de> for ValueDeserializer<'de, S> {
         }
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         let depth = self.depth;
         match self.node() {
             Node::Null => visitor.visit_none(),
@@ -265,11 +261,7 @@ impl<'de, S: Source<'de>> Deserializer<'de> for ValueDeserializer<'de, S> {
 
     as_content!();
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, SerdeError> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Fault> {
         let depth = self.depth;
         match (name, self.node()) {
             (native::TIMESTAMP, Node::Timestamp(timestamp)) => visitor.visit_i64(timestamp.0),
@@ -298,7 +290,7 @@ impl<'de, S: Source<'de>> Deserializer<'de> for ValueDeserializer<'de, S> {
         _name: &'static str,
         _variants: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, SerdeError> {
+    ) -> Result<V::Value, Fault> {
         let depth = self.depth;
         match self.node() {
             Node::Text(Cow::Borrowed(variant)) => visitor.visit_enum(BorrowedStrDeserializer::new(variant)),
@@ -307,16 +299,16 @@ impl<'de, S: Source<'de>> Deserializer<'de> for ValueDeserializer<'de, S> {
                 (Some((variant, content)), None) => {
                     visitor.visit_enum(ContentAccess { variant, content, depth: deeper(depth)? })
                 }
-                (None, _) => Err(SerdeError::invalid_length(0, &"a map of one entry, variant to content")),
+                (None, _) => Err(Fault::invalid_length(0, &"a map of one entry, variant to content")),
                 (Some(_), Some(_)) => {
-                    Err(SerdeError::invalid_length(2 + entries.len(), &"a map of one entry, variant to content"))
+                    Err(Fault::invalid_length(2 + entries.len(), &"a map of one entry, variant to content"))
                 }
             },
             node => wrong_type(&node, &"a variant's name, or a map of one entry, variant to content"),
         }
     }
 
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         visitor.visit_unit()
     }
 }
@@ -327,7 +319,7 @@ enum Number {
     Float(f64),
 }
 
-fn exact_float<'de, S: Source<'de>>(node: &Node<'de, S>, expected: &dyn Expected) -> Result<Number, SerdeError> {
+fn exact_float<'de, S: Source<'de>>(node: &Node<'de, S>, expected: &dyn Expected) -> Result<Number, Fault> {
     match *node {
         Node::F64(value) => Ok(Number::Float(value)),
         Node::I64(value) => Ok(Number::Integer(value.into(), value as f64)),
@@ -336,8 +328,8 @@ fn exact_float<'de, S: Source<'de>>(node: &Node<'de, S>, expected: &dyn Expected
     }
 }
 
-fn inexact<T>(found: String, wanted: &'static str) -> Result<T, SerdeError> {
-    Err(SerdeError::new(SerdeErrorKind::Inexact { found, wanted }))
+fn inexact<T>(found: String, wanted: &'static str) -> Result<T, Fault> {
+    Err(Fault::new(SerdeErrorKind::Inexact { found, wanted }))
 }
 
 /// The items of an array, handed out one by one.
@@ -353,9 +345,9 @@ where
     I: Iterator,
     I::Item: Source<'de>,
 {
-    type Error = SerdeError;
+    type Error = Fault;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, SerdeError> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
         let Some(source) = self.items.next() else {
             return Ok(None);
         };
@@ -385,9 +377,9 @@ where
     E: ExactSizeIterator<Item = (Cow<'de, str>, S)>,
     S: Source<'de>,
 {
-    type Error = SerdeError;
+    type Error = Fault;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, SerdeError> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
         let Some((name, source)) = self.entries.next() else {
             return Ok(None);
         };
@@ -396,9 +388,9 @@ where
         Ok(Some(key))
     }
 
-    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, SerdeError> {
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Fault> {
         let Some((name, source)) = self.entry.take() else {
-            return Err(SerdeError::custom("a map's value was asked for before its key; call next_key first"));
+            return Err(Fault::custom("a map's value was asked for before its key; call next_key first"));
         };
         seed.deserialize(ValueDeserializer::new(source, self.depth)).map_err(|error| error.prepend_key(&name))
     }
@@ -416,19 +408,19 @@ pub(super) struct KeyDeserializer<'k, 'de> {
 /// Reads a number from its one text form, so that one number is one key.
 macro_rules! number_keys {
     ($($method:ident, $visit:ident, $type:ty, $what:literal);* $(;)?) => {$(
-        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
             match self.name.parse::<$type>() {
                 Ok(number) if number.to_string() == **self.name => visitor.$visit(number),
-                _ => Err(SerdeError::invalid_value(Unexpected::Str(self.name), &$what)),
+                _ => Err(Fault::invalid_value(Unexpected::Str(self.name), &$what)),
             }
         }
     )*};
 }
 
 impl<'de> Deserializer<'de> for KeyDeserializer<'_, 'de> {
-    type Error = SerdeError;
+    type Error = Fault;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match self.name {
             Cow::Borrowed(name) => visitor.visit_borrowed_str(name),
             Cow::Owned(name) => visitor.visit_str(name),
@@ -449,15 +441,11 @@ impl<'de> Deserializer<'de> for KeyDeserializer<'_, 'de> {
         deserialize_bool, visit_bool, bool, "\"true\" or \"false\"";
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, SerdeError> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Fault> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -466,8 +454,8 @@ impl<'de> Deserializer<'de> for KeyDeserializer<'_, 'de> {
         _name: &'static str,
         _variants: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, SerdeError> {
-        let variant: StrDeserializer<'_, SerdeError> = (**self.name).into_deserializer();
+    ) -> Result<V::Value, Fault> {
+        let variant: StrDeserializer<'_, Fault> = (**self.name).into_deserializer();
         visitor.visit_enum(variant)
     }
 
@@ -485,41 +473,37 @@ struct ContentAccess<'de, S> {
 }
 
 impl<'de, S: Source<'de>> EnumAccess<'de> for ContentAccess<'de, S> {
-    type Error = SerdeError;
+    type Error = Fault;
     type Variant = Self;
 
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), SerdeError> {
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Fault> {
         Ok((seed.deserialize(KeyDeserializer { name: &self.variant })?, self))
     }
 }
 
 impl<'de, S: Source<'de>> ContentAccess<'de, S> {
-    fn read<T>(self, read: impl FnOnce(ValueDeserializer<'de, S>) -> Result<T, SerdeError>) -> Result<T, SerdeError> {
+    fn read<T>(self, read: impl FnOnce(ValueDeserializer<'de, S>) -> Result<T, Fault>) -> Result<T, Fault> {
         let Self { variant, content, depth } = self;
         read(ValueDeserializer::new(content, depth)).map_err(|error| error.prepend_key(&variant))
     }
 }
 
 impl<'de, S: Source<'de>> VariantAccess<'de> for ContentAccess<'de, S> {
-    type Error = SerdeError;
+    type Error = Fault;
 
-    fn unit_variant(self) -> Result<(), SerdeError> {
+    fn unit_variant(self) -> Result<(), Fault> {
         self.read(<()>::deserialize)
     }
 
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, SerdeError> {
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Fault> {
         self.read(|content| seed.deserialize(content))
     }
 
-    fn tuple_variant<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, SerdeError> {
+    fn tuple_variant<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, Fault> {
         self.read(|content| content.deserialize_seq(visitor))
     }
 
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        _fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, SerdeError> {
+    fn struct_variant<V: Visitor<'de>>(self, _fields: &'static [&'static str], visitor: V) -> Result<V::Value, Fault> {
         self.read(|content| content.deserialize_map(visitor))
     }
 }

@@ -144,6 +144,85 @@ impl serde::de::Error for SerdeError {
     }
 }
 
+/// A [`SerdeError`] on its way out. One word: what succeeds is not moved about in the room that an error would take.
+#[derive(Debug)]
+pub(super) struct Fault(Box<SerdeError>);
+
+impl Fault {
+    pub(super) fn new(kind: SerdeErrorKind) -> Self {
+        SerdeError::new(kind).into()
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn prepend_key(mut self, key: &str) -> Self {
+        path::prepend_key(&mut self.0.path, key);
+        self
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn prepend_index(mut self, index: usize) -> Self {
+        path::prepend_index(&mut self.0.path, index as u64);
+        self
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn finish(self) -> SerdeError {
+        self.0.finish()
+    }
+}
+
+impl From<SerdeError> for Fault {
+    #[cold]
+    fn from(error: SerdeError) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl serde::de::Error for Fault {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        <SerdeError as serde::de::Error>::custom(message).into()
+    }
+
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        SerdeError::invalid_type(found, expected).into()
+    }
+
+    fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        SerdeError::invalid_value(found, expected).into()
+    }
+
+    fn invalid_length(given: usize, expected: &dyn Expected) -> Self {
+        SerdeError::invalid_length(given, expected).into()
+    }
+
+    fn unknown_variant(name: &str, expected: &'static [&'static str]) -> Self {
+        SerdeError::unknown_variant(name, expected).into()
+    }
+
+    fn unknown_field(name: &str, expected: &'static [&'static str]) -> Self {
+        SerdeError::unknown_field(name, expected).into()
+    }
+
+    fn missing_field(name: &'static str) -> Self {
+        SerdeError::missing_field(name).into()
+    }
+
+    fn duplicate_field(name: &'static str) -> Self {
+        SerdeError::duplicate_field(name).into()
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Fault {}
+
 impl fmt::Display for SerdeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "at {}: ", self.path)?;

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::deserializer::{KeyDeserializer, ValueDeserializer, as_content};
-use super::error::SerdeError;
+use super::error::Fault;
 use super::native;
 use super::source::Encoded;
 use crate::limits::DEPTH_MAX;
@@ -19,13 +19,13 @@ use crate::value::scalar::{
 };
 use crate::value::sequence::{Items, Sequence};
 use crate::value::table::TableIndex;
-use crate::{RawField, RowRef, Shape};
+use crate::{RawField, RowRef};
 
 /// The methods for values of other types, and for enums: the long way.
 macro_rules! general {
     ($($method:ident),*) => {
         $(
-            fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+            fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
                 self.general().$method(visitor)
             }
         )*
@@ -35,7 +35,7 @@ macro_rules! general {
             name: &'static str,
             variants: &'static [&'static str],
             visitor: V,
-        ) -> Result<V::Value, SerdeError> {
+        ) -> Result<V::Value, Fault> {
             self.general().deserialize_enum(name, variants, visitor)
         }
     };
@@ -57,7 +57,7 @@ impl<'de> RowDeserializer<'de> {
 }
 
 impl<'de> Deserializer<'de> for RowDeserializer<'de> {
-    type Error = SerdeError;
+    type Error = Fault;
 
     general!(
         deserialize_bool,
@@ -84,72 +84,127 @@ impl<'de> Deserializer<'de> for RowDeserializer<'de> {
     );
     as_content!();
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         self.deserialize_map(visitor)
     }
 
     #[inline]
-    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
-        let (shape, items) = (self.row.shape(), self.row.sequence().items());
-        visitor.visit_map(FieldsAccess { shape, at: 0, items, value: None })
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let items = self.row.sequence().items();
+        let mut access = FieldsAccess { names: self.row.shape().names(), name: "", items, value: None };
+        // Borrowed: moving what was just written in parts stalls the processor.
+        visitor.visit_map(&mut access)
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, SerdeError> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Fault> {
         if native::is_native(name) || name == native::VALUE {
             return self.general().deserialize_newtype_struct(name, visitor);
         }
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         visitor.visit_unit()
     }
 }
 
 /// The fields of a row, handed out one by one.
-struct FieldsAccess<'de> {
-    shape: &'de Shape,
-    /// The field whose name is next.
-    at: usize,
+struct FieldsAccess<'de, N> {
+    names: N,
     items: Items<'de>,
     /// The field whose name was handed out.
+    name: &'de str,
     value: Option<(u8, &'de [u8])>,
 }
 
-impl<'de> MapAccess<'de> for FieldsAccess<'de> {
-    type Error = SerdeError;
+impl<'de, N: ExactSizeIterator<Item = &'de str>> MapAccess<'de> for FieldsAccess<'de, N> {
+    type Error = Fault;
 
     #[inline]
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, SerdeError> {
-        if self.at == self.shape.len() {
-            return Ok(None);
-        }
-        let name = self.shape.name(self.at);
-        self.at += 1;
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
+        let Some(name) = self.names.next() else { return Ok(None) };
+        self.name = name;
         self.value = Some(self.items.next().unwrap_or_default());
-        let key = KeyDeserializer { name: &Cow::Borrowed(name) };
-        seed.deserialize(key).map(Some).map_err(|error| error.prepend_key(name))
+        seed.deserialize(NameDeserializer(name)).map(Some).map_err(|error| error.prepend_key(name))
     }
 
     #[inline]
-    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, SerdeError> {
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Fault> {
         let Some((tag, payload)) = self.value.take() else {
-            return Err(SerdeError::custom("a map's value was asked for before its key; call next_key first"));
+            return Err(Fault::custom("a map's value was asked for before its key; call next_key first"));
         };
         let field = FieldDeserializer::new(RawField { tag, payload });
-        seed.deserialize(field).map_err(|error| error.prepend_key(self.shape.name(self.at - 1)))
+        seed.deserialize(field).map_err(|error| error.prepend_key(self.name))
     }
 
+    #[inline]
     fn size_hint(&self) -> Option<usize> {
-        Some(self.shape.len() - self.at)
+        Some(self.names.len())
+    }
+}
+
+/// The name of a field. What is not simply text is left to the general way.
+struct NameDeserializer<'de>(&'de str);
+
+/// The methods for keys that are not text.
+macro_rules! other_keys {
+    ($($method:ident),*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+            KeyDeserializer { name: &Cow::Borrowed(self.0) }.$method(visitor)
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for NameDeserializer<'de> {
+    type Error = Fault;
+
+    other_keys!(
+        deserialize_bool,
+        deserialize_i8,
+        deserialize_i16,
+        deserialize_i32,
+        deserialize_i64,
+        deserialize_i128,
+        deserialize_u8,
+        deserialize_u16,
+        deserialize_u32,
+        deserialize_u64,
+        deserialize_u128
+    );
+
+    #[inline]
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_borrowed_str(self.0)
+    }
+
+    #[inline]
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_borrowed_str(self.0)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        KeyDeserializer { name: &Cow::Borrowed(self.0) }.deserialize_enum(name, variants, visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        f32 f64 char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct ignored_any
     }
 }
 
@@ -197,7 +252,7 @@ impl<'de> FieldDeserializer<'de> {
 macro_rules! integers {
     ($($method:ident),*) => {$(
         #[inline]
-        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
             match trusted_integer(self.tag, self.payload) {
                 Some(value) => visitor.visit_i64(value),
                 None => self.general().$method(visitor),
@@ -209,7 +264,7 @@ macro_rules! integers {
 macro_rules! texts {
     ($($method:ident),*) => {$(
         #[inline]
-        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
             match self.text() {
                 Some(text) => visitor.visit_borrowed_str(text),
                 None => self.general().$method(visitor),
@@ -219,7 +274,7 @@ macro_rules! texts {
 }
 
 impl<'de> Deserializer<'de> for FieldDeserializer<'de> {
-    type Error = SerdeError;
+    type Error = Fault;
 
     integers!(
         deserialize_i8,
@@ -245,7 +300,7 @@ impl<'de> Deserializer<'de> for FieldDeserializer<'de> {
     as_content!();
 
     #[inline]
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match self.tag {
             TAG_FALSE | TAG_TRUE => visitor.visit_bool(self.tag == TAG_TRUE),
             _ => self.general().deserialize_bool(visitor),
@@ -253,7 +308,7 @@ impl<'de> Deserializer<'de> for FieldDeserializer<'de> {
     }
 
     #[inline]
-    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match trusted_float(self.tag, self.payload) {
             Some(value) => visitor.visit_f64(value),
             None => self.general().deserialize_f64(visitor),
@@ -261,28 +316,19 @@ impl<'de> Deserializer<'de> for FieldDeserializer<'de> {
     }
 
     #[inline]
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         if self.tag == TAG_NULL { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     #[inline]
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         let Some(items) = self.list() else { return self.general().deserialize_seq(visitor) };
         let mut access = ListAccess { items, depth: self.depth + 1, index: 0 };
         let value = visitor.visit_seq(&mut access)?;
-        let left = access.items.len();
-        if left > 0 {
-            let expected = format!("{} items", access.index);
-            return Err(SerdeError::invalid_length(access.index + left, &expected.as_str()));
-        }
-        Ok(value)
+        if access.items.len() > 0 { Err(access.too_many()) } else { Ok(value) }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, SerdeError> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Fault> {
         match name {
             native::TIMESTAMP if self.tag & 0xf0 == TAG_TIMESTAMP => visitor.visit_i64(signed(self.payload)),
             native::UUID if self.tag == TAG_UUID && self.payload.len() == 16 => visitor.visit_bytes(self.payload),
@@ -299,7 +345,7 @@ impl<'de> Deserializer<'de> for FieldDeserializer<'de> {
     }
 
     #[inline]
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, SerdeError> {
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         visitor.visit_unit()
     }
 }
@@ -311,11 +357,20 @@ struct ListAccess<'de> {
     index: usize,
 }
 
+impl ListAccess<'_> {
+    #[cold]
+    #[inline(never)]
+    fn too_many(&self) -> Fault {
+        let expected = format!("{} items", self.index);
+        Fault::invalid_length(self.index + self.items.len(), &expected.as_str())
+    }
+}
+
 impl<'de> SeqAccess<'de> for ListAccess<'de> {
-    type Error = SerdeError;
+    type Error = Fault;
 
     #[inline]
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, SerdeError> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
         let Some((tag, payload)) = self.items.next() else { return Ok(None) };
         let item = FieldDeserializer { tag, payload, table: false, depth: self.depth };
         let value = seed.deserialize(item).map_err(|error| error.prepend_index(self.index))?;

@@ -29,8 +29,10 @@ mod deserializer;
 mod error;
 mod fields;
 mod native;
+mod payload;
 mod rows;
 mod serializer;
+mod sink;
 mod source;
 
 pub use self::deserializer::{from_document, from_field, from_row, from_value};

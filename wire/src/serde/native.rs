@@ -454,7 +454,7 @@ pub(super) enum Native<'a> {
 }
 
 impl<'de> EnumAccess<'de> for Native<'_> {
-    type Error = super::SerdeError;
+    type Error = super::error::Fault;
     type Variant = Self;
 
     fn variant_seed<V: de::DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Self::Error> {
@@ -465,12 +465,12 @@ impl<'de> EnumAccess<'de> for Native<'_> {
             Self::VectorF32(_) => VECTOR_32,
             Self::VectorF64(_) => VECTOR_64,
         };
-        Ok((seed.deserialize(de::value::BorrowedStrDeserializer::new(name))?, self))
+        Ok((seed.deserialize(de::value::BorrowedStrDeserializer::<super::error::Fault>::new(name))?, self))
     }
 }
 
 impl<'de> VariantAccess<'de> for Native<'_> {
-    type Error = super::SerdeError;
+    type Error = super::error::Fault;
 
     fn newtype_variant_seed<T: de::DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Self::Error> {
         match self {

@@ -92,10 +92,19 @@ impl Decimal {
 
     /// Appends the payload and returns the info of the tag (spec: V-24).
     pub(crate) fn encode(&self, out: &mut Vec<u8>) -> u8 {
-        if self.digits_at() > 0 {
-            out.push(self.places);
-        }
-        out.extend_from_slice(&self.coefficient[..self.width()]);
+        let (places, digits) = self.payload();
+        out.extend(places);
+        out.extend_from_slice(digits);
+        self.info()
+    }
+
+    /// Returns the payload: the byte that says the places, if there is one, and the coefficient.
+    pub(crate) fn payload(&self) -> (Option<u8>, &[u8]) {
+        ((self.digits_at() > 0).then_some(self.places), &self.coefficient[..self.width()])
+    }
+
+    /// Returns the info of the tag.
+    pub(crate) fn info(&self) -> u8 {
         self.places.min(PLACES_LONG)
     }
 

@@ -38,7 +38,8 @@ pub(crate) const TAG_NULL: u8 = 0;
 pub(crate) const TAG_FALSE: u8 = 1;
 /// The tag of true.
 pub(crate) const TAG_TRUE: u8 = 2;
-const TAG_UNSIGNED: u8 = types::UNSIGNED << 4 | 8;
+/// The tag of an integer that no `i64` holds.
+pub(crate) const TAG_UNSIGNED: u8 = types::UNSIGNED << 4 | 8;
 const TAG_ZERO: u8 = types::FLOAT << 4;
 const TAG_FLOAT_32: u8 = types::FLOAT << 4 | 4;
 const TAG_FLOAT_64: u8 = types::FLOAT << 4 | 8;
@@ -133,15 +134,22 @@ pub(crate) const fn check_size(len: usize) -> Result<(), EncodeError> {
     Ok(())
 }
 
+/// Returns the tag of an integer, and how many of its bytes are its payload.
+#[inline]
+pub(crate) fn integer_tag(n: i64) -> (u8, usize) {
+    if (-8..=7).contains(&n) {
+        return (types::SMALL << 4 | (n as u8 & 0xf), 0);
+    }
+    let width = signed_width(n);
+    (types::INTEGER << 4 | width as u8, width)
+}
+
 /// Appends the payload of an integer and returns its tag.
 #[inline]
 pub(crate) fn encode_integer(n: i64, out: &mut Vec<u8>) -> u8 {
-    if (-8..=7).contains(&n) {
-        return types::SMALL << 4 | (n as u8 & 0xf);
-    }
-    let width = signed_width(n);
+    let (tag, width) = integer_tag(n);
     put_low(n, width, out);
-    types::INTEGER << 4 | width as u8
+    tag
 }
 
 /// Appends the payload of an integer that is not negative and returns its tag.
@@ -156,11 +164,18 @@ pub(crate) fn encode_unsigned(n: u64, out: &mut Vec<u8>) -> u8 {
     }
 }
 
+/// Returns the tag of a moment, and how many of its bytes are its payload.
+#[inline]
+pub(crate) fn timestamp_tag(micros: i64) -> (u8, usize) {
+    let width = if micros == 0 { 0 } else { signed_width(micros) };
+    (types::TIMESTAMP << 4 | width as u8, width)
+}
+
 /// Appends the payload of a moment and returns its tag.
 pub(crate) fn encode_timestamp(micros: i64, out: &mut Vec<u8>) -> u8 {
-    let width = if micros == 0 { 0 } else { signed_width(micros) };
+    let (tag, width) = timestamp_tag(micros);
     put_low(micros, width, out);
-    types::TIMESTAMP << 4 | width as u8
+    tag
 }
 
 /// Appends the payload of a decimal and returns its tag.
@@ -175,26 +190,27 @@ fn put_low(n: i64, width: usize, out: &mut Vec<u8>) {
     out.truncate(out.len() - (8 - width));
 }
 
+/// Returns the tag of a float, its bits as they are stored, and how many bytes of them are its payload.
+#[inline]
+pub(crate) fn float_tag(x: f64) -> (u8, u64, usize) {
+    if x.to_bits() == 0 {
+        return (TAG_ZERO, 0, 0);
+    }
+    if x.is_nan() {
+        return (TAG_FLOAT_32, NAN_BITS.into(), 4);
+    }
+    match as_f32(x) {
+        Some(narrow) => (TAG_FLOAT_32, narrow.to_bits().into(), 4),
+        None => (TAG_FLOAT_64, x.to_bits(), 8),
+    }
+}
+
 /// Appends the payload of a float and returns its tag.
 #[inline]
 pub(crate) fn encode_float(x: f64, out: &mut Vec<u8>) -> u8 {
-    if x.to_bits() == 0 {
-        return TAG_ZERO;
-    }
-    if x.is_nan() {
-        out.extend_from_slice(&NAN_BITS.to_le_bytes());
-        return TAG_FLOAT_32;
-    }
-    match as_f32(x) {
-        Some(narrow) => {
-            out.extend_from_slice(&narrow.to_bits().to_le_bytes());
-            TAG_FLOAT_32
-        }
-        None => {
-            out.extend_from_slice(&x.to_bits().to_le_bytes());
-            TAG_FLOAT_64
-        }
-    }
+    let (tag, bits, width) = float_tag(x);
+    put_low(bits as i64, width, out);
+    tag
 }
 
 /// Takes a payload of exactly `N` bytes (spec: V-7).
