@@ -24,12 +24,18 @@ pub struct Shape(Option<Arc<Names>>);
 struct Names {
     /// All names, one after another.
     text: Box<str>,
-    /// Where each ends in `text`.
-    ends: Box<[u32]>,
-    /// The mark of each, if they are few: names with different marks differ.
-    marks: Box<[u64]>,
+    places: Box<[Place]>,
     /// Length of the encoding: asked for with every operation.
     encoded_len: usize,
+}
+
+/// Where to find a name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    /// Names with different marks differ.
+    mark: u64,
+    /// Where the name ends in the text.
+    end: u32,
 }
 
 impl Shape {
@@ -62,7 +68,7 @@ impl Shape {
             return Err(EncodeError::Limit { what: "fields", given: names.len() as u64, max: FIELDS_MAX as u64 });
         }
         let mut text = String::with_capacity(names.iter().map(|name| name.len()).sum());
-        let mut ends = Vec::with_capacity(names.len());
+        let mut places = Vec::with_capacity(names.len());
         for name in names {
             if name.len() > NAME_BYTES_MAX {
                 return Err(EncodeError::Limit {
@@ -72,24 +78,26 @@ impl Shape {
                 });
             }
             text.push_str(name);
-            ends.push(text.len() as u32);
+            places.push(Place { mark: mark(name.as_bytes()), end: text.len() as u32 });
         }
-        Ok(Self::of(&text, &ends))
+        Ok(Self::of(text, places))
     }
 
-    fn of(text: &str, ends: &[u32]) -> Self {
-        let names = NameIter { text, ends, start: 0 };
-        let encoded_len =
-            uvarint_len(ends.len() as u64) + names.clone().map(|name| prefixed_len(name.len())).sum::<usize>();
-        let marks =
-            if ends.len() <= SCANNED_MAX { names.map(|name| mark(name.as_bytes())).collect() } else { Box::default() };
-        Self(Some(Arc::new(Names { text: text.into(), ends: ends.into(), marks, encoded_len })))
+    fn of(text: String, places: Vec<Place>) -> Self {
+        let mut encoded_len = uvarint_len(places.len() as u64);
+        let mut start = 0;
+        for place in &places {
+            encoded_len += prefixed_len((place.end - start) as usize);
+            start = place.end;
+        }
+        let (text, places) = (text.into_boxed_str(), places.into_boxed_slice());
+        Self(Some(Arc::new(Names { text, places, encoded_len })))
     }
 
     /// Returns the number of names.
     #[inline]
     pub fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |names| names.ends.len())
+        self.0.as_ref().map_or(0, |names| names.places.len())
     }
 
     /// Returns true if there is no name.
@@ -109,7 +117,7 @@ impl Shape {
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> + DoubleEndedIterator + Clone {
         self.0.as_ref().map_or_else(NameIter::default, |names| NameIter {
             text: &names.text,
-            ends: &names.ends,
+            places: &names.places,
             start: 0,
         })
     }
@@ -118,7 +126,7 @@ impl Shape {
     #[inline]
     pub fn index_of(&self, name: &str) -> Option<usize> {
         let names = self.0.as_ref()?;
-        if names.marks.is_empty() { names.search(name) } else { names.scan(name) }
+        if names.places.len() > SCANNED_MAX { names.search(name) } else { names.scan(name) }
     }
 
     /// Returns true if these are exactly the names, in this order.
@@ -154,7 +162,7 @@ impl Shape {
             return Ok(Self::empty());
         }
         let mut text = String::new();
-        let mut ends: Vec<u32> = Vec::with_capacity(count);
+        let mut places = Vec::with_capacity(count);
         let mut previous = None;
         for _ in 0..count {
             let at = reader.offset();
@@ -165,9 +173,9 @@ impl Shape {
             previous = Some(name);
             text.push_str(name);
             // At most 4096 names of 255 bytes.
-            ends.push(text.len() as u32);
+            places.push(Place { mark: mark(name.as_bytes()), end: text.len() as u32 });
         }
-        Ok(Self::of(&text, &ends))
+        Ok(Self::of(text, places))
     }
 }
 
@@ -176,12 +184,12 @@ impl Names {
     #[inline]
     fn scan(&self, name: &str) -> Option<usize> {
         let wanted = mark(name.as_bytes());
-        let mut places = 0..self.marks.len();
-        places.find(|&index| self.marks[index] == wanted && self.get(index) == Some(name))
+        let mut indices = 0..self.places.len();
+        indices.find(|&index| self.places[index].mark == wanted && self.get(index) == Some(name))
     }
 
     fn search(&self, name: &str) -> Option<usize> {
-        let (mut low, mut high) = (0, self.ends.len());
+        let (mut low, mut high) = (0, self.places.len());
         while low < high {
             let middle = low.midpoint(high);
             match self.get(middle)?.cmp(name) {
@@ -195,9 +203,9 @@ impl Names {
 
     #[inline]
     fn get(&self, index: usize) -> Option<&str> {
-        let end = *self.ends.get(index)? as usize;
+        let end = self.places.get(index)?.end as usize;
         let start = match index.checked_sub(1) {
-            Some(before) => *self.ends.get(before)? as usize,
+            Some(before) => self.places.get(before)?.end as usize,
             None => 0,
         };
         self.text.get(start..end)
@@ -209,7 +217,7 @@ impl Names {
 struct NameIter<'a> {
     text: &'a str,
     /// Those of the names that are left.
-    ends: &'a [u32],
+    places: &'a [Place],
     /// Where the next name starts in `text`.
     start: usize,
 }
@@ -219,15 +227,15 @@ impl<'a> Iterator for NameIter<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<&'a str> {
-        let (&end, ends) = self.ends.split_first()?;
-        let name = self.text.get(self.start..end as usize);
-        (self.ends, self.start) = (ends, end as usize);
+        let (place, places) = self.places.split_first()?;
+        let name = self.text.get(self.start..place.end as usize);
+        (self.places, self.start) = (places, place.end as usize);
         name
     }
 
     #[inline]
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.ends.len(), Some(self.ends.len()))
+        (self.places.len(), Some(self.places.len()))
     }
 }
 
@@ -235,10 +243,10 @@ impl ExactSizeIterator for NameIter<'_> {}
 
 impl DoubleEndedIterator for NameIter<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        let (&end, ends) = self.ends.split_last()?;
-        self.ends = ends;
-        let start = ends.last().map_or(self.start, |&end| end as usize);
-        self.text.get(start..end as usize)
+        let (last, places) = self.places.split_last()?;
+        self.places = places;
+        let start = places.last().map_or(self.start, |place| place.end as usize);
+        self.text.get(start..last.end as usize)
     }
 }
 
@@ -260,7 +268,7 @@ fn mark(name: &[u8]) -> u64 {
 impl Hash for Names {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.text.hash(state);
-        self.ends.hash(state);
+        self.places.iter().for_each(|place| place.end.hash(state));
     }
 }
 
