@@ -6,9 +6,9 @@
 
 use std::hint::black_box;
 
-use blazedb_benches::{Ticket, Tickets};
+use blazedb_benches::{Ticket, Tickets, operations};
 use blazedb_wire::serde::{RowEncoder, from_row};
-use blazedb_wire::{Row, RowRef, Shape, ValueRef};
+use blazedb_wire::{Batch, Row, RowRef, Shape, ValueRef};
 use bytes::Bytes;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
@@ -266,5 +266,24 @@ fn read_in_place(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(ticket, encode, decode, read_in_place);
+/// A batch of operations from outside, every value in it checked; beside it the checksum of the frame that brought it.
+fn batch(c: &mut Criterion) {
+    let batches = operations::row_batches(&operations::changes(1));
+    let bodies: Vec<Bytes> = batches.iter().map(|batch| batch.bytes().clone()).collect();
+    let mut group = c.benchmark_group("1,000 operations");
+    group.throughput(Throughput::Bytes(bodies.iter().map(|body| body.len() as u64).sum()));
+    group.bench_function("blazedb, validated", |b| {
+        b.iter(|| bodies.iter().for_each(|body| drop(black_box(Batch::decode(body.clone()).expect("it did before")))));
+    });
+    group.bench_function("their CRC32", |b| {
+        b.iter(|| {
+            bodies.iter().for_each(|body| {
+                black_box(crc32fast::hash(body));
+            })
+        })
+    });
+    group.finish();
+}
+
+criterion_group!(ticket, encode, decode, read_in_place, batch);
 criterion_main!(ticket);
