@@ -32,7 +32,21 @@ impl Store {
     /// Opens a store, creating it where `Options::create` says so. Recovers what a crash left behind: every
     /// acknowledged commit is there, no transaction is there in half. Reads the header and the log, never the
     /// whole file.
+    ///
+    /// A name that ends in `.restoring` is that of a store in the making, which whoever makes it anew removes: for writing it
+    /// is refused.
     pub fn open(env: Env, options: Options) -> Result<Self, OpenError> {
+        if env.name.ends_with(MAKING_SUFFIX) && !options.read_only {
+            let why =
+                format!("names that end in {MAKING_SUFFIX} are those of stores in the making: choose another one");
+            let source = io::Error::new(io::ErrorKind::InvalidInput, why);
+            return Err(OpenError::Io { during: "opening the file", source });
+        }
+        Self::open_any(env, options)
+    }
+
+    /// Opens a store, one in the making included.
+    pub(crate) fn open_any(env: Env, options: Options) -> Result<Self, OpenError> {
         let path = env.describe();
         check_options(&options)?;
         let file = open_file(&env, &options, &path)?;
@@ -244,6 +258,9 @@ fn open_file(env: &Env, options: &Options, path: &str) -> Result<Arc<dyn Storage
         }
     }
 }
+
+/// What the name of a store ends in until it is whole, beside that of a restore or a salvage.
+pub(crate) const MAKING_SUFFIX: &str = ".restoring";
 
 /// Whether a file is what a creation that was cut off may have left: of no more than a new store's length, and of its two
 /// slots any sectors, of the rest nothing.

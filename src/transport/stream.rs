@@ -85,8 +85,17 @@ pub struct FrameReceiver {
     source: Source,
     way: Arc<Way>,
     opened_at: Instant,
-    /// Whether the relay has said anything yet.
-    was_heard: bool,
+    heard: Heard,
+}
+
+/// What came of waiting for the relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    /// Nobody has waited.
+    NotAsked,
+    Nothing,
+    /// A frame, an end that was told, or that the connection is lost: all of which a way that does not work keeps back.
+    Something,
 }
 
 #[derive(Debug)]
@@ -102,17 +111,19 @@ enum Source {
 
 impl FrameReceiver {
     fn new(source: Source, target: &Target) -> Self {
-        Self { source, way: Arc::clone(&target.way), opened_at: Instant::now(), was_heard: false }
+        Self { source, way: Arc::clone(&target.way), opened_at: Instant::now(), heard: Heard::NotAsked }
     }
 
     /// Returns the next frame; nothing once the relay has ended the stream with status OK. Cancelling loses nothing.
     pub async fn next(&mut self) -> Result<Option<Bytes>, TransportError> {
+        if self.heard == Heard::NotAsked {
+            self.heard = Heard::Nothing;
+        }
         let next = match &mut self.source {
             Source::Grpc { messages, .. } => messages.next().await,
             Source::WebSocket(received) => received.recv().await.transpose(),
         };
-        // An end that is told is an answer, too.
-        self.was_heard |= matches!(&next, Ok(_) | Err(TransportError::Status(_)));
+        self.heard = Heard::Something;
         next
     }
 
@@ -124,7 +135,7 @@ impl FrameReceiver {
 
 impl Drop for FrameReceiver {
     fn drop(&mut self) {
-        if !self.was_heard && self.opened_at.elapsed() >= SILENCE_MAX {
+        if self.heard == Heard::Nothing && self.opened_at.elapsed() >= SILENCE_MAX {
             self.way.set_detour(!self.is_websocket());
         }
     }
@@ -138,9 +149,15 @@ impl Drop for FrameReceiver {
 /// session goes over WebSocket; so do the next ones of this target and its clones, for an hour.
 pub async fn open_stream(target: &Target) -> Result<(FrameSender, FrameReceiver), TransportError> {
     if target.way.is_detour() {
-        match over_websocket(target, reach(target, &[ALPN_HTTP1]).await?).await {
-            Err(error) if error.is_retryable() => target.way.set_detour(false),
-            opened => return opened,
+        let opened = match reach(target, &[ALPN_HTTP1]).await {
+            Ok(reached) => over_websocket(target, reached).await,
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(opened) => return Ok(opened),
+            Err(error @ (TransportError::Fingerprint(_) | TransportError::Certificate(_))) => return Err(error),
+            // It is worth no more than HTTP/2, which says the rest.
+            Err(_) => target.way.set_detour(false),
         }
     }
     let reached = reach(target, &[ALPN_H2, ALPN_HTTP1]).await?;

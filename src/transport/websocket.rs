@@ -135,6 +135,7 @@ impl Reader {
         let ended = tokio::select! {
             ended = read_to_end(&mut self.read, &mut self.decoder, &self.hand_over, &self.replies) => ended,
             () = self.hand_over.closed() => return,
+            () = self.replies.closed() => Some(TransportError::Lost(io::ErrorKind::BrokenPipe.into())),
         };
         // Status OK is the end of the queue.
         if let Some(error) = ended {
@@ -159,8 +160,8 @@ async fn read_to_end(
                     }
                 }
                 Ok(Some(Event::Ping(payload))) => {
-                    // Nobody to answer if the writing half has ended.
-                    let _ = replies.send(Reply::Pong(payload)).await;
+                    // One that waits already says as much, and reading must not wait for writing.
+                    let _ = replies.try_send(Reply::Pong(payload));
                 }
                 Ok(Some(Event::Pong)) => {}
                 Ok(Some(Event::Close { code, reason })) => {
@@ -219,6 +220,7 @@ impl Writer {
     ) {
         // Nobody waits for what the network does not take.
         let closing = tokio::select! {
+            biased;
             closing = self.write_on(&mut frames, &mut replies) => closing,
             _ = &mut unread => Ok(close::NORMAL),
         };

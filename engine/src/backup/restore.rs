@@ -21,7 +21,8 @@ use crate::error::{OpenError, ReadError};
 use crate::history::Moment;
 use crate::limits::VALUE_BYTES_MAX;
 use crate::load::Loader;
-use crate::log::writer::log_file_names;
+use crate::log::writer::{is_log, log_file_names};
+use crate::open::MAKING_SUFFIX;
 use crate::options::{KeySource, Options};
 use crate::store::Store;
 use crate::superblock::MAGIC;
@@ -377,7 +378,7 @@ pub(crate) struct Making {
 impl Making {
     /// Refuses a target that exists; removes what an earlier try has left.
     pub(crate) fn prepare(env: &Env) -> Result<Self, RestoreError> {
-        let temporary = Env { name: format!("{}.restoring", env.name), ..env.clone() };
+        let temporary = Env { name: format!("{}{MAKING_SUFFIX}", env.name), ..env.clone() };
         let this = Self { env: env.clone(), temporary };
         this.check_target()?;
         this.remove_leftover()?;
@@ -404,7 +405,7 @@ impl Making {
         fill: impl FnOnce(&Store) -> Result<R, RestoreError>,
     ) -> Result<R, RestoreError> {
         let options = Options { read_only: false, create: true, auto_vacuum: None, ..options };
-        let store = Store::open(self.temporary.clone(), options).map_err(RestoreError::Create)?;
+        let store = Store::open_any(self.temporary.clone(), options).map_err(RestoreError::Create)?;
         let filled = fill(&store);
         let closed = store.close();
         drop(store);
@@ -446,7 +447,18 @@ impl Making {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(io("opening a leftover")(source)),
         }
-        log_file_names(name).iter().try_for_each(|name| remove(&self.env, name))
+        for log in log_file_names(name) {
+            match storage.open(&log, OpenMode::Read) {
+                Ok(file) if is_log(&*file).map_err(io("reading a leftover"))? => remove(&self.env, &log)?,
+                Ok(_) => {
+                    let temporary = Env { name: log, ..self.env.clone() };
+                    return Err(RestoreError::InTheWay { path: temporary.describe() });
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(io("opening a leftover")(source)),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -23,6 +23,9 @@ use crate::superblock::Superblock;
 const KEPT_BYTES_MAX: u64 = 256 << 10;
 
 /// What is laid out is written in pieces of this size.
+/// How much of a file is looked at for a group of a log.
+const LOOKED_AT_BYTES: usize = 64 << 10;
+
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Files that generations share: two that the headers need, one for the commits since.
@@ -341,19 +344,26 @@ pub(crate) fn check_log_names(env: &Env) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Refuses what is no file of a log: it begins neither with a group nor with zeros laid ahead, give or take a byte that has
-/// rotted. Somebody else's file may bear such a name by chance, and would be written over.
 fn check_file(file: Option<&LogFile>, name: &str) -> io::Result<()> {
-    let Some(LogFile { file, .. }) = file else { return Ok(()) };
-    let mut start = [0; MAGIC.len()];
-    let read = file.read_at(0, &mut start)?;
-    let wrong =
-        |wanted: [u8; MAGIC.len()]| start[..read].iter().zip(wanted).filter(|(is, wanted)| *is != wanted).count();
-    if wrong(MAGIC) <= 1 || wrong([0; MAGIC.len()]) <= 1 {
-        return Ok(());
+    match file {
+        Some(LogFile { file, .. }) if !is_log(&**file)? => {
+            let why = format!("{name} is in the way, and no log of a store: move it away");
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, why))
+        }
+        _ => Ok(()),
     }
-    let why = format!("{name} is in the way, and no log of a store: move it away");
-    Err(io::Error::new(io::ErrorKind::AlreadyExists, why))
+}
+
+/// Whether a file may be one of a log: it has nothing in it, begins with zeros laid ahead, give or take a byte that has
+/// rotted, or has a group where one may begin. Somebody else's file may bear such a name by chance, and would be written
+/// over. spec: E-5
+pub(crate) fn is_log(file: &dyn StorageFile) -> io::Result<bool> {
+    let mut start = vec![0; LOOKED_AT_BYTES];
+    let read = file.read_at(0, &mut start)?;
+    let start = &start[..read];
+    let zeros = &start[..read.min(512)];
+    let written = zeros.iter().filter(|&&byte| byte != 0).count();
+    Ok(written == 0 || (written == 1 && zeros.len() == 512) || start.chunks(64).any(|group| group.starts_with(&MAGIC)))
 }
 
 fn write_zeros(file: &dyn StorageFile, from: u64, to: u64) -> io::Result<()> {

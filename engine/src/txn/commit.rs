@@ -143,7 +143,7 @@ impl Inner {
         match self.background.is_running() {
             true => self.background.request(),
             // Its own errors are told where they matter.
-            false => drop(self.checkpoint()),
+            false => self.checkpoint_where(|head| head.writer.as_ref().is_some_and(|writer| !writer.has_room(1))),
         }
     }
 

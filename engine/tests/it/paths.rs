@@ -8,7 +8,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use blazedb_engine::env::{SimDisk, Survivors};
-use blazedb_engine::{CommitError, Env, MaintainError, Memory, OpenError, Options, ReadError, Store};
+use blazedb_engine::{
+    BackupOptions, CommitError, Env, KeySource, MaintainError, Memory, OpenError, Options, ReadError, RestoreError,
+    Store, restore,
+};
 
 fn options() -> Options {
     Options::unencrypted().memory(Memory { cache_bytes: 64 << 10, table_bytes: 64 << 10, log_bytes: 256 << 10 })
@@ -159,6 +162,40 @@ fn a_foreign_file_under_the_name_of_a_log_is_left_alone() {
         assert_eq!(fs::read(&letter).expect("it is there"), b"my only copy of a letter");
         fs::remove_file(&letter).expect("it is there");
     }
+}
+
+#[test]
+fn films_and_letters_are_no_logs() {
+    let film = [&b"\0\0\0\x18ftypmp42"[..], &[7; 5_000]].concat();
+    for foreign in [&film[..], b"\0\x01\0\0\0\x0b", b"\0\0\x01\0", b"7", b"my only copy of a letter"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let letter = folder.path().join("x-log.1");
+        fs::write(&letter, foreign).expect("a file");
+        assert!(Store::open(Env::file(folder.path().join("x")), options()).is_err(), "{foreign:?}");
+        assert_eq!(fs::read(&letter).expect("it is there"), foreign);
+    }
+}
+
+/// What is beside a store in the making is somebody's; that one itself can be nobody's else.
+#[test]
+fn a_restore_removes_nothing_but_what_a_restore_has_left() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let env = |name: &str| Env::file(folder.path().join(name));
+    let refused = Store::open(env("x.restoring"), options()).map(drop).expect_err("a reserved name");
+    let OpenError::Io { source, .. } = refused else { panic!("{refused}") };
+    assert!(source.to_string().contains("choose another"), "{source}");
+    let store = Store::open(env("y"), options()).expect("opens");
+    put(&store, b"k", b"v");
+    let mut backup = Vec::new();
+    store.backup(&mut backup, &BackupOptions::default(), &mut |_| {}).expect("writes");
+    let letter = folder.path().join("x.restoring-log.1");
+    fs::write(&letter, "my only copy of a letter").expect("a file");
+    let again = || restore(env("x"), options(), vec![&mut &backup[..]], &KeySource::None, &mut |_| {});
+    let refused = again().map(drop).expect_err("it is in the way");
+    assert!(matches!(refused, RestoreError::InTheWay { .. }), "{refused}");
+    assert_eq!(fs::read(&letter).expect("it is there"), b"my only copy of a letter");
+    fs::remove_file(&letter).expect("it is there");
+    again().expect("restores");
 }
 
 /// The log's files keep what rots in them: whether they may be written over is not for one byte to say.
