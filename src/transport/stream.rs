@@ -210,7 +210,7 @@ async fn over_grpc(target: &Target, reached: Reached) -> Result<(FrameSender, Fr
     Ok((FrameSender { frames }, FrameReceiver::new(source, target)))
 }
 
-/// Whether a server that is there wants no such stream. Refused for now, or too much at once, is no such word.
+/// Whether a server that is there takes no such stream at all. One that is busy, or is asked too much at once, would.
 fn is_reset(error: &hyper::Error) -> bool {
     let reset = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
     let reason = reset.filter(|error| error.is_remote()).and_then(h2::Error::reason);

@@ -45,15 +45,14 @@ impl Proxy {
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![certificate.clone()], key)
+            .with_single_cert(vec![certificate], key)
             .unwrap();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         if ways != Ways::None {
             config.alpn_protocols.insert(0, b"h2".to_vec());
         }
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(certificate).unwrap();
+        let dir = relay.dir.path().to_owned();
         let behind = relay.address;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
@@ -62,7 +61,7 @@ impl Proxy {
         let task = tokio::spawn(async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
-                let (acceptor, roots, counted) = (acceptor.clone(), roots.clone(), Arc::clone(&counted));
+                let (acceptor, dir, counted) = (acceptor.clone(), dir.clone(), Arc::clone(&counted));
                 tokio::spawn(async move {
                     let Ok(tls) = acceptor.accept(tcp).await else { return };
                     if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -72,7 +71,7 @@ impl Proxy {
                         let _ = builder.serve_connection(TokioIo::new(tls), service).await;
                     } else if ways != Ways::Nothing {
                         counted[1].fetch_add(1, Ordering::Relaxed);
-                        pass(tls, behind, roots).await;
+                        pass(tls, &dir, behind).await;
                     }
                 });
             }
@@ -107,17 +106,8 @@ async fn answer(ways: Ways, _: Request<Incoming>) -> Result<Response<Channel<Byt
 }
 
 /// Passes bytes both ways, between two encrypted connections.
-async fn pass(mut near: tokio_rustls::server::TlsStream<TcpStream>, behind: SocketAddr, roots: rustls::RootCertStore) {
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let tcp = TcpStream::connect(behind).await.unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let mut far = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+async fn pass(mut near: tokio_rustls::server::TlsStream<TcpStream>, dir: &Path, behind: SocketAddr) {
+    let mut far = tls_to(dir, behind, b"http/1.1").await;
     let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
 }
 
