@@ -132,6 +132,16 @@ pub enum OpenError {
         /// What they may take.
         bytes_max: u64,
     },
+    /// A name that the store needs is a file's that no store has made (spec: E-5). It was left as it is.
+    InTheWay {
+        /// That file.
+        path: String,
+    },
+    /// The name is kept for stores in the making, and what bears it may be removed. Nothing was written.
+    ReservedName {
+        /// How such names end.
+        suffix: &'static str,
+    },
     /// The bytes are damaged.
     Corruption(Corruption),
     /// The disk failed.
@@ -187,6 +197,12 @@ impl fmt::Display for OpenError {
                 "the commits since the last checkpoint take more than the {bytes_max} bytes of memory that these options \
                  allow; open the file for writing once, which puts them into pages, or with a larger Options::memory"
             ),
+            Self::InTheWay { path } => {
+                write!(f, "{path} is in the way: the store needs this name, and no store has made that file; move it away")
+            }
+            Self::ReservedName { suffix } => {
+                write!(f, "names that end in {suffix} are those of stores in the making; choose another one")
+            }
             Self::Corruption(_) => f.write_str("the file is damaged"),
             Self::Io { during, source } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => write!(
                 f,

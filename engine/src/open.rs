@@ -37,10 +37,7 @@ impl Store {
     /// is refused.
     pub fn open(env: Env, options: Options) -> Result<Self, OpenError> {
         if env.name.ends_with(MAKING_SUFFIX) && !options.read_only {
-            let why =
-                format!("names that end in {MAKING_SUFFIX} are those of stores in the making: choose another one");
-            let source = io::Error::new(io::ErrorKind::InvalidInput, why);
-            return Err(OpenError::Io { during: "opening the file", source });
+            return Err(OpenError::ReservedName { suffix: MAKING_SUFFIX });
         }
         Self::open_any(env, options)
     }
@@ -299,8 +296,7 @@ fn create_file(env: &Env, options: &Options, path: &str) -> Result<(), OpenError
         return Err(OpenError::Locked { path: path.to_owned(), pid: None, own_process: false });
     }
     if !is_leftover(env, &new_name, &*file).map_err(io("looking at the new file's name"))? {
-        let why = format!("{new_name} is in the way, and no leftover of a store: move it away");
-        return Err(io("creating the file")(io::Error::new(io::ErrorKind::AlreadyExists, why)));
+        return Err(OpenError::InTheWay { path: new_name });
     }
     if env.storage.exists(&env.name).map_err(io("looking for the file"))? {
         // Another creator was faster; what we have locked is a leftover.

@@ -105,7 +105,9 @@ impl LogWriter {
         let mut files = [const { None }; FILES];
         for (file, name) in files.iter_mut().zip(&names) {
             *file = open_file(env, name, OpenMode::Write).map_err(io("opening the log"))?;
-            check_file(file.as_ref(), name).map_err(io("opening the log"))?;
+            if is_foreign(file.as_ref()).map_err(io("opening the log"))? {
+                return Err(OpenError::InTheWay { path: name.clone() });
+            }
         }
         if end.durable < end.last_commit {
             make_durable(files[end.at.file()].as_ref(), end).map_err(io("making the log durable"))?;
@@ -166,7 +168,10 @@ impl LogWriter {
         if self.files[slot].as_ref().is_none_or(|f| !f.is_named) {
             if self.files[slot].is_none() {
                 let file = open_file(&self.env, &self.names[slot], OpenMode::Create).map_err(no_room(during))?;
-                check_file(file.as_ref(), &self.names[slot]).map_err(no_room(during))?;
+                if is_foreign(file.as_ref()).map_err(no_room(during))? {
+                    let why = OpenError::InTheWay { path: self.names[slot].clone() };
+                    return Err(no_room(during)(io::Error::new(io::ErrorKind::AlreadyExists, why)));
+                }
                 self.files[slot] = file;
             }
             self.env.storage.sync_dir().map_err(no_room("syncing the folder"))?;
@@ -339,19 +344,15 @@ pub(crate) fn check_log_names(env: &Env) -> Result<(), OpenError> {
     let io = |source| OpenError::Io { during: "looking at the log's names", source };
     for name in log_file_names(&env.name) {
         let file = open_file(env, &name, OpenMode::Read).map_err(io)?;
-        check_file(file.as_ref(), &name).map_err(io)?;
+        if is_foreign(file.as_ref()).map_err(io)? {
+            return Err(OpenError::InTheWay { path: name });
+        }
     }
     Ok(())
 }
 
-fn check_file(file: Option<&LogFile>, name: &str) -> io::Result<()> {
-    match file {
-        Some(LogFile { file, .. }) if !is_log(&**file)? => {
-            let why = format!("{name} is in the way, and no log of a store: move it away");
-            Err(io::Error::new(io::ErrorKind::AlreadyExists, why))
-        }
-        _ => Ok(()),
-    }
+fn is_foreign(file: Option<&LogFile>) -> io::Result<bool> {
+    file.map_or(Ok(false), |LogFile { file, .. }| is_log(&**file).map(|is_log| !is_log))
 }
 
 /// Whether a file may be one of a log: it has nothing in it, begins with zeros laid ahead, give or take a byte that has

@@ -111,6 +111,13 @@ pub(crate) fn explain(path: &Path, error: &blazedb::Error) -> Failure {
             format!("{shown} was not closed, and its log says more than a reader may hold"),
             "open it once in the program that writes it, or with `blazedb sync`, and try again",
         ),
+        OpenError::InTheWay { path } => {
+            (format!("cannot open {shown}: no store has made {path}, whose name it needs"), "move that file away")
+        }
+        OpenError::ReservedName { suffix } => (
+            format!("cannot open {shown}: what ends in {suffix} is a database in the making"),
+            "choose another name; `blazedb restore` makes anew what was cut off",
+        ),
         other => return Failure::because(format!("cannot open {shown}"), other, RESTORE),
     };
     Failure::new(what, next)
