@@ -18,12 +18,14 @@
 //! anywhere before 5 is done leaves the last checkpoint and the whole log. An error before 5 for want of room leaves
 //! the frozen table in its place, to be written by the next try; any other error poisons.
 
+pub(crate) mod due;
 mod edits;
 mod pages;
 mod views;
 
 use std::sync::Arc;
 
+use self::due::Done;
 pub(crate) use self::edits::{TREE_ROOT_BYTES, TableEdits, TreesOfEdits};
 use self::pages::write_pages;
 pub(crate) use self::pages::{LoadPages, NewTrees, adopt_stored, tree_mut, write_load_pages, write_root};
@@ -141,19 +143,22 @@ impl Inner {
             _ => None,
         };
         let written = spilled.and_then(|()| self.freeze(step.as_ref())).and_then(|frozen| match frozen {
-            Some(frozen) => Ok(Some((self.write_checkpoint(disk, &frozen, step)?, frozen.table.bytes()))),
+            Some(frozen) => self.write_checkpoint(disk, &frozen, step).map(Some),
             None => Ok(None),
         });
         let mut head = self.head.lock();
         head.checkpointing = false;
-        let bytes = written.as_ref().ok().and_then(|written| written.as_ref().map(|(_, bytes)| *bytes));
-        head.pace.end(self.now(), bytes, self.config.table_bytes);
+        let bytes = written.as_ref().ok().and_then(|written| written.as_ref().map(|(_, done)| done.table_bytes));
+        let full = self.config.table_bytes;
+        let from = head.checkpoint_from.min(full);
+        // What a checkpoint of a small table takes says little: it is one of the disk's syncs.
+        head.pace.end(self.now(), bytes.filter(|&bytes| bytes >= from / 2), full);
         let result = match written {
             Ok(None) => Ok(()),
-            Ok(Some((root, _))) => {
+            Ok(Some((root, done))) => {
                 let frozen = self.settle(&mut head, &root);
                 head.checkpoints += 1;
-                head.checkpoint_from = self.config.table_bytes;
+                head.checkpoint_from = due::next(full, from, done);
                 drop(head);
                 self.move_views(frozen, &root);
                 self.reclaim(disk);
@@ -267,7 +272,7 @@ impl Inner {
         disk: &mut Disk,
         frozen: &Frozen,
         mut step: Option<Step>,
-    ) -> Result<Arc<Root>, CheckpointError> {
+    ) -> Result<(Arc<Root>, Done), CheckpointError> {
         let old = Arc::clone(&self.published().root);
         let mut purge = disk.purge.clone();
         let now_ms = self.env.clock.wall_ms();
@@ -279,6 +284,11 @@ impl Inner {
             }
         };
         disk.note_room();
+        let done = {
+            let space = disk.space.lock();
+            let used_pages = space.counts().used;
+            Done { table_bytes: frozen.table.bytes(), replaced_pages: space.replaced(), used_pages }
+        };
         let root = write_root(&self.env, disk, &old, written, frozen.table.commit_no, frozen.then, 1)?;
         disk.purge = purge;
         match step {
@@ -286,7 +296,7 @@ impl Inner {
             Some(Step::Vacuum(step)) => disk.vacuum = Some(step.vacuum),
             Some(Step::Purge) | None => {}
         }
-        Ok(root)
+        Ok((root, done))
     }
 
     /// Step 6, as far as writers have to wait for it. Returns the table that was frozen, for `move_views`: freeing it

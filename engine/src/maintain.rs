@@ -236,7 +236,7 @@ impl Inner {
             }
         }
         self.background.stop();
-        let folded = self.flush().and_then(|()| self.checkpoint());
+        let folded = self.flush().and_then(|()| self.checkpoint()).and_then(|()| self.shorten());
         let mut guard = self.disk.lock();
         let mut head = self.head.lock();
         let result = match (head.check_maintain(), folded) {

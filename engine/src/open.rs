@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::background::Background;
 use crate::btree::{TreeRoot, value_pages};
+use crate::checkpoint::due;
 use crate::disk::{Disk, load_roots};
 use crate::env::{Env, LockOutcome, OpenMode, StorageFile};
 use crate::error::{Corruption, CorruptionKind, OpenError};
@@ -88,10 +89,11 @@ impl Store {
             Some(writer) => writer.at(),
             None => LogAt { durable_commit: end.durable, ..LogAt::default() },
         };
+        let due = due::first(config.table_bytes, counts.used);
         let inner = Arc::new(Inner {
             path,
             config,
-            head: Mutex::new(Head::new(layers.clone(), writer, config.table_bytes)),
+            head: Mutex::new(Head::new(layers.clone(), writer, config.table_bytes, due)),
             turn: Condvar::new(),
             visible: Mutex::new(Visible::new(Arc::new(layers), log)),
             ahead: disk.as_ref().map(|disk| Arc::clone(disk.ahead())),

@@ -188,7 +188,9 @@ pub struct VacuumProgress {
     pub finished: bool,
 }
 
-/// When a store begins a vacuum by itself. Both must be so, at several checkpoints in a row, of what those did not need.
+/// When a store makes its file shorter by itself. Both must be so: while it is in use, at several checkpoints in a row, of
+/// what those did not need; and when it is closed, of what the file can be cut by with moving no more than 16 MiB of pages,
+/// if anything was written since it was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AutoVacuum {
     /// So many percent of the file are free.
@@ -199,7 +201,7 @@ pub struct AutoVacuum {
 
 impl Default for AutoVacuum {
     fn default() -> Self {
-        Self { free_percent: 25, free_bytes: 16 << 20 }
+        Self { free_percent: 20, free_bytes: 256 << 10 }
     }
 }
 
@@ -333,9 +335,9 @@ pub struct Options {
     /// one alone would free nothing; then those of the next one; and of views that were to be given pages those for which
     /// there is no room, the newer ones of them. Looked at whenever a checkpoint is written. Default 256 MiB.
     pub snapshot_bytes_max: u64,
-    /// When the store gives space back to the file system by itself, in steps between checkpoints; `None`: never, only
-    /// when it is asked to (`Store::vacuum`) and when it is closed. A store without a thread of its own (`Env::threads`)
-    /// does not. Default `None`; `Some(AutoVacuum::default())` begins at 25 % and 16 MiB.
+    /// When the store gives space back to the file system by itself, in steps between checkpoints and when it is closed;
+    /// `None`: only when it is asked to (`Store::vacuum`), and what is free at the very end of the file. A store without a
+    /// thread of its own (`Env::threads`) does it when it is closed. Default: 20 % and 256 KiB.
     pub auto_vacuum: Option<AutoVacuum>,
     /// How pages are read. Default `PageAccess::Auto`.
     pub access: PageAccess,
@@ -359,7 +361,7 @@ impl Options {
             read_only: false,
             memory: Memory::CLIENT,
             snapshot_bytes_max: 256 << 20,
-            auto_vacuum: None,
+            auto_vacuum: Some(AutoVacuum::default()),
             access: PageAccess::Auto,
             page_bytes: PAGE_BYTES[0],
             log_block_bytes: 4096,

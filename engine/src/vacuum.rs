@@ -41,6 +41,9 @@ const RESTS: u8 = 2;
 pub(crate) const PACKING: Packing = Packing { gain: 4, fill: 100 };
 const PACKING_AUTO: Packing = Packing { gain: 40, fill: 90 };
 
+/// What closing a store moves at most, to shorten its file: about a tenth of a second of an SSD.
+const CLOSE_BYTES_MAX: u64 = 16 << 20;
+
 /// Checkpoints that must agree that much of the file is of no use, before the store does something about it by itself;
 /// and how many it waits for before it tries again where that was in vain.
 const AGREE: usize = 4;
@@ -332,6 +335,41 @@ impl Inner {
             oldest_reader: old.map(|reader| reader.commit_no).min(),
             finished,
         })
+    }
+
+    /// Shortens the file before it is closed, where that is of use and few pages have to move: nobody needs the room that
+    /// checkpoints needed, before the next ones come. Where the disk has no room for it the file stays as it is.
+    pub(crate) fn shorten(&self) -> Result<(), MaintainError> {
+        let Some(AutoVacuum { free_percent, free_bytes }) = self.config.auto_vacuum else { return Ok(()) };
+        let mut guard = self.disk.lock();
+        // Whoever has only read leaves the file as it was.
+        let Some(disk) = guard.as_mut().filter(|_| self.head.lock().checkpoints > 0) else { return Ok(()) };
+        self.reclaim(disk);
+        let page_bytes = disk.pages.page_bytes() as u64;
+        let pages = disk.file_pages().map_err(reading_length)?;
+        let (shortest, target) = {
+            let space = disk.space.lock();
+            let counts = space.counts();
+            let shortest = ceiling(counts.used + counts.ahead + space.held_back(disk.header.sequence));
+            (shortest, shortest.max(space.last_named(CLOSE_BYTES_MAX / page_bytes)))
+        };
+        let gain = pages.saturating_sub(target);
+        if gain == 0 || gain * page_bytes < free_bytes || gain * 100 < pages * u64::from(free_percent) {
+            return Ok(());
+        }
+        self.begin_vacuum(disk, Some(target - shortest))?;
+        // What the last checkpoints gave up comes first; then pages move, once.
+        if let Some(vacuum) = &mut disk.vacuum {
+            (vacuum.stage, vacuum.round) = (Stage::Rest(RESTS), ROUNDS - 1);
+        }
+        loop {
+            match self.vacuum_on(disk, u64::MAX) {
+                Ok(progress) if progress.finished => return Ok(()),
+                Ok(_) => {}
+                Err(MaintainError::DiskFull { .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// What the store does by itself after a checkpoint: a step of a vacuum, where one is under way or due. Returns for

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::ahead::Stored;
 use crate::change::Commit;
-use crate::checkpoint::{LoadPages, Work, write_load_pages, write_root};
+use crate::checkpoint::{LoadPages, Work, due, write_load_pages, write_root};
 use crate::disk::Disk;
 use crate::error::{CommitError, HookError, Poison, WriteError};
 use crate::log::writer::AppendError;
@@ -233,7 +233,8 @@ impl Inner {
         head.layers = Layers { root, frozen: None, active };
         head.commits += 1;
         head.checkpoints += 1;
-        head.checkpoint_from = self.config.table_bytes;
+        let used = disk.space.lock().counts().used;
+        head.checkpoint_from = due::first(self.config.table_bytes, used);
         let at = LogAt { durable_commit: commit_no, ..at };
         self.publish(head.layers.clone(), Some(at), told.map_or(&[], std::slice::from_ref));
         if told.is_none() {

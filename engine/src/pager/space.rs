@@ -300,6 +300,11 @@ impl Space {
         freed
     }
 
+    /// Returns how many numbers were released for the header in the making.
+    pub(crate) fn replaced(&self) -> u64 {
+        self.pending.get(&self.current).map_or(0, |released| released.len() as u64)
+    }
+
     /// Returns how many numbers only readers with old roots still hold: no header on disk names them.
     pub(crate) fn held_back(&self, durable: u64) -> u64 {
         self.pending.range(..durable).map(|(_, held)| held.len() as u64).sum()
@@ -322,6 +327,16 @@ impl Space {
         let words = self.used.get(word as usize..).unwrap_or_default();
         let all: u64 = words.iter().map(|w| u64::from(w.count_ones())).sum();
         all - words.first().map_or(0, |first| u64::from((first & ((1 << (from % 64)) - 1)).count_ones()))
+    }
+
+    /// Returns the lowest number, a multiple of 64, at or above which the header in the making names `pages` at most.
+    pub(crate) fn last_named(&self, pages: u64) -> u64 {
+        let mut named = 0;
+        let above = self.named.iter().rev().take_while(|word| {
+            named += u64::from(word.count_ones());
+            named <= pages
+        });
+        (self.named.len() - above.count()) as u64 * 64
     }
 
     /// Lowers `end` to behind the last number in use or pending. Returns it.

@@ -34,7 +34,7 @@ use crate::store::Inner;
 use crate::sync::MutexGuard;
 use crate::sync::thread::{self, Thread};
 use crate::txn::head::{Failure, Head, Outcome, Running, Waiting, next_leader};
-use crate::txn::pace::Fill;
+use crate::txn::pace::{Fill, WAIT_MAX};
 use crate::txn::write_set::{Effect, WriteSet};
 use crate::txn::{CATALOGUE, Serial, TreeId, WriteTransaction};
 
@@ -298,12 +298,17 @@ impl Inner {
             // As long as a checkpoint runs: slow writers, never stop them. Others may fill the room meanwhile.
             waited = true;
             let fill = [
-                Fill { bytes: head.layers.active.bytes() + more, stop: self.table_stop(head) },
+                Fill { bytes: head.layers.active.bytes() + more, stop: self.table_pace(head) },
                 Fill { bytes: head.log_bytes(), stop: 2 * self.config.log_bytes },
             ];
-            let Some(wait) = head.pace.wait(self.now(), more, fill) else { return Ok(()) };
-            MutexGuard::unlocked(head, || thread::sleep(wait));
-            head.pace.has_waited(more);
+            let Some(mut wait) = head.pace.wait(self.now(), more, fill) else { return Ok(()) };
+            // Not beyond the checkpoint that it waits for.
+            while !wait.is_zero() && head.checkpointing {
+                let now = wait.min(WAIT_MAX);
+                MutexGuard::unlocked(head, || thread::sleep(now));
+                wait -= now;
+            }
+            head.pace.has_waited(more, wait);
         }
     }
 
@@ -324,6 +329,14 @@ impl Inner {
         let all = tables_bytes(self.config.table_bytes);
         let frozen = head.frozen.as_ref().map_or(0, |frozen| frozen.table.bytes());
         all.saturating_sub(frozen.max(self.config.table_bytes))
+    }
+
+    /// Returns the bytes of the active table for which writers are to take as long as the checkpoint that runs: less than
+    /// there is memory for, where the next checkpoint is due earlier.
+    fn table_pace(&self, head: &Head) -> u64 {
+        let full = self.config.table_bytes;
+        let part = head.checkpoint_from.min(full) as f64 / full as f64;
+        (self.table_stop(head) as f64 * part) as u64
     }
 
     /// Whether there is no room for a commit that takes so much of the table. An empty table has room for any.

@@ -92,12 +92,12 @@ impl Drop for Waiting {
 }
 
 impl Head {
-    pub(crate) fn new(layers: Layers, writer: Option<Box<LogWriter>>, checkpoint_from: u64) -> Self {
+    pub(crate) fn new(layers: Layers, writer: Option<Box<LogWriter>>, table_bytes: u64, checkpoint_from: u64) -> Self {
         Self {
             layers,
             open: OpenGroup::default(),
             spare: Vec::new(),
-            batch: Batch::with_room(checkpoint_from as usize, tables_bytes(checkpoint_from) as usize),
+            batch: Batch::with_room(table_bytes as usize, tables_bytes(table_bytes) as usize),
             state: if writer.is_some() { Running::Yes } else { Running::ReadOnly },
             writer,
             frozen: None,

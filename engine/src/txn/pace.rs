@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// Shortest and longest time that a commit is slowed down at once.
 const WAIT_MIN: Duration = Duration::from_micros(250);
-const WAIT_MAX: Duration = Duration::from_millis(4);
+pub(super) const WAIT_MAX: Duration = Duration::from_millis(4);
 /// What a commit waits at most, as a multiple of the time that its own bytes stand for.
 const OWN_SHARES_MAX: u32 = 8;
 /// From this part of the room on a checkpoint counts as late, and the rest is kept for it to be later still.
@@ -76,11 +76,10 @@ impl Pace {
         self.step = Some(Step { begun: now, expected: self.table.mul_f64(bytes as f64 / full as f64), from });
     }
 
-    /// The table is written; `None`: it is not.
+    /// A table of so many bytes is written; `None`: none is, or one that says nothing about the next.
     pub(crate) fn end(&mut self, now: Duration, written: Option<u64>, full: u64) {
         let Some(step) = self.step.take() else { return };
-        // What a checkpoint of a small table takes says little: it is one of the disk's syncs.
-        if let Some(bytes) = written.filter(|&bytes| bytes >= full / 2) {
+        if let Some(bytes) = written {
             self.table = now.saturating_sub(step.begun).mul_f64(full as f64 / bytes as f64);
         }
     }
@@ -103,9 +102,10 @@ impl Pace {
         Some(wait)
     }
 
-    /// A commit of so many bytes has waited.
-    pub(crate) fn has_waited(&mut self, bytes: u64) {
+    /// A commit of so many bytes has waited, for so much less than it was told to.
+    pub(crate) fn has_waited(&mut self, bytes: u64, less: Duration) {
         self.waiting -= bytes;
+        self.waited = self.waited.saturating_sub(less);
     }
 }
 
@@ -151,7 +151,7 @@ mod tests {
             let next = (0..writers).min_by_key(|&n| free_at[n]).expect("there is one");
             let now = free_at[next];
             if std::mem::take(&mut waits[next]) {
-                pace.has_waited(bytes);
+                pace.has_waited(bytes, Duration::ZERO);
                 table += bytes;
             }
             if now >= ends || table + bytes > FULL {
@@ -189,10 +189,10 @@ mod tests {
         let mut pace = pace_of(1000 * MS);
         // A large one first: it stands for 333 ms, of which it waits some. The small ones behind it wait 4 ms each.
         assert_eq!(pace.wait(Duration::ZERO, 300_000, fill(500_000)), Some(Duration::from_secs_f64(1.0 / 3.0)));
-        pace.has_waited(300_000);
+        pace.has_waited(300_000, Duration::ZERO);
         for n in 0..80 {
             assert_eq!(pace.wait(4 * MS * n, 100, fill(500_000)), Some(WAIT_MAX), "{n}");
-            pace.has_waited(100);
+            pace.has_waited(100, Duration::ZERO);
         }
         assert_eq!(pace.wait(334 * MS, 100, fill(500_000)), None, "it is all paid");
     }
@@ -210,12 +210,12 @@ mod tests {
     #[test]
     fn small_tables_teach_nothing_and_a_full_log_counts_like_a_full_table() {
         let mut pace = pace_of(100 * MS);
-        pace.end(5 * MS, Some(FULL / 10), FULL);
+        pace.end(5 * MS, None, FULL);
         pace.begin_views(Duration::ZERO, [0; 2]);
         pace.begin_table(30 * MS, FULL, FULL, [0; 2]);
         let log = Fill { bytes: 625_000, stop: FULL };
         assert_eq!(pace.wait(76 * MS, 1000, [fill(1000)[0], log]), Some(4 * MS), "half of 100 ms from 30 ms on");
-        pace.has_waited(1000);
+        pace.has_waited(1000, Duration::ZERO);
         assert_eq!(pace.wait(81 * MS, 1000, [fill(1000)[0], log]), None);
     }
 }

@@ -17,6 +17,7 @@ mod recovery;
 mod rekey;
 mod salvage;
 mod secrets;
+mod shorten;
 mod support;
 mod vacuum;
 mod values;

@@ -123,7 +123,9 @@ fn old_views_keep_what_they_show_and_the_file_gets_shorter_when_they_go() {
         drop(old);
         let now = vacuum(&store);
         assert_eq!((now.held_bytes, now.oldest_reader), (0, None));
-        assert!(now.file_bytes <= at_most(1_000, 135) + 300_000 * 102 / 100, "{now:?}");
+        // Twelve pages are for the steps themselves.
+        let most = at_most(1_000, 135) + 300_000 * 102 / 100 + 12 * 4096;
+        assert!(now.file_bytes <= most, "{now:?} of {most}");
         assert!(model_of(&store) == kept);
         store.verify(&mut |_| {}).expect("pages and space agree");
     }

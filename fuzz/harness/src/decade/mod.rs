@@ -73,7 +73,7 @@ impl Plan {
     /// A life of so many days.
     pub fn new(seed: u64, days: u64, notes: usize) -> Self {
         let keep = History { keep_ms: 30 * DAY_MS, keep_bytes: 1 << 20 };
-        let auto_vacuum = Some(AutoVacuum { free_percent: 25, free_bytes: 1 << 20 });
+        let auto_vacuum = Some(AutoVacuum::default());
         Self { seed, days, notes, keep, auto_vacuum, gauge: Gauge::NONE }
     }
 
