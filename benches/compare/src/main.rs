@@ -82,6 +82,8 @@ pub(crate) enum Set {
     Client,
     /// `Collection` beside SQLite with a JSON column
     Documents,
+    /// p99 of durable commits beside a vacuum and beside a backup, in turns with none, preset `client`; BlazeDB only
+    Upkeep,
 }
 
 impl Set {
@@ -95,6 +97,7 @@ impl Set {
             Self::Space => Part::Space,
             Self::Client => Part::Client,
             Self::Documents => Part::Documents,
+            Self::Upkeep => Part::Upkeep,
         }
     }
 
@@ -102,7 +105,7 @@ impl Set {
     fn subjects(self) -> Vec<&'static str> {
         match self {
             Self::Encryption => vec![subjects::ENCRYPTED],
-            Self::Client => subjects::CLIENT_SUBJECTS.to_vec(),
+            Self::Client | Self::Upkeep => subjects::CLIENT_SUBJECTS.to_vec(),
             Self::Documents => documents::SUBJECTS.iter().map(|(id, _)| *id).collect(),
             _ => subjects::all().iter().map(|spec| spec.id).collect(),
         }

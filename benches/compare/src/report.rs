@@ -29,7 +29,7 @@ enum Unit {
 /// A line of the table: its title, where its figure is, and how it is written.
 struct Line(&'static str, Set, &'static str, Unit);
 
-use Set::{Client, Documents, Encryption, Memory, Recovery, Space, Speed, Threads};
+use Set::{Client, Documents, Encryption, Memory, Recovery, Space, Speed, Threads, Upkeep};
 use Unit::{Mebibytes, Microseconds, Milliseconds, PerSecond, Ratio};
 
 const LINES: &[Line] = &[
@@ -103,6 +103,14 @@ const LINES: &[Line] = &[
     Line("- anonymous", Client, "idle_anonymous_mib", Mebibytes),
     Line("scan of all rows in preset `client`: added to that, MiB", Client, "scan_mib", Mebibytes),
     Line("- anonymous", Client, "scan_anonymous_mib", Mebibytes),
+    Line("durable commits alone, preset `client`: p99, us", Upkeep, "upkeep_alone_p99_us", Microseconds),
+    Line("- beside a vacuum of a half deleted file, us", Upkeep, "upkeep_vacuum_p99_us", Microseconds),
+    Line("- that to alone, the middle of five pairs", Upkeep, "upkeep_vacuum", Ratio),
+    Line("- the worst pair", Upkeep, "upkeep_vacuum_most", Ratio),
+    Line("- the file after the vacuum to before", Upkeep, "upkeep_shorter", Ratio),
+    Line("- beside a backup, us", Upkeep, "upkeep_backup_p99_us", Microseconds),
+    Line("- that to alone, the middle of five pairs", Upkeep, "upkeep_backup", Ratio),
+    Line("- the worst pair", Upkeep, "upkeep_backup_most", Ratio),
 ];
 
 const DOCUMENT_LINES: &[Line] = &[
@@ -326,6 +334,10 @@ impl Report {
                 ("nine of ten deleted and compacted", "space_tenth", 1.3),
             ] {
                 add(format!("files to payload, {what}, {how}"), got(Space, key), Some(most), true, Ratio);
+            }
+            for (what, key) in [("a vacuum", "upkeep_vacuum"), ("a backup", "upkeep_backup")] {
+                let about = format!("p99 of durable commits beside {what} to alone, {how}");
+                add(about, got(Upkeep, key), Some(2.0), true, Ratio);
             }
             let scanned = got(Client, "scan_anonymous_mib");
             add(format!("scan in preset client, {how}"), scanned, Some(CLIENT_CACHE_MIB), true, Mebibytes);

@@ -12,6 +12,7 @@ pub(crate) const UNENCRYPTED: &str = "blazedb-plain";
 /// The two that are measured with the preset for clients.
 pub(crate) const CLIENT_SUBJECTS: [&str; 2] = [ENCRYPTED, UNENCRYPTED];
 
+const FILE: &str = "store.blaze";
 /// A raw key: what a passphrase costs is paid once per open and is not what is measured.
 const KEY: [u8; 32] = [7; 32];
 /// Commits that wait in memory for the next checkpoint. RocksDB's memtable and canopydb's checkpoints are 64 MiB by
@@ -41,13 +42,18 @@ pub(super) fn specs() -> Vec<Spec> {
 
 /// Opens the store in the preset for clients.
 pub(crate) fn open_client(id: &str, folder: &Path) -> Result<Box<dyn Subject>, Failure> {
+    Ok(Box::new(Blaze::of(open_client_store(id, folder)?)?))
+}
+
+/// The same, for what other stores have no call for.
+pub(crate) fn open_client_store(id: &str, folder: &Path) -> Result<Store, Failure> {
     let options = if id == ENCRYPTED { Options::raw_key(KEY) } else { Options::unencrypted() };
-    Ok(Box::new(Blaze::new(folder, options.memory(Memory::CLIENT))?))
+    Ok(Store::open(Env::file(folder.join(FILE)), options.memory(Memory::CLIENT))?)
 }
 
 fn open(folder: &Path, options: Options, cache_bytes: usize) -> Result<Box<dyn Subject>, Failure> {
     let memory = Memory { cache_bytes, table_bytes: TABLE_BYTES, log_bytes: LOG_BYTES };
-    Ok(Box::new(Blaze::new(folder, options.memory(memory))?))
+    Ok(Box::new(Blaze::of(Store::open(Env::file(folder.join(FILE)), options.memory(memory))?)?))
 }
 
 struct Blaze {
@@ -56,8 +62,7 @@ struct Blaze {
 }
 
 impl Blaze {
-    fn new(folder: &Path, options: Options) -> Result<Self, Failure> {
-        let store = Store::open(Env::file(folder.join("store.blaze")), options)?;
+    fn of(store: Store) -> Result<Self, Failure> {
         let tree = store.tree("rows")?;
         Ok(Self { store, tree })
     }

@@ -7,6 +7,7 @@ mod recovery;
 mod space;
 mod speed;
 mod threads;
+mod upkeep;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -57,6 +58,7 @@ pub(crate) enum Part {
     /// Fills a store for `Client`.
     ClientLoad,
     Documents,
+    Upkeep,
 }
 
 impl Part {
@@ -73,6 +75,7 @@ impl Part {
             Self::Client => "client",
             Self::ClientLoad => "client's load",
             Self::Documents => "documents",
+            Self::Upkeep => "upkeep",
         }
     }
 }
@@ -90,6 +93,7 @@ impl Task {
             Part::Client => client::run(self),
             Part::ClientLoad => client::load(self),
             Part::Documents => documents::run(self),
+            Part::Upkeep => upkeep::run(self),
         }
     }
 
