@@ -62,10 +62,10 @@ mod transaction;
 pub mod transport;
 
 pub use blazedb_engine::{
-    Advice, BackupId, BackupOptions, BackupProgress, BackupReport, CipherChoice, Env, Estimate, History, HistoryInfo,
-    KdfCost, KeyKind, KeySlotInfo, KeySource, Loss, Memory, Moment, RekeyOptions, RekeyProgress, RestoreProgress,
-    RestoreReport, SalvageProgress, SalvageReport, SalvagedTree, Secret, Store, TreeSpace, VacuumEstimate,
-    VacuumProgress, VerifyProgress, log_file_names,
+    Advice, AutoVacuum, BackupId, BackupOptions, BackupProgress, BackupReport, CipherChoice, Env, Estimate, History,
+    HistoryInfo, KdfCost, KeyKind, KeySlotInfo, KeySource, Loss, Memory, Moment, RekeyOptions, RekeyProgress,
+    RestoreProgress, RestoreReport, SalvageProgress, SalvageReport, SalvagedTree, Secret, Store, TreeSpace,
+    VacuumEstimate, VacuumProgress, VerifyProgress, log_file_names,
 };
 pub use blazedb_sync::{BoxReason, InboxEntry, OutboxPosition};
 pub use blazedb_wire::{

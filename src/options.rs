@@ -1,6 +1,6 @@
 //! `Options`: how to open a database file.
 
-use blazedb_engine::{CipherChoice, KdfCost, KeySource, Memory, Secret};
+use blazedb_engine::{AutoVacuum, CipherChoice, KdfCost, KeySource, Memory, Secret};
 
 /// How to open a database. There is no default key: say whether the file is encrypted, and with what.
 ///
@@ -59,6 +59,14 @@ impl Options {
     #[must_use]
     pub fn memory(mut self, memory: Memory) -> Self {
         self.engine.memory = memory;
+        self
+    }
+
+    /// Sets when the file is made shorter without anybody asking: beside commits, and when the database is closed, which
+    /// moves up to 16 MiB of it. `None`: never. Default: where 20 % of it and 256 KiB are of no use.
+    #[must_use]
+    pub fn auto_vacuum(mut self, when: Option<AutoVacuum>) -> Self {
+        self.engine.auto_vacuum = when;
         self
     }
 

@@ -148,17 +148,18 @@ impl Inner {
         });
         let mut head = self.head.lock();
         head.checkpointing = false;
-        let bytes = written.as_ref().ok().and_then(|written| written.as_ref().map(|(_, done)| done.table_bytes));
+        let done = written.as_ref().ok().and_then(|written| written.as_ref().and_then(|(_, done)| *done));
         let full = self.config.table_bytes;
         let from = head.checkpoint_from.min(full);
         // What a checkpoint of a small table takes says little: it is one of the disk's syncs.
-        head.pace.end(self.now(), bytes.filter(|&bytes| bytes >= from / 2), full);
+        let says_much = done.map(|done| done.table_bytes).filter(|&bytes| bytes >= from / 2);
+        head.pace.end(self.now(), says_much, full);
         let result = match written {
             Ok(None) => Ok(()),
-            Ok(Some((root, done))) => {
+            Ok(Some((root, _))) => {
                 let frozen = self.settle(&mut head, &root);
                 head.checkpoints += 1;
-                head.checkpoint_from = due::next(full, from, done);
+                head.checkpoint_from = done.map_or(from, |done| due::next(full, from, done));
                 drop(head);
                 self.move_views(frozen, &root);
                 self.reclaim(disk);
@@ -272,11 +273,22 @@ impl Inner {
         disk: &mut Disk,
         frozen: &Frozen,
         mut step: Option<Step>,
-    ) -> Result<(Arc<Root>, Done), CheckpointError> {
+    ) -> Result<(Arc<Root>, Option<Done>), CheckpointError> {
         let old = Arc::clone(&self.published().root);
         let mut purge = disk.purge.clone();
         let now_ms = self.env.clock.wall_ms();
-        let written = match write_pages(disk, &old, &frozen.table, step.as_mut(), (&mut purge, now_ms)) {
+        let mut written = write_pages(disk, &old, &frozen.table, step.as_mut(), (&mut purge, now_ms));
+        written = match written {
+            Err(error) if matches!(step, Some(Step::Vacuum(_))) && error.is_unreadable() => {
+                // A vacuum reads pages that nobody else may ask for. What it cannot read ends it, not the store.
+                disk.give_up();
+                disk.end_vacuum(Some(error));
+                (step, purge) = (None, disk.purge.clone());
+                write_pages(disk, &old, &frozen.table, None, (&mut purge, now_ms))
+            }
+            written => written,
+        };
+        let written = match written {
             Ok(written) => written,
             Err(error) => {
                 disk.give_up();
@@ -284,11 +296,12 @@ impl Inner {
             }
         };
         disk.note_room();
-        let done = {
+        // What a step has replaced says nothing about the next table.
+        let done = step.is_none().then(|| {
             let space = disk.space.lock();
-            let used_pages = space.counts().used;
-            Done { table_bytes: frozen.table.bytes(), replaced_pages: space.replaced(), used_pages }
-        };
+            let (replaced_pages, used_pages) = (space.replaced(), space.counts().used);
+            Done { table_bytes: frozen.table.bytes(), rows: frozen.table.entries(), replaced_pages, used_pages }
+        });
         let root = write_root(&self.env, disk, &old, written, frozen.table.commit_no, frozen.then, 1)?;
         disk.purge = purge;
         match step {

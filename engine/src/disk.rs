@@ -42,6 +42,8 @@ pub(crate) struct Disk {
     pub(crate) rekey: Option<RekeyWalk>,
     /// A vacuum that is under way.
     pub(crate) vacuum: Option<Vacuum>,
+    /// What the last vacuum could not read, until somebody is told.
+    pub(crate) vacuum_error: Option<PageError>,
     /// The end of old versions.
     pub(crate) purge: Purge,
     /// How much of the file the last checkpoints could do without.
@@ -82,6 +84,7 @@ impl Disk {
             own_slot,
             rekey,
             vacuum: None,
+            vacuum_error: None,
             purge: Purge::new(0),
             room: Room::default(),
             retiring: Vec::new(),
@@ -106,6 +109,13 @@ impl Disk {
     /// Returns the next step of a vacuum, if one is under way.
     pub(crate) fn next_vacuum_step(&self, budget_pages: u64) -> Option<VacuumStep> {
         self.vacuum.clone().map(|vacuum| VacuumStep { vacuum, budget: budget_pages })
+    }
+
+    /// A vacuum is over, or there is none any more, for what it met.
+    pub(crate) fn end_vacuum(&mut self, error: Option<PageError>) {
+        self.vacuum = None;
+        self.vacuum_error = error;
+        self.space.lock().set_ceiling(None);
     }
 
     /// Returns how many pages the file has room for.

@@ -53,7 +53,7 @@ pub struct Stats {
     pub ahead_bytes: u64,
     /// Bytes of memory that tables hold, the newest layers' only.
     pub table_bytes: u64,
-    /// At which a checkpoint is due.
+    /// At which the next checkpoint is due: `Memory::table_bytes`, or less where smaller tables make the file shorter.
     pub table_bytes_max: u64,
     /// Bytes of the page cache that are in use.
     pub cache_bytes: u64,
@@ -142,7 +142,7 @@ impl Store {
             held_bytes: space.pending * page_bytes,
             ahead_bytes: space.ahead * page_bytes,
             table_bytes: layers.table_bytes(),
-            table_bytes_max: inner.config.table_bytes,
+            table_bytes_max: head.checkpoint_from.min(inner.config.table_bytes),
             cache_bytes: cache.used * page_bytes,
             cache_misses: cache.misses,
             // Numbers from the disk, which only `verify` counts.

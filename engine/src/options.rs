@@ -189,8 +189,8 @@ pub struct VacuumProgress {
 }
 
 /// When a store makes its file shorter by itself. Both must be so: while it is in use, at several checkpoints in a row, of
-/// what those did not need; and when it is closed, of what the file can be cut by with moving no more than 16 MiB of pages,
-/// if anything was written since it was opened.
+/// what those did not need; and when it is closed, of what the file can be cut by with moving no more than 16 MiB of pages
+/// and reading no more than 64 MiB, if a checkpoint was written since it was opened and no view is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AutoVacuum {
     /// So many percent of the file are free.
@@ -259,7 +259,7 @@ pub struct Memory {
     /// Pages in the cache. Not used where pages are read from a mapping without encryption.
     pub cache_bytes: usize,
     /// The table of commits that are in the log and not yet in pages, replaced values included: at so many bytes a
-    /// checkpoint is due. While it runs there are two tables; together they take two and a half times this at most, an
+    /// checkpoint is due, or earlier, where smaller tables make the file shorter at little cost. While it runs there are two tables; together they take two and a half times this at most, an
     /// eighth more where hooks write, and there writers stop (`Stats::paced_ms` says how long they were slowed down before it came to that). Opening takes as
     /// much at most, and puts what the log says beyond that into pages; opening read-only takes up to eight, and fails with
     /// `OpenError::TooMuchInLog` beyond that. A transaction that is larger takes no table, but is written into pages.

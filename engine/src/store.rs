@@ -207,7 +207,8 @@ impl Store {
 
     /// Closes the store: writes everything into pages, leaves one file that is complete by itself, releases its
     /// lock. From then on commits and reads fail with `Closed`, through views that were taken before as well. Closing
-    /// again does nothing.
+    /// again does nothing. Takes as long as writing the table takes, and shortening the file, which is bounded and can be
+    /// switched off (`Options::auto_vacuum`).
     pub fn close(&self) -> Result<(), MaintainError> {
         self.inner.close()
     }

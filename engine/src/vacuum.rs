@@ -41,8 +41,10 @@ const RESTS: u8 = 2;
 pub(crate) const PACKING: Packing = Packing { gain: 4, fill: 100 };
 const PACKING_AUTO: Packing = Packing { gain: 40, fill: 90 };
 
-/// What closing a store moves at most, to shorten its file: about a tenth of a second of an SSD.
-const CLOSE_BYTES_MAX: u64 = 16 << 20;
+/// What closing a store moves at most, to shorten its file, and how long that may be without its free pages: whoever moves
+/// pages looks at all of them. About a tenth of a second of an SSD.
+const CLOSE_MOVED_BYTES_MAX: u64 = 16 << 20;
+const CLOSE_READ_BYTES_MAX: u64 = 64 << 20;
 
 /// Checkpoints that must agree that much of the file is of no use, before the store does something about it by itself;
 /// and how many it waits for before it tries again where that was in vain.
@@ -240,11 +242,17 @@ impl Inner {
                 result => result?,
             }
         }
+        match disk.vacuum_error.take() {
+            Some(PageError::Corruption(c)) => return Err(MaintainError::Corruption(c)),
+            Some(PageError::Io { during, source } | PageError::DiskFull { during, source }) => {
+                return Err(MaintainError::Io { during, source });
+            }
+            None => {}
+        }
         self.go_on(disk)?;
         let progress = self.vacuum_progress(disk)?;
         if progress.finished {
-            disk.vacuum = None;
-            disk.space.lock().set_ceiling(None);
+            disk.end_vacuum(None);
         }
         Ok(progress)
     }
@@ -337,21 +345,24 @@ impl Inner {
         })
     }
 
-    /// Shortens the file before it is closed, where that is of use and few pages have to move: nobody needs the room that
-    /// checkpoints needed, before the next ones come. Where the disk has no room for it the file stays as it is.
+    /// Shortens the file before it is closed, where that is of use and not dear: nobody needs the room that checkpoints
+    /// needed, before the next ones come. Where a view is open, or pages cannot be read or written, the file stays as it is.
     pub(crate) fn shorten(&self) -> Result<(), MaintainError> {
         let Some(AutoVacuum { free_percent, free_bytes }) = self.config.auto_vacuum else { return Ok(()) };
         let mut guard = self.disk.lock();
         // Whoever has only read leaves the file as it was.
-        let Some(disk) = guard.as_mut().filter(|_| self.head.lock().checkpoints > 0) else { return Ok(()) };
+        let is_of_use = self.head.lock().checkpoints > 0 && self.visible.lock().readers().is_empty();
+        let Some(disk) = guard.as_mut().filter(|_| is_of_use) else { return Ok(()) };
         self.reclaim(disk);
         let page_bytes = disk.pages.page_bytes() as u64;
         let pages = disk.file_pages().map_err(reading_length)?;
         let (shortest, target) = {
             let space = disk.space.lock();
             let counts = space.counts();
-            let shortest = ceiling(counts.used + counts.ahead + space.held_back(disk.header.sequence));
-            (shortest, shortest.max(space.last_named(CLOSE_BYTES_MAX / page_bytes)))
+            let shortest = ceiling(counts.used + counts.ahead);
+            let is_short = counts.used * page_bytes <= CLOSE_READ_BYTES_MAX;
+            let moved_max = if is_short { CLOSE_MOVED_BYTES_MAX / page_bytes } else { 0 };
+            (shortest, shortest.max(space.last_named(moved_max)))
         };
         let gain = pages.saturating_sub(target);
         if gain == 0 || gain * page_bytes < free_bytes || gain * 100 < pages * u64::from(free_percent) {
@@ -364,10 +375,18 @@ impl Inner {
         }
         loop {
             match self.vacuum_on(disk, u64::MAX) {
-                Ok(progress) if progress.finished => return Ok(()),
-                Ok(_) => {}
-                Err(MaintainError::DiskFull { .. }) => return Ok(()),
-                Err(error) => return Err(error),
+                Ok(progress) if !progress.finished => {}
+                Ok(_) => return Ok(()),
+                Err(MaintainError::DiskFull { .. }) => {
+                    // It has begun a checkpoint, which needs less room without it.
+                    disk.end_vacuum(None);
+                    return match self.checkpoint_on(disk, Work::None) {
+                        Err(MaintainError::DiskFull { .. }) => Ok(()),
+                        result => result,
+                    };
+                }
+                // The store is as sound as it was, or else poisoned, which closing it sees.
+                Err(_) => return Ok(()),
             }
         }
     }
@@ -408,8 +427,7 @@ impl Inner {
             }
             Err(_) => {
                 // Told where it matters: by the next commit, or to whoever asks for a vacuum.
-                disk.vacuum = None;
-                disk.space.lock().set_ceiling(None);
+                disk.end_vacuum(None);
                 disk.room = Room { wait: WAIT_AFTER_NOTHING, ..Room::default() };
             }
         }

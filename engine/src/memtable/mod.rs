@@ -329,7 +329,6 @@ impl Mem {
     }
 
     /// Returns how many keys the table says something about.
-    #[cfg(test)]
     pub(crate) fn entries(&self) -> u64 {
         self.entries
     }

@@ -56,6 +56,8 @@ pub(crate) enum PageKind {
     SpaceIndex = 6,
 }
 
+const READING: &str = "reading a page";
+
 /// What went wrong with a page.
 #[derive(Debug)]
 pub(crate) enum PageError {
@@ -86,6 +88,11 @@ impl PageError {
             offset: no.saturating_mul(page_bytes as u64),
             what: CorruptionKind::Node { no, rule },
         })
+    }
+
+    /// Whether a page could not be read, for what it says or what the disk says.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Corruption(_) | Self::Io { during: READING, .. })
     }
 
     fn writing(during: &'static str, source: io::Error) -> Self {

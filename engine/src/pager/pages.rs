@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::frames::{FrameStats, Frames, Loaded, PAGE_NO_MAX};
 use super::page::{PageOpener, is_the_one, kind_of, proof_of};
-use super::{PAGE_BYTES, PAGE_HEADER_BYTES, Page, PageError, PageKind, PageRef};
+use super::{PAGE_BYTES, PAGE_HEADER_BYTES, Page, PageError, PageKind, PageRef, READING};
 use crate::env::{FileMap, StorageFile};
 use crate::keys::FileKeys;
 use crate::superblock::PAGES_START;
@@ -197,7 +197,7 @@ impl Pages {
         match self.file.read_at(offset, page) {
             Ok(n) if n == page.len() => Ok(()),
             Ok(_) => Err(self.wrong(at, "the file ends before it")),
-            Err(source) => Err(PageError::Io { during: "reading a page", source }),
+            Err(source) => Err(PageError::Io { during: READING, source }),
         }
     }
 

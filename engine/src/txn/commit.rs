@@ -335,8 +335,11 @@ impl Inner {
     /// there is memory for, where the next checkpoint is due earlier.
     fn table_pace(&self, head: &Head) -> u64 {
         let full = self.config.table_bytes;
-        let part = head.checkpoint_from.min(full) as f64 / full as f64;
-        (self.table_stop(head) as f64 * part) as u64
+        let from = head.checkpoint_from.min(full);
+        let stop = self.table_stop(head);
+        let paced = (stop as f64 * (from as f64 / full as f64)) as u64;
+        // Where the table had much in it already as the checkpoint began, there is room for some more.
+        paced.max(head.pace.table_from() + from / 2).min(stop)
     }
 
     /// Whether there is no room for a commit that takes so much of the table. An empty table has room for any.

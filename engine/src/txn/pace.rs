@@ -84,6 +84,11 @@ impl Pace {
         }
     }
 
+    /// Returns where the table stood as this part of the checkpoint began; 0 where none runs.
+    pub(crate) fn table_from(&self) -> u64 {
+        self.step.map_or(0, |step| step.from[0])
+    }
+
     /// Returns how long a commit has to wait that takes `bytes` of the table; `has_waited` ends it. `fill`: of the table,
     /// with it, and of the log.
     pub(crate) fn wait(&mut self, now: Duration, bytes: u64, mut fill: [Fill; 2]) -> Option<Duration> {

@@ -1,7 +1,9 @@
 //! How long a file is without anybody asking for a vacuum: while it is overwritten, and when it is closed.
 
-use blazedb_engine::env::{CallKind, SimDisk, Survivors};
-use blazedb_engine::{AutoVacuum, Memory, OpenError, Options, Store};
+use std::io;
+
+use blazedb_engine::env::{CallKind, Fault, SimDisk, Survivors};
+use blazedb_engine::{AutoVacuum, MaintainError, Memory, OpenError, Options, Store};
 
 use crate::support::{Model, NAME, Random, content, model_of, options, put, unencrypted};
 
@@ -82,9 +84,8 @@ fn who_has_only_read_or_wants_no_vacuum_leaves_the_file_as_it_is() {
     // Now somebody writes.
     let store = Store::open(disk.env(NAME), long().auto_vacuum(WHATEVER_IS_FREE)).expect("opens");
     put(&store, "rows", b"k", b"v").expect("commits");
-    // What an old view needs stays: the next session shortens the file.
+    // While a view is open the file stays: the next session shortens it.
     let view = store.read();
-    put(&store, "rows", b"k", b"w").expect("commits");
     store.close().expect("closes");
     assert!(file_bytes(&disk) > at_most(6_000, 200), "{} of {}", file_bytes(&disk), at_most(6_000, 100));
     drop(view);
@@ -99,9 +100,9 @@ fn who_has_only_read_or_wants_no_vacuum_leaves_the_file_as_it_is() {
 
 /// Opens, changes a little, and closes, three times; stops at the first error. Returns the last acknowledged state and
 /// the one that was on its way.
-fn sessions(disk: &SimDisk, seed: u64) -> [Model; 2] {
+fn sessions(disk: &SimDisk, vacuum: Option<AutoVacuum>, seed: u64) -> [Model; 2] {
     let mut states = [Model::new(), Model::new()];
-    let how = Options { memory: MEMORY, ..options() }.auto_vacuum(WHATEVER_IS_FREE);
+    let how = Options { memory: MEMORY, ..options() }.auto_vacuum(vacuum);
     let mut random = Random::new(seed);
     let _ = (0..3).try_for_each(|session| {
         let store = Store::open(disk.env(NAME), how.clone()).ok()?;
@@ -126,9 +127,12 @@ fn sessions(disk: &SimDisk, seed: u64) -> [Model; 2] {
 #[test]
 fn a_crash_at_every_point_of_sessions_that_shorten_their_file_as_they_close() {
     let whole = SimDisk::new(1);
-    let states = sessions(&whole, 1);
+    let states = sessions(&whole, WHATEVER_IS_FREE, 1);
     let cuts = whole.calls(CallKind::SetLen);
-    assert!(cuts >= 6, "each session cuts its file: {cuts}");
+    let without = SimDisk::new(1);
+    sessions(&without, None, 1);
+    assert!(cuts > without.calls(CallKind::SetLen), "sessions cut their file: {cuts}");
+    assert!(file_bytes(&whole) < file_bytes(&without));
     let rows = states[0]["rows"].len() as u64;
     // Twenty pages are for the steps themselves, and for the branches.
     let most = at_most(rows, 135) + 20 * 4096;
@@ -136,7 +140,7 @@ fn a_crash_at_every_point_of_sessions_that_shorten_their_file_as_they_close() {
     for point in 0..whole.changes() {
         let disk = SimDisk::new(1);
         disk.crash_at(point);
-        let states = sessions(&disk, 1);
+        let states = sessions(&disk, WHATEVER_IS_FREE, 1);
         assert!(disk.is_dead(), "the crash comes");
         for (i, survivors) in Survivors::ALL.into_iter().enumerate() {
             if i as u64 != point % 5 {
@@ -157,27 +161,88 @@ fn a_crash_at_every_point_of_sessions_that_shorten_their_file_as_they_close() {
     }
 }
 
-/// A disk without room for the pages that move: the file stays long, and is closed as it should be.
-#[test]
-fn a_full_disk_does_not_keep_a_store_from_closing() {
+/// A file that is long for what is in it, and a session that is about to close and shorten it.
+fn about_to_close(disk: &SimDisk) -> Store {
+    let store = Store::open(disk.env(NAME), options().memory(MEMORY).auto_vacuum(WHATEVER_IS_FREE)).expect("opens");
+    put(&store, "rows", b"k", b"v").expect("commits");
+    store.checkpoint().expect("checkpoints");
+    store
+}
+
+fn long_file() -> SimDisk {
     let disk = SimDisk::new(4);
     let store = Store::open(disk.env(NAME), options().memory(MEMORY).auto_vacuum(None)).expect("creates");
     overwrite(&store, 0..6_000, &mut Random::new(1), || {});
     store.close().expect("closes");
-    let long = file_bytes(&disk);
-    for more in [0, 1, 2, 3, 5, 8, 13, 21, 34] {
-        let disk = disk.copy();
-        let store = Store::open(disk.env(NAME), options().memory(MEMORY).auto_vacuum(WHATEVER_IS_FREE)).expect("opens");
-        put(&store, "rows", b"k", b"v").expect("commits");
-        store.checkpoint().expect("checkpoints");
-        let taken: u64 =
-            disk.names().iter().filter_map(|name| disk.read_file(name)).map(|file| file.len() as u64).sum();
-        disk.set_capacity(Some(taken + more * 4096));
-        store.close().expect("closes");
-        disk.set_capacity(None);
-        assert!(file_bytes(&disk) <= long + (64 << 10));
+    disk
+}
+
+/// Whatever write finds no room: nothing is lost, and what had begun to shorten the file does not keep it from closing.
+#[test]
+fn a_full_disk_does_not_keep_a_store_from_closing() {
+    let base = long_file();
+    let (mut gave_up, mut closed) = (0, 0);
+    for nth in 0..60 {
+        let disk = base.copy();
+        let store = about_to_close(&disk);
+        let failed_before = store.stats().checkpoints_failed;
+        disk.fail(Fault { kind: CallKind::Write, nth, error: io::ErrorKind::StorageFull, for_ever: false });
+        match store.close() {
+            Ok(()) if store.stats().checkpoints_failed > failed_before => {
+                gave_up += 1;
+                let log: usize =
+                    disk.names().iter().filter(|name| *name != NAME).map(|name| log_bytes(&disk, name)).sum();
+                assert!(log <= 1 << 20, "write {nth}: the log is folded: {log}");
+            }
+            Ok(()) => closed += 1,
+            // It was the header's own write.
+            Err(MaintainError::Poisoned { .. }) => {}
+            Err(error) => panic!("write {nth}: {error:?}"),
+        }
+        disk.heal();
+        drop(store);
         let store = Store::open(disk.env(NAME), options()).expect("opens");
         assert_eq!(content(&store.read())["rows"].len(), 6_001);
         store.verify(&mut |_| {}).expect("pages and space agree");
+    }
+    assert!(gave_up > 3 && closed > 3, "{gave_up} gave up, {closed} had no fault");
+}
+
+fn log_bytes(disk: &SimDisk, name: &str) -> usize {
+    disk.read_file(name).map_or(0, |file| file.len())
+}
+
+/// A page that nobody asks for has rotted: whoever shortens the file meets it, and leaves the file as it is. Commits and
+/// closing go on as they would without.
+#[test]
+fn a_page_that_cannot_be_read_ends_a_vacuum_and_not_the_store() {
+    let base = long_file();
+    let rot = |page: u64| {
+        let disk = base.copy();
+        disk.flip_bit(NAME, page * 4096 * 8 + 12_345);
+        let store = about_to_close(&disk);
+        let error = store.verify(&mut |_| {}).err()?;
+        assert!(matches!(error, MaintainError::Corruption(_)), "page {page}: {error:?}");
+        Some((disk, store))
+    };
+    // Most leaves are not on the way to the key that is written.
+    let (disk, store) = (file_bytes(&base) / 8192..).find_map(rot).expect("some page is a leaf");
+    // Who asks for it is told.
+    let error = store.vacuum(0, &mut |_| {}).expect_err("a page has rotted");
+    assert!(matches!(error, MaintainError::Corruption(_)), "{error:?}");
+    put(&store, "rows", b"l", b"v").expect("commits go on");
+    store.checkpoint().expect("checkpoints go on");
+    // Whose disk does not give it as well.
+    disk.fail(Fault { kind: CallKind::Read, nth: 20, error: io::ErrorKind::Other, for_ever: false });
+    let error = store.vacuum(0, &mut |_| {}).expect_err("a read failed, or a page has rotted");
+    assert!(matches!(error, MaintainError::Io { .. } | MaintainError::Corruption(_)), "{error:?}");
+    disk.heal();
+    put(&store, "rows", b"m", b"v").expect("commits go on");
+    store.close().expect("closes");
+    assert!(file_bytes(&disk) > at_most(6_000, 200), "nothing was moved");
+    let store = Store::open(disk.env(NAME), options()).expect("opens");
+    let (view, tree) = (store.read(), store.tree("rows").expect("a good name"));
+    for key in [b"k", b"l", b"m"] {
+        assert_eq!(view.get(tree, key).expect("reads").as_deref(), Some(&b"v"[..]));
     }
 }
