@@ -1,6 +1,6 @@
 //! Echo over TLS: the relay's server code beside tonic with a custom codec, on one machine.
 //!
-//!     cargo run --release --manifest-path benches/echo/Cargo.toml -- run [SECONDS] [ROUNDS]
+//!     cargo run --release --manifest-path benches/echo/Cargo.toml -- run [SECONDS] [ROUNDS] [KIND] [CONNECTIONS]
 //!     cargo run --release --manifest-path benches/echo/Cargo.toml -- count
 //!
 //! `run` starts each server in a process of its own, with the same keys and the same runtime (two threads), drives it with one
@@ -61,9 +61,12 @@ fn main() -> Result<(), Fault> {
     let number = |at: usize, default: u64| args.get(at).map_or(Ok(default), |text| text.parse());
     match args.first().map(String::as_str) {
         Some("serve") => serve(&args[1], Path::new(&args[2]), args[3] == "tls"),
-        Some("run") => run(Duration::from_secs(number(1, 3)?), usize::try_from(number(2, 3)?)?),
+        Some("run") => {
+            let kind = args.get(3).map(String::as_str);
+            run(Duration::from_secs(number(1, 3)?), usize::try_from(number(2, 3)?)?, kind, number(4, 0)?)
+        }
         Some("count") => count(),
-        _ => Err("usage: run [SECONDS] [ROUNDS] | count".into()),
+        _ => Err("usage: run [SECONDS] [ROUNDS] [unary|streaming] [CONNECTIONS] | count".into()),
     }
 }
 
@@ -147,7 +150,7 @@ struct Figures {
     cpu_us: f64,
 }
 
-fn run(time: Duration, rounds: usize) -> Result<(), Fault> {
+fn run(time: Duration, rounds: usize, only: Option<&str>, only_connections: u64) -> Result<(), Fault> {
     let dir = keys()?;
     let mut out = std::io::stdout();
     writeln!(
@@ -158,8 +161,9 @@ fn run(time: Duration, rounds: usize) -> Result<(), Fault> {
     )?;
     writeln!(out, "| calls | connections | server | messages/s | median, us | p99, us | server CPU per message, us |")?;
     writeln!(out, "|---|---|---|---|---|---|---|")?;
-    for kind in KINDS {
-        for connections in CONNECTIONS {
+    for kind in KINDS.into_iter().filter(|kind| only.is_none_or(|only| format!("{kind:?}").eq_ignore_ascii_case(only)))
+    {
+        for connections in CONNECTIONS.into_iter().filter(|&count| [0, count as u64].contains(&only_connections)) {
             let mut seen = [Vec::new(), Vec::new()];
             for round in 0..rounds {
                 for turn in 0..SERVERS.len() {
@@ -227,7 +231,7 @@ fn count() -> Result<(), Fault> {
                 let messages = load.drive(Duration::from_secs(2)).await?.len();
                 Ok::<_, Fault>((served.allocations()? - before, messages))
             })?;
-            writeln!(out, "| {kind:?} | {server} | {:.2} |", count as f64 / messages as f64)?;
+            writeln!(out, "| {kind:?} | {server} | {:.4} |", count as f64 / messages as f64)?;
         }
     }
     Ok(())

@@ -15,6 +15,9 @@ use super::{Outcome, exit, signals, ui};
 /// What the ready line begins with; programs that start a relay wait for it.
 const READY: &str = "blazedb relay ready on ";
 const FINGERPRINT: &str = " fingerprint ";
+/// What is logged unless `BLAZEDB_LOG` says otherwise. h2 warns of each answer to a ping that it has not sent itself, and the
+/// relay's keepalive does not go through it.
+const LOG_FILTER: &str = "info,h2::proto::ping_pong=error";
 
 /// What the one line on stdout says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +47,7 @@ impl std::fmt::Display for Ready {
 
 /// Runs a relay until Ctrl-C or SIGTERM.
 pub(crate) fn serve(args: ServeArgs) -> Outcome {
-    let filter = EnvFilter::try_from_env("BLAZEDB_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("BLAZEDB_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

@@ -20,8 +20,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::answer::{Outgoing, answer};
+use super::beside::{First, beside};
 use super::gather::Gathered;
+use super::keepalive::Keepalive;
 use super::meter::{Bucket, Metered};
+use super::socket::Socket;
 use super::{Gate, Limits, tls};
 use crate::token::Verifier;
 
@@ -148,7 +151,7 @@ pub(super) async fn run<G: Gate>(
         return run_http2(Arc::clone(&shared), tcp, peer).await;
     };
     let buffer = shared.limits.tls_buffer_bytes_max;
-    let handshake = acceptor.accept_with(tcp, |session| session.set_buffer_limit(Some(buffer)));
+    let handshake = acceptor.accept_with(Socket(tcp), |session| session.set_buffer_limit(Some(buffer)));
     let mut stop = shared.stop.clone();
     let accepted = tokio::select! {
         accepted = tokio::time::timeout(shared.limits.handshake_max, handshake) => accepted,
@@ -175,7 +178,6 @@ async fn run_http2<G: Gate>(
     let limits = &shared.limits;
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder
-        .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_max)
         .max_header_list_size(limits.header_list_bytes_max)
         .initial_stream_window_size(limits.stream_window_bytes)
@@ -183,39 +185,53 @@ async fn run_http2<G: Gate>(
         .max_frame_size(limits.http2_frame_bytes_max)
         .max_send_buf_size(limits.send_buffer_bytes_max)
         .max_pending_accept_reset_streams(limits.pending_resets_max)
-        .max_local_error_reset_streams(limits.local_error_resets_max)
-        .keep_alive_interval(limits.keepalive_interval)
-        .keep_alive_timeout(limits.keepalive_timeout);
+        .max_local_error_reset_streams(limits.local_error_resets_max);
     let activity = Arc::new(Activity::new(limits));
     let known = Arc::clone(&activity.known);
     let stream = Metered::new(stream, known, limits.stranger_bytes_max, limits.stranger_bytes_per_second);
+    let mut keepalive = Keepalive::new(limits.keepalive_interval, limits.keepalive_timeout, Instant::now());
+    let stream = Gathered::new(stream, keepalive.line());
     let service = service(&shared, &activity);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(Gathered::new(stream)), service));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut stop = shared.stop.clone();
     let mut saying_goodbye = false;
     let mut wake = Instant::now() + limits.first_request_max.min(limits.idle_max);
     loop {
-        tokio::select! {
-            ended = connection.as_mut() => {
+        let rare = async {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop), if !saying_goodbye => Rare::Stop,
+                () = activity.cut.notified() => Rare::Cut,
+                () = tokio::time::sleep_until(wake.min(keepalive.due())) => Rare::Time,
+            }
+        };
+        match beside(connection.as_mut(), rare).await {
+            First::Busy(ended) => {
                 if let Err(error) = ended {
                     tracing::debug!(%peer, %error, "connection failed");
                 }
                 return;
             }
-            _ = stop.wait_for(|stop| *stop), if !saying_goodbye => {
+            First::Rare(Rare::Stop) => {
                 saying_goodbye = true;
                 connection.as_mut().graceful_shutdown();
                 wake = Instant::now() + limits.shutdown_max;
             }
-            () = activity.cut.notified() => {
+            First::Rare(Rare::Cut) => {
                 let because = activity.state.lock().cut_because;
                 return tracing::debug!(%peer, because, "connection cut");
             }
-            () = tokio::time::sleep_until(wake) => {
+            First::Rare(Rare::Time) => {
+                let now = Instant::now();
+                if !keepalive.look(now) {
+                    return tracing::debug!(%peer, "the client does not answer; connection cut");
+                }
+                if wake > now {
+                    continue;
+                }
                 let quiet_until = activity.quiet_until(limits);
                 if saying_goodbye {
                     return;
-                } else if quiet_until <= Instant::now() {
+                } else if quiet_until <= now {
                     saying_goodbye = true;
                     connection.as_mut().graceful_shutdown();
                     wake = Instant::now() + limits.shutdown_max;
@@ -225,6 +241,16 @@ async fn run_http2<G: Gate>(
             }
         }
     }
+}
+
+/// What a connection is told from outside.
+enum Rare {
+    /// The relay goes down.
+    Stop,
+    /// Its client does what HTTP/2 has no gentler answer to.
+    Cut,
+    /// It is time to look after it.
+    Time,
 }
 
 /// Answers the requests of one connection, and counts those that run.
@@ -240,7 +266,7 @@ fn service<G: Gate>(
     })
 }
 
-async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<TcpStream>, peer: SocketAddr) {
+async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<Socket>, peer: SocketAddr) {
     let limits = &shared.limits;
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder

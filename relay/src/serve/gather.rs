@@ -6,13 +6,18 @@
 //! that it takes one slice, and does what is lost by that itself: it holds back a short write, such as the nine bytes before
 //! a long frame, until the next one or a flush, and passes both on at once.
 //!
+//! h2 flushes only between two frames, so here is also where the ping of [`super::keepalive`] goes in.
+//!
 //! Memory: [`HELD_BYTES_MAX`] while something is held.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::keepalive::{Line, PING};
 
 /// What is held back at most: the head of an answer and of a frame.
 const HELD_BYTES_MAX: usize = 1024;
@@ -22,11 +27,12 @@ const HELD_BYTES_MAX: usize = 1024;
 pub(super) struct Gathered<S> {
     inner: S,
     held: Vec<u8>,
+    line: Arc<Line>,
 }
 
 impl<S> Gathered<S> {
-    pub(super) fn new(inner: S) -> Self {
-        Self { inner, held: Vec::new() }
+    pub(super) fn new(inner: S, line: Arc<Line>) -> Self {
+        Self { inner, held: Vec::new(), line }
     }
 }
 
@@ -46,7 +52,12 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.line.hear();
+        }
+        polled
     }
 }
 
@@ -57,7 +68,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
             return Poll::Ready(Ok(bytes.len()));
         }
         loop {
-            let Self { inner, held } = &mut *self;
+            let Self { inner, held, .. } = &mut *self;
             if held.is_empty() {
                 return Pin::new(inner).poll_write(cx, bytes);
             }
@@ -80,6 +91,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_let_go(cx))?;
+        if self.line.asks() {
+            self.line.asked();
+            self.held.extend_from_slice(&PING);
+            ready!(self.poll_let_go(cx))?;
+        }
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
@@ -127,7 +143,7 @@ mod tests {
     }
 
     fn gathered(at_once: usize) -> Gathered<Sink> {
-        Gathered::new(Sink { at_once, writes: Vec::new() })
+        Gathered::new(Sink { at_once, writes: Vec::new() }, Arc::default())
     }
 
     #[tokio::test]

@@ -64,10 +64,14 @@ pub(super) struct Metered<S> {
     inner: S,
     known: Arc<AtomicBool>,
     bucket: Bucket,
+    /// Taken from the bucket ahead, so that not every read asks it, and the clock.
+    hand: u32,
     wait: Pin<Box<Sleep>>,
     waiting: bool,
 }
 
+/// What is taken ahead at most, and no more than half of what the bucket would hold: that it holds so much less.
+const HAND_BYTES: u32 = 64 * 1024;
 /// An empty bucket is asked again when it has this much: one packet.
 const PORTION_BYTES: u32 = 1024;
 
@@ -75,51 +79,45 @@ impl<S> Metered<S> {
     pub(super) fn new(inner: S, known: Arc<AtomicBool>, most: u32, per_second: u32) -> Self {
         let now = Instant::now();
         let wait = Box::pin(tokio::time::sleep_until(now));
-        Self { inner, known, bucket: Bucket::new(most, per_second, now), wait, waiting: false }
+        let hand = HAND_BYTES.min(most / 2);
+        Self { inner, known, bucket: Bucket::new(most - hand, per_second, now), hand, wait, waiting: false }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { inner, known, bucket, wait, waiting } = &mut *self;
-        loop {
-            if known.load(Ordering::Acquire) {
-                return Pin::new(inner).poll_read(cx, buffer);
-            }
+        let Self { inner, known, bucket, hand, wait, waiting } = &mut *self;
+        if known.load(Ordering::Acquire) {
+            return Pin::new(inner).poll_read(cx, buffer);
+        }
+        let wanted = u32::try_from(buffer.remaining()).unwrap_or(u32::MAX);
+        while *hand < wanted {
             if *waiting {
                 std::task::ready!(wait.as_mut().poll(cx));
                 *waiting = false;
             }
             let now = Instant::now();
-            let wanted = u32::try_from(buffer.remaining()).unwrap_or(u32::MAX);
-            let granted = bucket.take(wanted, now);
-            if granted == 0 && wanted > 0 {
-                wait.as_mut().reset(now + bucket.wait_for(PORTION_BYTES));
-                *waiting = true;
-                continue;
+            *hand += bucket.take(HAND_BYTES.max(wanted) - *hand, now);
+            if *hand > 0 {
+                break;
             }
-            let before = buffer.filled().len();
-            let polled = if granted == wanted {
-                Pin::new(inner).poll_read(cx, buffer)
-            } else {
-                // Only here, for writing zeros costs as much as a small read.
-                let mut part = ReadBuf::new(buffer.initialize_unfilled_to(granted as usize));
-                let polled = Pin::new(inner).poll_read(cx, &mut part);
-                let read = part.filled().len();
-                buffer.advance(read);
-                polled
-            };
-            let read = buffer.filled().len() - before;
-            bucket.give_back(granted - u32::try_from(read).unwrap_or(granted).min(granted));
-            return polled;
+            wait.as_mut().reset(now + bucket.wait_for(PORTION_BYTES));
+            *waiting = true;
         }
-    }
-}
-
-impl Bucket {
-    /// Puts tokens back that were not used.
-    fn give_back(&mut self, tokens: u32) {
-        self.left = self.left.saturating_add(tokens).min(self.most);
+        let before = buffer.filled().len();
+        let polled = if *hand >= wanted {
+            Pin::new(inner).poll_read(cx, buffer)
+        } else {
+            // Only here, for writing zeros costs as much as a small read.
+            let mut part = ReadBuf::new(buffer.initialize_unfilled_to(*hand as usize));
+            let polled = Pin::new(inner).poll_read(cx, &mut part);
+            let read = part.filled().len();
+            buffer.advance(read);
+            polled
+        };
+        let read = buffer.filled().len() - before;
+        *hand -= u32::try_from(read).unwrap_or(*hand).min(*hand);
+        polled
     }
 }
 

@@ -15,13 +15,16 @@
 //! ([`Limits`]). Start with [`Gate`]; rules: spec/grpc.md.
 
 mod answer;
+mod beside;
 mod connection;
 mod gather;
 mod grpc;
 mod health;
+mod keepalive;
 mod limits;
 mod meter;
 mod method;
+mod socket;
 mod tls;
 mod web;
 mod websocket;

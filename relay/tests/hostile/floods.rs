@@ -64,6 +64,35 @@ async fn a_stranger_is_read_no_faster_than_it_may_be() {
     assert!(begun.elapsed() > Duration::from_millis(2_900), "{:?}", begun.elapsed());
 }
 
+// spec: G-11
+#[tokio::test]
+async fn who_answers_no_ping_is_cut_and_who_does_stays() {
+    let world = World::with(|limits| {
+        limits.keepalive_interval = Duration::from_millis(200);
+        limits.keepalive_timeout = Duration::from_millis(400);
+    })
+    .await;
+    let mut polite = world.attacker().await;
+    let mut silent = world.attacker().await;
+    let begun = std::time::Instant::now();
+    for _ in 0..5 {
+        let asked = loop {
+            let frame = polite.next().await.expect("it stays");
+            if frame.kind == PING && frame.flags & ACK == 0 {
+                break frame;
+            }
+        };
+        polite.send(&frame(PING, ACK, 0, &asked.payload)).await;
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(1_000), "after silence, and no sooner: {:?}", begun.elapsed());
+    let mut pings = 0;
+    while let Some(frame) = silent.next().await {
+        pings += usize::from(frame.kind == PING);
+    }
+    assert_eq!(pings, 1);
+    polite.still_serves(1).await;
+}
+
 // RUSTSEC-2026-0258. spec: G-12
 #[tokio::test]
 async fn tiny_data_ends_the_connection() {
