@@ -21,6 +21,8 @@ use super::{Target, TransportError};
 
 /// Messages between the caller and HTTP/2. More than one, so that small ones can share a DATA frame.
 const OUTBOUND_MESSAGES_MAX: usize = 8;
+/// Shorter messages are not worth compressing.
+const COMPRESS_BYTES_MIN: usize = 256;
 
 /// How a call is spoken.
 #[derive(Clone, Copy, Debug)]
@@ -206,7 +208,17 @@ pub(super) enum CallBody {
     /// One message, and the end.
     One(Option<MessageBuf>),
     /// What the caller sends, until it drops its end, or gives the call up.
-    Queue { messages: Option<mpsc::Receiver<Bytes>>, packer: Packer, given_up: oneshot::Receiver<Infallible> },
+    Queue {
+        messages: Option<mpsc::Receiver<Bytes>>,
+        encoding: Encoding,
+        packer: Packer,
+        given_up: oneshot::Receiver<Infallible>,
+    },
+}
+
+/// Compresses a message, if that is worth it.
+pub(super) fn pack(encoding: Encoding, message: &[u8]) -> Option<Bytes> {
+    if message.len() < COMPRESS_BYTES_MIN { None } else { encoding.deflate(message) }
 }
 
 /// Where a call's messages go in, and what gives the call up when it is dropped: HTTP/2 resets a stream by itself only when
@@ -217,11 +229,12 @@ pub(super) struct QueueEnds {
 }
 
 impl CallBody {
-    /// Returns a body, and its other ends.
-    pub(super) fn queue() -> (Self, QueueEnds) {
+    /// Returns a body, and its other ends. Messages that get shorter by it go compressed.
+    pub(super) fn queue(encoding: Encoding) -> (Self, QueueEnds) {
         let (messages, queue) = mpsc::channel(OUTBOUND_MESSAGES_MAX);
         let (kept, given_up) = oneshot::channel();
-        (Self::Queue { messages: Some(queue), packer: Packer::new(), given_up }, QueueEnds { messages, kept })
+        let body = Self::Queue { messages: Some(queue), encoding, packer: Packer::new(), given_up };
+        (body, QueueEnds { messages, kept })
     }
 }
 
@@ -234,13 +247,13 @@ impl Body for CallBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<MessageBuf>, h2::Error>>> {
-        let (queue, packer) = match &mut *self {
+        let (queue, encoding, packer) = match &mut *self {
             Self::One(message) => return Poll::Ready(message.take().map(|message| Ok(Frame::data(message)))),
-            Self::Queue { messages, packer, given_up } => {
+            Self::Queue { messages, encoding, packer, given_up } => {
                 if Pin::new(given_up).poll(cx).is_ready() {
                     return Poll::Ready(Some(Err(h2::Reason::CANCEL.into())));
                 }
-                (messages, packer)
+                (messages, *encoding, packer)
             }
         };
         while packer.wants_more()
@@ -248,7 +261,11 @@ impl Body for CallBody {
         {
             match open.poll_recv(cx) {
                 Poll::Ready(Some(message)) => {
-                    if packer.push(message).is_err() {
+                    let pushed = match pack(encoding, &message) {
+                        Some(packed) => packer.push_packed(packed),
+                        None => packer.push(message),
+                    };
+                    if pushed.is_err() {
                         return Poll::Ready(Some(Err(h2::Reason::CANCEL.into())));
                     }
                 }

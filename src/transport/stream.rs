@@ -8,7 +8,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blazedb_wire::grpc::{CONTENT_TYPE_BLAZE, Code, MESSAGE_BYTES_MAX, Metadata, SYNC_PATH, Status};
+use blazedb_wire::grpc::{CONTENT_TYPE_BLAZE, Code, Encoding, MESSAGE_BYTES_MAX, Metadata, SYNC_PATH, Status};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -194,7 +194,8 @@ struct Failed {
 async fn over_grpc(target: &Target, reached: Reached) -> Result<(FrameSender, FrameReceiver), Failed> {
     let connection = speak_http2(reached, &TUNING).await;
     let Connection { mut requests, guard, .. } = connection.map_err(|error| Failed { error, is_blocked: false })?;
-    let (body, QueueEnds { messages: frames, kept }) = CallBody::queue();
+    // Frames carry a compression of their own (spec: F-21).
+    let (body, QueueEnds { messages: frames, kept }) = CallBody::queue(Encoding::Identity);
     let spoken = Spoken { content_type: CONTENT_TYPE_BLAZE, ..Spoken::default() };
     let request = call::request(target, SYNC_PATH, &spoken, &Metadata::new(), body);
     let response = tokio::time::timeout(CONNECT_MAX, requests.send_request(request))

@@ -15,6 +15,7 @@ struct Interop {
     dir: tempfile::TempDir,
     address: SocketAddr,
     client: Client,
+    target: Target,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
@@ -30,12 +31,13 @@ impl Interop {
         let address = bound.address();
         let url = format!("https://{address}");
         let trust = Trust::Fingerprint(bound.fingerprint().0);
-        let client = Client::new(Target::anonymous(&url, &trust).unwrap(), ClientOptions::default());
+        let target = Target::anonymous(&url, &trust).unwrap();
+        let client = Client::new(target.clone(), ClientOptions::default());
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(bound.serve(service::Interop, async {
             let _ = stopped.await;
         }));
-        Self { dir, address, client, stop, task }
+        Self { dir, address, client, target, stop, task }
     }
 
     async fn unary(&self, method: &str, message: Vec<u8>, options: &CallOptions) -> Result<Answer, CallError> {
@@ -252,5 +254,29 @@ async fn a_browser_gives_and_gets_metadata() {
     let lines = std::str::from_utf8(&end[5..]).unwrap();
     assert!(lines.contains("grpc-status:0\r\n"), "{lines}");
     assert!(lines.contains("x-grpc-test-echo-trailing-bin:q6ur\r\n"), "{lines}");
+    server.stop().await;
+}
+
+// spec: G-3
+#[tokio::test]
+async fn streamed_messages_are_compressed_once_the_server_has_said_what_it_reads() {
+    let server = Interop::start(|_| {}).await;
+    let path = format!("{SERVICE}StreamingInputCall");
+    let mut sent = [0; 3];
+    for (sent, options) in
+        sent.iter_mut().zip([CallOptions::new(), CallOptions::new().compressed(), CallOptions::new()])
+    {
+        let before = server.target.counters().sent();
+        let (requests, answers) = soon("open", server.client.streaming(&path, &options)).await.unwrap();
+        // Long ones and short ones, which share a piece.
+        for size in [100_000, 10, 300, 5, 50_000] {
+            requests.send(Bytes::from(field(1, &field(2, &vec![0; size])))).await.unwrap();
+        }
+        drop(requests);
+        let answer = soon("a sum", answers.only()).await.unwrap();
+        assert_eq!(answer.message, number(1, 150_315), "whatever way they came");
+        *sent = server.target.counters().sent() - before;
+    }
+    assert!(sent[0] > 150_000 && sent[2] > 150_000 && sent[1] < 5_000, "{sent:?}");
     server.stop().await;
 }

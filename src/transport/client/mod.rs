@@ -36,7 +36,7 @@ use tokio::time::Instant;
 
 pub use answers::{Answer, Answers, Requests};
 
-use super::call::{CallBody, QueueEnds};
+use super::call::{CallBody, QueueEnds, pack};
 use super::connect::Tuning;
 use super::{Target, TransportError};
 use answers::{Again, Started};
@@ -44,8 +44,6 @@ use pool::Pool;
 
 /// Most attempts of one call, each of which the server surely did not process.
 const ATTEMPTS_MAX: u32 = 5;
-/// Shorter messages are not worth compressing.
-const COMPRESS_BYTES_MIN: usize = 256;
 /// A year: keeps arithmetic on instants in range.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 /// Longest path of a method.
@@ -142,8 +140,8 @@ impl CallOptions {
         self
     }
 
-    /// Compresses the message of a call that has one, once an answer has said what the server reads. Off by default: who
-    /// can see lengths learns about secrets that are compressed together with what somebody else chose.
+    /// Compresses the messages of the call that get shorter by it, once an answer to this client has said what the server reads; those
+    /// of less than 256 bytes stay as they are. Each message by itself. Off by default: who can see lengths learns about secrets that are compressed together with what somebody else chose.
     #[must_use]
     pub fn compressed(mut self) -> Self {
         self.compressed = true;
@@ -276,8 +274,9 @@ impl Client {
     /// Opens a call that sends any number of messages, and receives one ([`Answers::only`]) or any number. It is on its way
     /// when this returns; the server has not answered yet.
     pub async fn streaming(&self, path: &str, options: &CallOptions) -> Result<(Requests, Answers), CallError> {
-        let (body, QueueEnds { messages, kept }) = CallBody::queue();
-        let again = Again::new(path, options.metadata.clone(), Encoding::Identity, None)?;
+        let encoding = self.encoding(options);
+        let (body, QueueEnds { messages, kept }) = CallBody::queue(encoding);
+        let again = Again::new(path, options.metadata.clone(), encoding, None)?;
         let mut answers = self.start(again, body, options.timeout).await?;
         answers.keep(kept);
         Ok((Requests { messages }, answers))
@@ -301,6 +300,10 @@ impl Client {
         self.pool.stats()
     }
 
+    fn encoding(&self, options: &CallOptions) -> Encoding {
+        if options.compressed { self.pool.best_encoding() } else { Encoding::Identity }
+    }
+
     async fn start_one(
         &self,
         path: &str,
@@ -308,9 +311,9 @@ impl Client {
         options: &CallOptions,
         timeout: Option<Duration>,
     ) -> Result<Answers, CallError> {
-        let best = if options.compressed { self.pool.best_encoding() } else { Encoding::Identity };
+        let best = self.encoding(options);
         let too_long = |status| CallError::unsent(TransportError::Status(status));
-        let packed = if message.len() < COMPRESS_BYTES_MIN { None } else { best.deflate(&message) };
+        let packed = pack(best, &message);
         let (message, encoding): (MessageBuf, Encoding) = match packed {
             Some(packed) if message.len() <= MESSAGE_BYTES_MAX => (encode_packed(packed).map_err(too_long)?, best),
             _ => (encode_message(message).map_err(too_long)?, Encoding::Identity),

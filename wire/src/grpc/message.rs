@@ -200,15 +200,14 @@ fn encode(message: Bytes, flag: u8) -> Result<MessageBuf, Status> {
             format!("a message of {} bytes; the limit is {MESSAGE_BYTES_MAX}", message.len()),
         ));
     }
-    let [_, length @ ..] = prefix_of(message.len());
-    let [a, b, c, d] = length;
-    Ok(MessageBuf { prefix: [flag, a, b, c, d], prefix_sent: 0, message_bytes: message.len(), body: message })
+    let prefix = prefix_of(message.len(), flag);
+    Ok(MessageBuf { prefix, prefix_sent: 0, message_bytes: message.len(), body: message })
 }
 
-fn prefix_of(length: usize) -> [u8; PREFIX_BYTES] {
+fn prefix_of(length: usize, flag: u8) -> [u8; PREFIX_BYTES] {
     let length = u32::try_from(length).expect("checked against MESSAGE_BYTES_MAX, which fits 32 bits");
     let [a, b, c, d] = length.to_be_bytes();
-    [0, a, b, c, d]
+    [flag, a, b, c, d]
 }
 
 /// What goes into one DATA frame (or a run of them): a prefix and its message, or several small messages packed.
@@ -268,12 +267,19 @@ impl Buf for MessageBuf {
 /// Give it a message with [`Packer::push`] as long as [`Packer::wants_more`], take a piece with [`Packer::take`].
 #[derive(Debug, Default)]
 pub struct Packer {
-    first: Option<Bytes>,
+    first: Option<Queued>,
     /// Whole prefixed messages, where more than one small message was ready.
     packed: BytesMut,
     packed_message_bytes: usize,
     /// A message that did not fit any more.
-    next: Option<Bytes>,
+    next: Option<Queued>,
+}
+
+/// A message, and the flag of its prefix.
+#[derive(Debug)]
+struct Queued {
+    flag: u8,
+    message: Bytes,
 }
 
 impl Packer {
@@ -288,7 +294,7 @@ impl Packer {
             return false;
         }
         let have = match &self.first {
-            Some(first) => PREFIX_BYTES + first.len(),
+            Some(first) => PREFIX_BYTES + first.message.len(),
             None => self.packed.len(),
         };
         have + PREFIX_BYTES < PACK_BYTES_MAX
@@ -304,39 +310,52 @@ impl Packer {
     /// # Panics
     /// If the packer did not want more.
     pub fn push(&mut self, message: Bytes) -> Result<(), Status> {
+        self.push_queued(Queued { flag: 0, message })
+    }
+
+    /// Adds a message that was compressed. As [`Packer::push`].
+    ///
+    /// # Panics
+    /// If the packer did not want more.
+    pub fn push_packed(&mut self, message: Bytes) -> Result<(), Status> {
+        self.push_queued(Queued { flag: 1, message })
+    }
+
+    fn push_queued(&mut self, queued: Queued) -> Result<(), Status> {
         assert!(self.wants_more(), "ask wants_more before push");
-        if message.len() > MESSAGE_BYTES_MAX {
-            return encode_message(message).map(drop);
+        let length = queued.message.len();
+        if length > MESSAGE_BYTES_MAX {
+            return encode_message(queued.message).map(drop);
         }
         let joined = match &self.first {
-            Some(first) => 2 * PREFIX_BYTES + first.len() + message.len(),
-            None => self.packed.len() + PREFIX_BYTES + message.len(),
+            Some(first) => 2 * PREFIX_BYTES + first.message.len() + length,
+            None => self.packed.len() + PREFIX_BYTES + length,
         };
         if self.first.is_none() && self.packed.is_empty() {
-            self.first = Some(message);
+            self.first = Some(queued);
         } else if joined > PACK_BYTES_MAX {
-            self.next = Some(message);
+            self.next = Some(queued);
         } else {
             if let Some(first) = self.first.take() {
                 self.packed.reserve(joined);
                 self.append(&first);
             }
-            self.append(&message);
+            self.append(&queued);
         }
         Ok(())
     }
 
-    fn append(&mut self, message: &Bytes) {
-        self.packed.extend_from_slice(&prefix_of(message.len()));
-        self.packed.extend_from_slice(message);
-        self.packed_message_bytes += message.len();
+    fn append(&mut self, queued: &Queued) {
+        self.packed.extend_from_slice(&prefix_of(queued.message.len(), queued.flag));
+        self.packed.extend_from_slice(&queued.message);
+        self.packed_message_bytes += queued.message.len();
     }
 
     /// Takes the next piece.
     pub fn take(&mut self) -> Option<MessageBuf> {
         if let Some(first) = self.first.take() {
             self.first = self.next.take();
-            return Some(encode_message(first).expect("a message over the limit was refused by push"));
+            return Some(encode(first.message, first.flag).expect("a message over the limit was refused by push"));
         }
         if self.packed.is_empty() {
             return None;
@@ -458,6 +477,20 @@ mod tests {
         let piece = packer.take().unwrap();
         assert_eq!(piece.message_bytes(), PACK_BYTES_MAX);
         assert_eq!(piece.body.as_ptr(), large.as_ptr(), "a large message is not copied");
+    }
+
+    // spec: G-3
+    #[test]
+    fn each_message_of_a_piece_keeps_its_flag() {
+        let mut packer = Packer::new();
+        for (packed, text) in [(true, "ab"), (false, "c"), (true, "d")] {
+            let message = Bytes::from_static(text.as_bytes());
+            if packed { packer.push_packed(message).unwrap() } else { packer.push(message).unwrap() }
+        }
+        packer.push_packed(Bytes::from(vec![7; PACK_BYTES_MAX])).unwrap();
+        let mut piece = packer.take().unwrap();
+        assert_eq!(&piece.copy_to_bytes(piece.remaining())[..], b"\x01\0\0\0\x02ab\0\0\0\0\x01c\x01\0\0\0\x01d");
+        assert_eq!(packer.take().unwrap().chunk(), [1, 0, 0, 0x40, 0]);
     }
 
     #[test]
