@@ -18,7 +18,7 @@ use blazedb_wire::{Document, Row, encode_value};
 type Check = fn(&[u8]);
 
 /// The fuzz targets by name.
-const CHECKS: [(&str, Check); 17] = [
+const CHECKS: [(&str, Check); 18] = [
     ("row", wire::fuzz_row),
     ("value", wire::fuzz_value),
     ("batch", wire::fuzz_batch),
@@ -27,6 +27,7 @@ const CHECKS: [(&str, Check); 17] = [
     ("columns", wire::fuzz_columns),
     ("compressed", wire::fuzz_compressed),
     ("grpc", wire::fuzz_grpc),
+    ("metadata", wire::fuzz_metadata),
     ("websocket", wire::fuzz_websocket),
     ("explain", wire::fuzz_explain),
     ("json", blazedb_wire::json::fuzz_json),
@@ -87,6 +88,7 @@ fn made_seeds() -> BTreeMap<String, Vec<u8>> {
         put("grpc", generator.grpc());
         put("websocket", generator.websocket());
         put("explain", generator.explained());
+        put("metadata", generator.metadata());
 
         put("page", engine::seed_page(seed));
         put("header", engine::seed_header(seed));

@@ -4,7 +4,7 @@ use hyper::service::service_fn;
 
 use super::*;
 
-/// What a proxy makes of HTTP/2. It passes HTTP/1.1 as it comes, WebSockets with it.
+/// What a proxy makes of HTTP/2. It passes HTTP/1.1 as it comes, WebSockets with it, where nothing else is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ways {
     /// It does not offer it.
@@ -19,6 +19,10 @@ enum Ways {
     Keeps,
     /// It passes neither this nor WebSocket.
     Nothing,
+    /// It passes it, and HTTP/1.1 is not offered any more.
+    Only,
+    /// It passes it, and hangs up on HTTP/1.1.
+    Better,
 }
 
 /// A proxy in front of a relay, whose key it has.
@@ -37,6 +41,10 @@ impl Drop for Proxy {
 
 impl Proxy {
     async fn start(relay: &Relay, ways: Ways) -> Self {
+        Self::start_at(relay, ways, "127.0.0.1:0").await
+    }
+
+    async fn start_at(relay: &Relay, ways: Ways, address: &str) -> Self {
         let pem = |name: &str| std::fs::read(relay.dir.path().join(name)).unwrap();
         let certificate = CertificateDer::from_pem_slice(&pem("tls.crt")).unwrap();
         let key = PrivateKeyDer::from_pem_slice(&pem("tls.key")).unwrap();
@@ -47,14 +55,16 @@ impl Proxy {
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key)
             .unwrap();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        if ways != Ways::None {
-            config.alpn_protocols.insert(0, b"h2".to_vec());
-        }
+        let protocols: &[&[u8]] = match ways {
+            Ways::None => &[b"http/1.1"],
+            Ways::Only => &[b"h2"],
+            _ => &[b"h2", b"http/1.1"],
+        };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let dir = relay.dir.path().to_owned();
         let behind = relay.address;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
         let seen: Arc<[AtomicU64; 2]> = Arc::default();
         let counted = Arc::clone(&seen);
@@ -66,12 +76,15 @@ impl Proxy {
                     let Ok(tls) = acceptor.accept(tcp).await else { return };
                     if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
                         counted[0].fetch_add(1, Ordering::Relaxed);
+                        if matches!(ways, Ways::Only | Ways::Better) {
+                            return pass(tls, &dir, behind, b"h2").await;
+                        }
                         let service = service_fn(move |request| answer(ways, request));
                         let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
                         let _ = builder.serve_connection(TokioIo::new(tls), service).await;
-                    } else if ways != Ways::Nothing {
+                    } else if !matches!(ways, Ways::Nothing | Ways::Better) {
                         counted[1].fetch_add(1, Ordering::Relaxed);
-                        pass(tls, &dir, behind).await;
+                        pass(tls, &dir, behind, b"http/1.1").await;
                     }
                 });
             }
@@ -91,7 +104,7 @@ impl Proxy {
 async fn answer(ways: Ways, _: Request<Incoming>) -> Result<Response<Channel<Bytes>>, std::io::Error> {
     let (sender, channel) = Channel::new(1);
     let response = match ways {
-        Ways::Resets | Ways::Nothing => return Err(std::io::Error::other("not here")),
+        Ways::Resets | Ways::Nothing | Ways::Only | Ways::Better => return Err(std::io::Error::other("not here")),
         Ways::BadGateway | Ways::None => Response::builder().status(StatusCode::BAD_GATEWAY),
         Ways::Page => Response::builder().header("content-type", "text/html"),
         Ways::Keeps => {
@@ -106,8 +119,8 @@ async fn answer(ways: Ways, _: Request<Incoming>) -> Result<Response<Channel<Byt
 }
 
 /// Passes bytes both ways, between two encrypted connections.
-async fn pass(mut near: tokio_rustls::server::TlsStream<TcpStream>, dir: &Path, behind: SocketAddr) {
-    let mut far = tls_to(dir, behind, b"http/1.1").await;
+async fn pass(mut near: tokio_rustls::server::TlsStream<TcpStream>, dir: &Path, behind: SocketAddr, protocol: &[u8]) {
+    let mut far = tls_to(dir, behind, protocol).await;
     let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
 }
 
@@ -171,6 +184,38 @@ async fn a_session_that_hears_nothing_goes_another_way_next_time() {
     echoes(&mut relay, second).await;
     assert_eq!(proxy.seen(), [1, 1]);
     relay.stop().await;
+}
+
+// spec: G-23
+#[tokio::test]
+async fn a_session_comes_back_from_its_detour_where_only_http2_is_spoken() {
+    for ways in [Ways::Only, Ways::Better] {
+        let mut relay = Relay::start().await;
+        let before = Proxy::start(&relay, Ways::None).await;
+        let target = before.target(&relay, &relay.token("home"));
+        let first = soon("open", open_stream(&target)).await.unwrap();
+        echoes(&mut relay, first).await;
+        // The proxy is replaced by one that passes no WebSocket. What was learnt has become wrong.
+        let address = before.url["https://".len()..].to_owned();
+        drop(before);
+        let after = loop {
+            // The task that listens ends soon after it is aborted.
+            tokio::task::yield_now().await;
+            if TcpListener::bind(&address).await.is_ok() {
+                break Proxy::start_at(&relay, ways, &address).await;
+            }
+        };
+        for round in 1..=2 {
+            let (sender, mut receiver) = soon("open", open_stream(&target)).await.unwrap();
+            assert!(!receiver.is_websocket(), "{ways:?}");
+            sender.send(Bytes::from_static(b"back again")).await.unwrap();
+            assert_eq!(soon("an echo", receiver.next()).await.unwrap().unwrap(), "back again");
+            assert_eq!(after.seen(), [round, 0], "{ways:?}: the detour is tried once, and not remembered");
+            drop((sender, receiver));
+            relay.until_disconnected().await;
+        }
+        relay.stop().await;
+    }
 }
 
 // spec: G-23

@@ -4,7 +4,10 @@ use crate::batch::{Batch, BatchBuilder, Columns};
 use crate::envelope::Envelope;
 use crate::explain::{Encoding, explain, rule};
 use crate::frame::{COMPRESS_BYTES_MIN, Codec, Frame, FrameHeader, FrameKind, HEADER_BYTES, compress_frame};
-use crate::grpc::{MessageDecoder, PREFIX_BYTES};
+use crate::grpc::{
+    METADATA_BYTES_MAX, MessageDecoder, Metadata, MetadataError, MetadataValue, PREFIX_BYTES, Status,
+    answer_content_type, answer_web_type, format_timeout, parse_timeout, percent_decode, percent_encode, web_trailers,
+};
 use crate::limits::{COLUMNS_ROWS_BYTES_MAX, FRAME_BODY_BYTES_MAX};
 use crate::reader::Reader;
 use crate::row::{RawField, Row, RowRef, encode_body};
@@ -283,6 +286,91 @@ pub fn fuzz_grpc(data: &[u8]) {
     assert!(messages <= stream.len() && whole.0.iter().all(|message| message.len() <= FUZZ_MESSAGE_BYTES_MAX));
     if whole.1.is_ok() {
         assert_eq!(messages, stream.len(), "nothing is left over");
+    }
+}
+
+/// What is read out of header fields: lines, each a name, a blank and a value. Whatever is taken has one form, in which it says
+/// the same again; whatever is refused says why.
+pub fn fuzz_metadata(data: &[u8]) {
+    let mut metadata = Metadata::new();
+    let mut trailers = Vec::new();
+    for line in data.split(|&byte| byte == b'\n') {
+        let at = line.iter().position(|&byte| byte == b' ').unwrap_or(line.len());
+        let (name, value) = (&line[..at], line.get(at + 1..).unwrap_or_default());
+        fuzz_field(value);
+        let Ok(name) = std::str::from_utf8(name) else { continue };
+        let before = metadata.iter().count();
+        match metadata.receive(name, value) {
+            Ok(()) => trailers.push((name, value)),
+            Err(error) => assert_eq!(error, MetadataError::NotBase64(name.to_owned())),
+        }
+        assert!(metadata.iter().skip(before).all(|(taken, _)| taken == name));
+    }
+    let mut again = Metadata::new();
+    let mut sent = Metadata::new();
+    for ((name, value), (_, text)) in metadata.iter().zip(metadata.encoded()) {
+        again.receive(name, text.as_bytes()).expect("what was written can be read");
+        let appended = match value {
+            MetadataValue::Text(text) => sent.append_text(name, text),
+            MetadataValue::Binary(bytes) => sent.append_binary(name, bytes.clone()),
+        };
+        assert!(matches!(appended, Ok(()) | Err(MetadataError::TooMuch)), "{appended:?}");
+    }
+    assert_eq!(again, metadata);
+    let bytes: usize = sent.encoded().map(|(name, text)| name.len() + text.len()).sum();
+    assert!(bytes <= METADATA_BYTES_MAX);
+    let message = web_trailers(trailers.iter().copied());
+    let (prefix, lines) = message.split_at(PREFIX_BYTES);
+    assert_eq!(
+        (prefix[0], u32::try_from(lines.len())),
+        (0x80, Ok(u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]])))
+    );
+    let lengths: usize = trailers.iter().map(|(name, value)| name.len() + value.len() + 3).sum();
+    assert_eq!(lines.len(), lengths);
+}
+
+/// The value of a field, as each of those that gRPC keeps for itself.
+fn fuzz_field(value: &[u8]) {
+    if let Some(timeout) = parse_timeout(value) {
+        // The finest unit that can say it: never shorter, and the same once it was written so.
+        let again = parse_timeout(format_timeout(timeout).as_bytes()).expect("what was written can be read");
+        assert!(again >= timeout, "{timeout:?}");
+        assert_eq!(format_timeout(again), format_timeout(timeout));
+    }
+    let text = percent_decode(value);
+    let written = percent_encode(&text);
+    assert!(written.bytes().all(|byte| matches!(byte, 0x20..=0x7e)), "{written:?}");
+    assert_eq!(percent_decode(written.as_bytes()), text);
+    let status = Status::from_trailers(Some(value), Some(value));
+    let again = Status::from_trailers(Some(status.status_value().as_bytes()), Some(written.as_bytes()));
+    assert_eq!(again.code, status.code);
+    if let Some(message) = status.message_value() {
+        assert!(status.message.starts_with(&percent_decode(message.as_bytes())), "cut, and nothing else");
+    }
+    if let Some(answer) = answer_content_type(value) {
+        assert_eq!(answer_content_type(answer.as_bytes()), Some(answer));
+    }
+    if let Some(answer) = answer_web_type(value) {
+        assert_eq!(answer_web_type(answer.0.as_bytes()), Some(answer));
+        assert_eq!(answer_content_type(value), None, "one protocol or the other");
+    }
+    #[cfg(feature = "encoding")]
+    fuzz_encoding(value);
+}
+
+#[cfg(feature = "encoding")]
+fn fuzz_encoding(value: &[u8]) {
+    use crate::grpc::{Code, Encoding};
+    match Encoding::of(Some(value)) {
+        Ok(encoding) => {
+            assert_eq!(encoding.name().as_bytes(), value);
+            assert!(encoding.is_accepted_by(value));
+        }
+        Err(status) => assert_eq!(status.code, Code::Unimplemented),
+    }
+    for encoding in [Encoding::Identity, Encoding::Gzip, Encoding::Zstd] {
+        let longer = [value, &b", "[..], encoding.name().as_bytes()].concat();
+        assert!(encoding.is_accepted_by(&longer), "a list says yes wherever it does");
     }
 }
 

@@ -6,13 +6,14 @@
 mod fuzz;
 
 pub use fuzz::{
-    fuzz_batch, fuzz_columns, fuzz_compressed, fuzz_envelope, fuzz_explain, fuzz_frame, fuzz_grpc, fuzz_row,
-    fuzz_value, fuzz_websocket, walk,
+    fuzz_batch, fuzz_columns, fuzz_compressed, fuzz_envelope, fuzz_explain, fuzz_frame, fuzz_grpc, fuzz_metadata,
+    fuzz_row, fuzz_value, fuzz_websocket, walk,
 };
 
 use crate::batch::{Batch, BatchBuilder, BatchHead, Columns};
 use crate::envelope::{Bitmap, Envelope, Verdict};
 use crate::frame::{COMPRESS_BYTES_MIN, ErrorCode, ErrorFrame, Frame, Hello, PROTOCOL_VERSION, Reads, Welcome};
+use crate::grpc::{Metadata, percent_encode};
 use crate::id::{DocumentId, OpId, ReplicaId, SpaceId};
 use crate::op::{MergeKind, Op, OpKind};
 use crate::row::Row;
@@ -353,6 +354,41 @@ impl Gen {
             out.push(u8::from(self.one_in(8)));
             out.extend_from_slice(&(message.len() as u32).to_be_bytes());
             out.extend_from_slice(&message);
+        }
+        out
+    }
+
+    /// Returns what `fuzz_metadata` reads: lines of a name, a blank and a value.
+    pub fn metadata(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for _ in 0..=self.below(5) {
+            let bytes = self.bytes(12);
+            let (name, value): (&str, Vec<u8>) = match self.below(9) {
+                0 => (
+                    "grpc-timeout",
+                    format!("{}{}", self.below(100_000_000), "numSMH".chars().nth(self.below(6)).unwrap_or('S')).into(),
+                ),
+                1 => ("grpc-message", percent_encode(&String::from_utf8_lossy(&bytes)).into()),
+                2 => ("grpc-status", self.below(18).to_string().into()),
+                3 => ("grpc-encoding", [&b"gzip"[..], b"zstd", b"identity", b"br"][self.below(4)].to_vec()),
+                4 => ("grpc-accept-encoding", b"identity, gzip,zstd".to_vec()),
+                5 => (
+                    "content-type",
+                    [&b"application/grpc+blaze"[..], b"application/grpc-web-text+proto"][self.below(2)].to_vec(),
+                ),
+                6 => ("x-text", b"visible ASCII".to_vec()),
+                7 => ("grpc-status-details-bin", b"CAUSA2Zvbw==".to_vec()),
+                _ => {
+                    let mut metadata = Metadata::new();
+                    metadata.append_binary("x-bin", bytes).expect("a few bytes under a good name");
+                    let encoded = metadata.encoded().map(|(_, text)| text.into_owned()).collect::<Vec<_>>();
+                    ("x-bin", [encoded.concat(), encoded.concat()].join(",").into())
+                }
+            };
+            out.extend_from_slice(name.as_bytes());
+            out.push(b' ');
+            out.extend(value);
+            out.push(b'\n');
         }
         out
     }
