@@ -73,7 +73,7 @@ pub struct Limits {
     pub stranger_bytes_per_second: u32,
     /// Streams that we had to reset because the client broke a rule (RUSTSEC-2024-0003; MadeYouReset).
     pub local_error_resets_max: usize,
-    /// A ping goes out when nothing has come for this long, so that a vanished client is noticed.
+    /// A ping goes out when nothing has come for this long, or a quarter longer, so that a vanished client is noticed.
     pub keepalive_interval: Duration,
     /// ... and the connection ends when its answer takes longer than this.
     pub keepalive_timeout: Duration,
