@@ -14,9 +14,9 @@
 //!
 //! `Display` and [`explain`] are for people: what encodings say, and what each of their bytes means.
 //!
-//! Never here: input and output, a clock, randomness, threads, `unsafe`. Read [`Row`] first, then [`Batch`], then
-//! [`Frame`].
-#![forbid(unsafe_code)]
+//! Never here: input and output, a clock, randomness, threads; `unsafe` outside of `text.rs`. Read [`Row`] first, then
+//! [`Batch`], then [`Frame`].
+#![deny(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod batch;
@@ -39,6 +39,7 @@ mod small;
 mod tables;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod text;
 pub mod time;
 pub mod value;
 pub mod varint;

@@ -6,11 +6,10 @@ use super::tree::{Offence, Source, Tree, has_word};
 const FILE_LINES_MAX: usize = 900;
 
 /// Crate roots that forbid unsafe code.
-const FORBIDS_UNSAFE: [&str; 5] =
-    ["wire/src/lib.rs", "sync/src/lib.rs", "src/lib.rs", "relay/src/lib.rs", "relay/src/main.rs"];
-/// The crate root that denies it, and the two modules that may allow it.
-const DENIES_UNSAFE: &str = "engine/src/lib.rs";
-const MAY_ALLOW_UNSAFE: [&str; 2] = ["engine/src/env/map.rs", "engine/src/pager/frames.rs"];
+const FORBIDS_UNSAFE: [&str; 4] = ["sync/src/lib.rs", "src/lib.rs", "relay/src/lib.rs", "relay/src/main.rs"];
+/// Crate roots that deny it, and the three modules that may allow it: what is mapped, what is shared, and text.
+const DENIES_UNSAFE: [&str; 2] = ["engine/src/lib.rs", "wire/src/lib.rs"];
+const MAY_ALLOW_UNSAFE: [&str; 3] = ["engine/src/env/map.rs", "engine/src/pager/frames.rs", "wire/src/text.rs"];
 
 /// Folders of the rooms that get time, chance and files handed in.
 const PURE: [&str; 3] = ["wire/src/", "sync/src/", "engine/src/"];
@@ -26,7 +25,7 @@ fn names(code: &str, word: &str) -> bool {
     code.contains(word) && has_word(code, word.trim_end_matches(['!', ':']))
 }
 
-/// Crate roots carry `#![forbid(unsafe_code)]`; the engine's denies it, and two of its modules may allow it.
+/// Crate roots carry `#![forbid(unsafe_code)]`; those of engine and wire deny it, and three modules may allow it.
 pub(super) fn forbids_unsafe(tree: &Tree) -> Vec<Offence> {
     let has_line = |path: &str, wanted: &str| {
         let text = tree.get(path).unwrap_or_default();
@@ -38,12 +37,16 @@ pub(super) fn forbids_unsafe(tree: &Tree) -> Vec<Offence> {
         .filter(|path| !has_line(path, forbid))
         .map(|path| Offence::new(path, 1, "`#![forbid(unsafe_code)]` is missing"))
         .collect();
-    if !has_line(DENIES_UNSAFE, "#![deny(unsafe_code)]") {
-        offences.push(Offence::new(DENIES_UNSAFE, 1, "`#![deny(unsafe_code)]` is missing"));
+    for path in DENIES_UNSAFE.into_iter().filter(|path| !has_line(path, "#![deny(unsafe_code)]")) {
+        offences.push(Offence::new(path, 1, "`#![deny(unsafe_code)]` is missing"));
     }
-    for (path, text) in tree.rust().filter(|(path, _)| path.starts_with("engine/src/")) {
-        if !MAY_ALLOW_UNSAFE.contains(&path) && Source::of(path, text).code.contains("allow(unsafe_code)") {
-            offences.push(Offence::new(path, 1, "only the map and the frames may allow unsafe code"));
+    let may_not = |path: &str| {
+        DENIES_UNSAFE.iter().any(|root| path.starts_with(root.trim_end_matches("lib.rs")))
+            && !MAY_ALLOW_UNSAFE.contains(&path)
+    };
+    for (path, text) in tree.rust().filter(|(path, _)| may_not(path)) {
+        if Source::of(path, text).code.contains("allow(unsafe_code)") {
+            offences.push(Offence::new(path, 1, "only the map, the frames and text may allow unsafe code"));
         }
     }
     offences
@@ -150,14 +153,17 @@ mod tests {
         let good = "//! Good.\n#![forbid(unsafe_code)]\n";
         let in_a_comment = "//! #![forbid(unsafe_code)]\n";
         let mut files: Vec<_> = FORBIDS_UNSAFE.iter().map(|path| (*path, good)).collect();
-        files.push((DENIES_UNSAFE, "//! Good.\n#![deny(unsafe_code)]\n"));
+        files.extend(DENIES_UNSAFE.map(|path| (path, "//! Good.\n#![deny(unsafe_code)]\n")));
         files.push((MAY_ALLOW_UNSAFE[0], "//! Good.\n#![allow(unsafe_code)]\n"));
         assert_eq!(forbids_unsafe(&Tree::of(&files)), []);
         let mut broken = files.clone();
-        broken[1].1 = in_a_comment;
+        broken[0].1 = in_a_comment;
         assert_eq!(forbids_unsafe(&Tree::of(&broken))[0].path, "sync/src/lib.rs");
-        files.push(("engine/src/store.rs", "//! Bad.\n#![allow(unsafe_code)]\n"));
-        assert_eq!(forbids_unsafe(&Tree::of(&files))[0].path, "engine/src/store.rs");
+        for path in ["engine/src/store.rs", "wire/src/row.rs"] {
+            let mut broken = files.clone();
+            broken.push((path, "//! Bad.\n#![allow(unsafe_code)]\n"));
+            assert_eq!(forbids_unsafe(&Tree::of(&broken))[0].path, path);
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::error::Fault;
 use super::native;
 use super::source::Encoded;
 use crate::limits::DEPTH_MAX;
+use crate::text::as_text;
 use crate::value::scalar::{
     TAG_ARRAY, TAG_FALSE, TAG_NULL, TAG_TEXT, TAG_TIMESTAMP, TAG_TRUE, TAG_UUID, TAG_VECTOR_32, TAG_VECTOR_64, signed,
     trusted_float, trusted_integer,
@@ -233,7 +234,7 @@ impl<'de> FieldDeserializer<'de> {
     /// The text that this is.
     #[inline]
     fn text(&self) -> Option<&'de str> {
-        if self.tag == TAG_TEXT { std::str::from_utf8(self.payload).ok() } else { None }
+        if self.tag == TAG_TEXT { as_text(self.payload).ok() } else { None }
     }
 
     /// The items of a list without maps.
