@@ -180,13 +180,14 @@ impl<'a> RowRef<'a> {
 
     #[inline]
     pub(crate) fn sequence(&self) -> Sequence<'a> {
-        Sequence::split(self.shape.len(), self.body, 0).unwrap_or_default()
+        Sequence::trusted(self.shape.len(), self.body, 0).unwrap_or_default()
     }
 
     /// Returns tag and payload of the field at `index`; past the last field those of null.
     #[inline]
     pub fn field(&self, index: usize) -> RawField<'a> {
-        self.sequence().item(index).map_or_else(RawField::default, |(tag, payload)| RawField { tag, payload })
+        let (tag, payload) = self.sequence().item(index).unwrap_or_default();
+        RawField { tag, payload }
     }
 
     /// Iterates over tags and payloads, by ascending name.

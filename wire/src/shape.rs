@@ -10,6 +10,7 @@ use crate::writer::{prefixed_len, put_prefixed, put_uvarint, uvarint_len};
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::slice;
 use std::sync::Arc;
 
 /// In a shape of at most so many names one is found by looking at all: most differ in length, or in their first byte.
@@ -36,6 +37,7 @@ struct Place {
     mark: u64,
     /// Where the name ends in the text.
     end: u32,
+    len: u32,
 }
 
 impl Shape {
@@ -78,18 +80,14 @@ impl Shape {
                 });
             }
             text.push_str(name);
-            places.push(Place { mark: mark(name.as_bytes()), end: text.len() as u32 });
+            places.push(Place { mark: mark(name.as_bytes()), end: text.len() as u32, len: name.len() as u32 });
         }
         Ok(Self::of(text, places))
     }
 
     fn of(text: String, places: Vec<Place>) -> Self {
-        let mut encoded_len = uvarint_len(places.len() as u64);
-        let mut start = 0;
-        for place in &places {
-            encoded_len += prefixed_len((place.end - start) as usize);
-            start = place.end;
-        }
+        let encoded_len = uvarint_len(places.len() as u64)
+            + places.iter().map(|place| prefixed_len(place.len as usize)).sum::<usize>();
         let (text, places) = (text.into_boxed_str(), places.into_boxed_slice());
         Self(Some(Arc::new(Names { text, places, encoded_len })))
     }
@@ -115,11 +113,9 @@ impl Shape {
     /// Iterates over the names in ascending order.
     #[inline]
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> + DoubleEndedIterator + Clone {
-        self.0.as_ref().map_or_else(NameIter::default, |names| NameIter {
-            text: &names.text,
-            places: &names.places,
-            start: 0,
-        })
+        self.0
+            .as_ref()
+            .map_or_else(NameIter::default, |names| NameIter { text: &names.text, places: names.places.iter() })
     }
 
     /// Returns where `name` stands, if it does.
@@ -173,7 +169,7 @@ impl Shape {
             previous = Some(name);
             text.push_str(name);
             // At most 4096 names of 255 bytes.
-            places.push(Place { mark: mark(name.as_bytes()), end: text.len() as u32 });
+            places.push(Place { mark: mark(name.as_bytes()), end: text.len() as u32, len: name.len() as u32 });
         }
         Ok(Self::of(text, places))
     }
@@ -185,14 +181,14 @@ impl Names {
     fn scan(&self, name: &str) -> Option<usize> {
         let wanted = mark(name.as_bytes());
         let mut indices = 0..self.places.len();
-        indices.find(|&index| self.places[index].mark == wanted && self.get(index) == Some(name))
+        indices.find(|&index| self.places[index].mark == wanted && self.bytes(index) == Some(name.as_bytes()))
     }
 
     fn search(&self, name: &str) -> Option<usize> {
         let (mut low, mut high) = (0, self.places.len());
         while low < high {
             let middle = low.midpoint(high);
-            match self.get(middle)?.cmp(name) {
+            match self.bytes(middle)?.cmp(name.as_bytes()) {
                 Ordering::Less => low = middle + 1,
                 Ordering::Greater => high = middle,
                 Ordering::Equal => return Some(middle),
@@ -201,25 +197,26 @@ impl Names {
         None
     }
 
+    /// Returns the bytes of a name: to compare, nobody has to see that characters begin and end there.
+    #[inline]
+    fn bytes(&self, index: usize) -> Option<&[u8]> {
+        let place = self.places.get(index)?;
+        self.text.as_bytes().get((place.end - place.len) as usize..place.end as usize)
+    }
+
     #[inline]
     fn get(&self, index: usize) -> Option<&str> {
-        let end = self.places.get(index)?.end as usize;
-        let start = match index.checked_sub(1) {
-            Some(before) => self.places.get(before)?.end as usize,
-            None => 0,
-        };
-        self.text.get(start..end)
+        let place = self.places.get(index)?;
+        self.text.get((place.end - place.len) as usize..place.end as usize)
     }
 }
 
 /// The names of a shape, ascending.
 #[derive(Clone, Default)]
 struct NameIter<'a> {
+    /// The text of the names that are left.
     text: &'a str,
-    /// Those of the names that are left.
-    places: &'a [Place],
-    /// Where the next name starts in `text`.
-    start: usize,
+    places: slice::Iter<'a, Place>,
 }
 
 impl<'a> Iterator for NameIter<'a> {
@@ -227,15 +224,14 @@ impl<'a> Iterator for NameIter<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<&'a str> {
-        let (place, places) = self.places.split_first()?;
-        let name = self.text.get(self.start..place.end as usize);
-        (self.places, self.start) = (places, place.end as usize);
-        name
+        let (name, text) = self.text.split_at_checked(self.places.next()?.len as usize)?;
+        self.text = text;
+        Some(name)
     }
 
     #[inline]
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.places.len(), Some(self.places.len()))
+        self.places.size_hint()
     }
 }
 
@@ -243,10 +239,10 @@ impl ExactSizeIterator for NameIter<'_> {}
 
 impl DoubleEndedIterator for NameIter<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        let (last, places) = self.places.split_last()?;
-        self.places = places;
-        let start = places.last().map_or(self.start, |place| place.end as usize);
-        self.text.get(start..last.end as usize)
+        let last = self.places.next_back()?.len as usize;
+        let (text, name) = self.text.split_at_checked(self.text.len().checked_sub(last)?)?;
+        self.text = text;
+        Some(name)
     }
 }
 

@@ -22,30 +22,37 @@ pub(crate) fn as_text(bytes: &[u8]) -> Result<&str, Utf8Error> {
 
 const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
-/// As the standard library's, which goes byte by byte where there are few.
+/// As the standard library's, which goes byte by byte where there are few. Of two pieces that cover a text one may
+/// overlap the other.
 #[inline(always)]
 pub(crate) fn is_ascii(text: &[u8]) -> bool {
-    let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
-    let half = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
-    let high = if let (Some(first), Some(last)) = (text.first_chunk::<8>(), text.last_chunk::<8>()) {
-        let mut high = word(first) | word(last);
-        // What lies between them, the last word of it perhaps twice.
-        let (blocks, rest) = text.as_chunks::<32>();
+    let high = if text.len() < 16 {
+        if let (Some(first), Some(last)) = (text.first_chunk::<8>(), text.last_chunk::<8>()) {
+            words(first) | words(last)
+        } else if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
+            u64::from(u32::from_le_bytes(*first) | u32::from_le_bytes(*last))
+        } else {
+            text.iter().fold(0, |high, &byte| high | u64::from(byte))
+        }
+    } else if let Some(last) = text.last_chunk::<32>() {
+        let (blocks, rest) = text.as_chunks::<64>();
+        // A way out of the loop keeps the compiler from unrolling it, which so few rounds do not repay.
         for block in blocks {
-            let (words, _) = block.as_chunks::<8>();
-            high |= word(&words[0]) | word(&words[1]) | word(&words[2]) | word(&words[3]);
+            if words(block) & HIGH_BITS != 0 {
+                return false;
+            }
         }
-        let (words, _) = rest.as_chunks::<8>();
-        for at in words {
-            high |= word(at);
-        }
-        high
-    } else if let (Some(first), Some(last)) = (text.first_chunk::<4>(), text.last_chunk::<4>()) {
-        half(first) | half(last)
+        rest.first_chunk::<32>().map_or(0, words) | words(last)
     } else {
-        text.iter().fold(0, |high, &byte| high | u64::from(byte))
+        text.first_chunk::<16>().map_or(0, words) | text.last_chunk::<16>().map_or(0, words)
     };
     high & HIGH_BITS == 0
+}
+
+/// Returns all words of a block in one.
+#[inline(always)]
+fn words<const N: usize>(block: &[u8; N]) -> u64 {
+    block.as_chunks().0.iter().fold(0, |all, word| all | u64::from_le_bytes(*word))
 }
 
 #[cfg(test)]

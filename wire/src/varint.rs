@@ -35,10 +35,14 @@ pub fn put_uvarint(out: &mut Vec<u8>, mut value: u64) {
 pub(crate) fn read_uvarint(bytes: &[u8]) -> Result<(u64, usize), VarintError> {
     // Nearly every varint of the formats is one byte long.
     match bytes.first() {
-        Some(&byte) if byte < 0x80 => return Ok((u64::from(byte), 1)),
-        Some(_) => {}
-        None => return Err(VarintError::End),
+        Some(&byte) if byte < 0x80 => Ok((u64::from(byte), 1)),
+        Some(_) => read_long(bytes),
+        None => Err(VarintError::End),
     }
+}
+
+#[inline(never)]
+fn read_long(bytes: &[u8]) -> Result<(u64, usize), VarintError> {
     let mut value = 0u64;
     for (i, &byte) in bytes.iter().take(UVARINT_BYTES_MAX).enumerate() {
         let low = u64::from(byte & 0x7f);

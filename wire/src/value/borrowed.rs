@@ -4,7 +4,7 @@
 //! makes no sense reads as null.
 
 use super::scalar::{TAG_ARRAY, TAG_MAP, trusted_common, trusted_scalar, trusted_seldom};
-use super::sequence::Sequence;
+use super::sequence::{Items, Sequence};
 use super::table::{Table, TableIndex};
 use super::validate::validate_value;
 use super::{Decimal, Document, Timestamp, Uuid, Value, VectorRef};
@@ -14,6 +14,8 @@ use crate::reader::Reader;
 use std::fmt;
 
 /// A value that borrows from encoded bytes.
+// A tag of a whole word: what is copied has no gap that would be copied by itself.
+#[repr(u64)]
 #[derive(Clone, Copy)]
 pub enum ValueRef<'a> {
     /// Nothing, said explicitly.
@@ -54,61 +56,61 @@ impl<'a> ValueRef<'a> {
     }
 
     /// Reads the value of a top-level field that was validated before.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn trusted(tag: u8, payload: &'a [u8]) -> Self {
-        match trusted_common(tag, payload) {
-            Some(value) => value,
-            None => Self::seldom(tag, payload),
+        if let Some(value) = trusted_common(tag, payload) {
+            return value;
         }
+        if let (TAG_ARRAY, [0, 0, len @ 0..0x80, ..]) = (tag, payload) {
+            // A short list without maps: an empty table, and a count of one byte.
+            return Self::Array(ArrayRef { field: payload, body_at: 3, len: u32::from(*len) });
+        }
+        Self::seldom(tag, payload).unwrap_or(Self::Null)
     }
 
     #[inline(never)]
-    fn seldom(tag: u8, payload: &'a [u8]) -> Self {
+    fn seldom(tag: u8, payload: &'a [u8]) -> Option<Self> {
         match tag {
-            TAG_ARRAY | TAG_MAP => Self::open(tag, payload).unwrap_or(Self::Null),
-            _ => trusted_seldom(tag, payload).unwrap_or(Self::Null),
+            TAG_ARRAY | TAG_MAP => Self::open(tag, payload),
+            _ => trusted_seldom(tag, payload),
         }
     }
 
-    fn open(tag: u8, payload: &'a [u8]) -> Option<Self> {
-        // A list without maps, which has an empty table.
-        if let [0, 0, node @ ..] = payload {
-            return Self::node(&payload[..2], tag, node);
-        }
-        let (table, node) = Table::split(payload).ok()?;
-        Self::node(table.raw(), tag, node)
+    /// Reads the head of the container that is a field's value.
+    fn open(tag: u8, field: &'a [u8]) -> Option<Self> {
+        let (table, _) = Table::split(field).ok()?;
+        Self::node(field, tag, table.raw().len())
     }
 
-    /// Reads the head of a container node.
-    fn node(table: &'a [u8], tag: u8, node: &'a [u8]) -> Option<Self> {
-        let mut reader = Reader::new(node);
+    /// Reads the head of a container's node, which lies at `at` in what there is of the field and ends where that ends.
+    fn node(field: &'a [u8], tag: u8, at: usize) -> Option<Self> {
+        let mut reader = Reader::with_offset(field.get(at..)?, at);
         let head = reader.uvarint().ok()?;
+        let body_at = u32::try_from(reader.offset()).ok()?;
+        let (len, shape_at) = if tag == TAG_ARRAY { (head, 0) } else { Table::split(field).ok()?.0.shape(head)? };
+        let len = u32::try_from(len).ok()?;
+        Sequence::split(len as usize, reader.rest(), 0).ok()?;
         if tag == TAG_ARRAY {
-            let (len, body) = (usize::try_from(head).ok()?, reader.rest());
-            Sequence::split(len, body, 0).ok()?;
-            return Some(Self::Array(ArrayRef { table, body, len }));
+            return Some(Self::Array(ArrayRef { field, body_at, len }));
         }
-        let (len, places) = Table::split(table).ok()?.0.shape(head)?;
-        let body = reader.rest();
-        Sequence::split(len, body, 0).ok()?;
-        Some(Self::Map(MapRef { table, places, body, len }))
+        Some(Self::Map(MapRef { field, body_at, shape_at: u32::try_from(shape_at).ok()? }))
     }
 
-    /// Reads an item of a container.
-    #[inline]
-    fn item(table: &'a [u8], item: (u8, &'a [u8])) -> Self {
+    /// Reads an item of a container; `end` is where it ends in what there is of the field.
+    #[inline(always)]
+    fn item(field: &'a [u8], end: usize, item: (u8, &'a [u8])) -> Self {
         let (tag, payload) = item;
         match trusted_common(tag, payload) {
             Some(value) => value,
-            None => Self::seldom_item(table, tag, payload),
+            None => Self::seldom_item(field, end, tag, payload).unwrap_or(Self::Null),
         }
     }
 
     #[inline(never)]
-    fn seldom_item(table: &'a [u8], tag: u8, payload: &'a [u8]) -> Self {
+    fn seldom_item(field: &'a [u8], end: usize, tag: u8, payload: &'a [u8]) -> Option<Self> {
         match tag {
-            TAG_ARRAY | TAG_MAP => Self::node(table, tag, payload).unwrap_or(Self::Null),
-            _ => trusted_seldom(tag, payload).unwrap_or(Self::Null),
+            TAG_ARRAY | TAG_MAP => Self::node(field.get(..end)?, tag, end.checked_sub(payload.len())?),
+            _ => trusted_seldom(tag, payload),
         }
     }
 
@@ -148,17 +150,17 @@ impl Value {
 /// Values in order, borrowed.
 #[derive(Clone, Copy)]
 pub struct ArrayRef<'a> {
-    /// The key table of the field's value.
-    table: &'a [u8],
-    /// The body of the sequence, and how many items it has.
-    body: &'a [u8],
-    len: usize,
+    /// The payload of the field, which begins with a table of keys, up to the end of this array.
+    field: &'a [u8],
+    /// Where the sequence lies in it, and how many items it has.
+    body_at: u32,
+    len: u32,
 }
 
 impl<'a> ArrayRef<'a> {
     /// Returns the number of items.
     pub const fn len(&self) -> usize {
-        self.len
+        self.len as usize
     }
 
     /// Returns true if there is no item.
@@ -166,26 +168,52 @@ impl<'a> ArrayRef<'a> {
         self.len == 0
     }
 
+    #[inline]
     fn items(&self) -> Sequence<'a> {
-        Sequence::split(self.len, self.body, 0).unwrap_or_default()
+        let at = self.body_at as usize;
+        self.field.get(at..).and_then(|body| Sequence::trusted(self.len(), body, at)).unwrap_or_default()
     }
 
     /// Returns the item at `index`, in constant time for all but maps, whose shape is looked up.
     pub fn get(&self, index: usize) -> Option<ValueRef<'a>> {
-        self.items().item(index).map(|item| ValueRef::item(self.table, item))
+        let items = self.items();
+        items.item(index).map(|item| ValueRef::item(self.field, items.end_at(index), item))
     }
 
     /// Iterates over the items.
+    #[inline]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = ValueRef<'a>> + use<'a> {
-        let table = self.table;
-        self.items().items().map(move |item| ValueRef::item(table, item))
+        ArrayIter { field: self.field, items: self.items().items() }
     }
 
     fn to_value(self) -> Value {
-        let index = TableIndex::read(&mut Reader::new(self.table));
+        let index = TableIndex::read(&mut Reader::new(self.field));
         index.map_or(Value::Null, |table| own_array(&table, &self.items(), 1))
     }
 }
+
+/// The items of an array.
+struct ArrayIter<'a> {
+    field: &'a [u8],
+    items: Items<'a>,
+}
+
+impl<'a> Iterator for ArrayIter<'a> {
+    type Item = ValueRef<'a>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<ValueRef<'a>> {
+        let item = self.items.next()?;
+        Some(ValueRef::item(self.field, self.items.at(), item))
+    }
+
+    #[inline]
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.items.size_hint()
+    }
+}
+
+impl ExactSizeIterator for ArrayIter<'_> {}
 
 /// Named values, borrowed.
 ///
@@ -193,41 +221,49 @@ impl<'a> ArrayRef<'a> {
 /// it with `to_value` is linear.
 #[derive(Clone, Copy)]
 pub struct MapRef<'a> {
-    /// The key table of the field's value.
-    table: &'a [u8],
-    /// The places of the keys of this map's shape, and what follows them in the table.
-    places: &'a [u8],
-    /// The body of the sequence, and how many items it has.
-    body: &'a [u8],
-    len: usize,
+    /// The payload of the field, which begins with a table of keys, up to the end of this map.
+    field: &'a [u8],
+    /// Where the sequence lies in it.
+    body_at: u32,
+    /// Where the map's shape lies in it: how many keys, and their places in the table.
+    shape_at: u32,
 }
 
 impl<'a> MapRef<'a> {
+    fn shape(&self) -> Reader<'a> {
+        Reader::new(self.field.get(self.shape_at as usize..).unwrap_or_default())
+    }
+
     /// Returns the number of fields.
-    pub const fn len(&self) -> usize {
-        self.len
+    pub fn len(&self) -> usize {
+        self.shape().uvarint().ok().and_then(|len| usize::try_from(len).ok()).unwrap_or_default()
     }
 
     /// Returns true if there is no field.
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
+    #[inline]
     fn items(&self) -> Sequence<'a> {
-        Sequence::split(self.len, self.body, 0).unwrap_or_default()
+        let at = self.body_at as usize;
+        self.field.get(at..).and_then(|body| Sequence::trusted(self.len(), body, at)).unwrap_or_default()
     }
 
     fn table(&self) -> Table<'a> {
-        Table::split(self.table).map(|(table, _)| table).unwrap_or_default()
+        Table::split(self.field).map(|(table, _)| table).unwrap_or_default()
     }
 
     fn places(&self) -> impl Iterator<Item = u64> + use<'a> {
-        let mut reader = Reader::new(self.places);
-        (0..self.len()).map_while(move |_| reader.uvarint().ok())
+        let mut reader = self.shape();
+        let len = reader.uvarint().unwrap_or_default();
+        (0..len).map_while(move |_| reader.uvarint().ok())
     }
 
     fn value(&self, index: usize) -> ValueRef<'a> {
-        self.items().item(index).map_or(ValueRef::Null, |item| ValueRef::item(self.table, item))
+        let items = self.items();
+        let item = items.item(index);
+        item.map_or(ValueRef::Null, |item| ValueRef::item(self.field, items.end_at(index), item))
     }
 
     /// Returns the value of a field.
@@ -266,12 +302,13 @@ impl<'a> MapRef<'a> {
                     usize::try_from(skip).ok().and_then(|skip| keys.nth(skip))
                 }
             };
-            (name.unwrap_or_default(), items.next().map_or(ValueRef::Null, |item| ValueRef::item(map.table, item)))
+            let item = items.next().unwrap_or_default();
+            (name.unwrap_or_default(), ValueRef::item(map.field, items.at(), item))
         })
     }
 
     fn to_value(self) -> Value {
-        let Ok(table) = TableIndex::read(&mut Reader::new(self.table)) else { return Value::Null };
+        let Ok(table) = TableIndex::read(&mut Reader::new(self.field)) else { return Value::Null };
         let mut places = Vec::with_capacity(self.len());
         places.extend(self.places().map(|place| u32::try_from(place).unwrap_or(u32::MAX)));
         own_map(&table, &places, &self.items(), 1)

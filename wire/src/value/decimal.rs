@@ -28,7 +28,9 @@ const PLACES_LONG: u8 = 15;
 /// assert_eq!(format!("{price}, {price:.2}"), "12.5, 12.50");
 /// # Ok::<(), blazedb_wire::DecimalError>(())
 /// ```
-// Bytes instead of an i128: aligned to 16, every value would be half again as large.
+// Bytes instead of an i128: aligned to 16, every value would be half again as large. Aligned to 8, as other values are:
+// they are moved as whole words.
+#[repr(align(8))]
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Decimal {
     coefficient: [u8; 16],

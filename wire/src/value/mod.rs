@@ -64,7 +64,8 @@ pub enum Value {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
-/// A UUID.
+/// A UUID. Aligned as other values are, so that they are moved as whole words.
+#[repr(align(8))]
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uuid(pub [u8; 16]);
 

@@ -62,14 +62,19 @@ const fn signed_width(value: i64) -> usize {
     bits.div_ceil(8)
 }
 
-/// Reads a two's complement of at most eight bytes.
+/// Reads a two's complement of at most eight bytes: as two halves, which may overlap.
 #[inline]
 pub(crate) fn signed(payload: &[u8]) -> i64 {
-    if let Ok(bytes) = payload.try_into() {
-        return i64::from_le_bytes(bytes);
+    if let (Some(low), Some(high)) = (payload.first_chunk(), payload.last_chunk()) {
+        let high = i64::from(i32::from_le_bytes(*high));
+        return high << (8 * (payload.len().min(8) - 4)) | i64::from(u32::from_le_bytes(*low));
     }
-    let sign = payload.last().map_or(0, |&byte| i64::from(byte as i8 >> 7));
-    payload.iter().take(8).rev().fold(sign, |value, &byte| value << 8 | i64::from(byte))
+    match *payload {
+        [] => 0,
+        [one] => i64::from(one as i8),
+        [low, high] => i64::from(i16::from_le_bytes([low, high])),
+        [low, middle, high, ..] => i64::from(i16::from_le_bytes([middle, high])) << 8 | i64::from(low),
+    }
 }
 
 /// Returns the float as 32 bits if that loses nothing.

@@ -3,6 +3,7 @@
 //! `width | n tags | (n - 1) ends | heap`, or nothing at all for no items. The number of items comes from outside, and
 //! the last end is the end of the heap, so that reading item `i` takes two ends and no walk.
 
+use super::scalar::TAG_NULL;
 use crate::error::{DecodeError, DecodeErrorKind};
 use crate::varint::read_uvarint;
 
@@ -19,6 +20,7 @@ pub(crate) const fn width_for(heap_len: usize) -> usize {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Sequence<'a> {
     tags: &'a [u8],
+    /// The ends, and the heap behind them.
     ends: &'a [u8],
     heap: &'a [u8],
     width: usize,
@@ -50,12 +52,22 @@ impl<'a> Sequence<'a> {
             let wanted = count.saturating_add(ends_len).saturating_add(1);
             DecodeError::new(at, DecodeErrorKind::UnexpectedEnd { wanted, left })
         };
-        let (tags, rest) = rest.split_at_checked(count).ok_or_else(short)?;
-        let (ends, heap) = rest.split_at_checked(ends_len).ok_or_else(short)?;
+        let (tags, ends) = rest.split_at_checked(count).ok_or_else(short)?;
+        let heap = ends.get(ends_len..).ok_or_else(short)?;
         if width != width_for(heap.len()) {
             return Err(DecodeError::new(at, DecodeErrorKind::NotCanonical("V-14")));
         }
         Ok(Self { tags, ends, heap, width, heap_at: at + 1 + count + ends_len })
+    }
+
+    /// Splits a body of `count` items that was validated before; what it begins with is not looked at again.
+    #[inline(always)]
+    pub(crate) fn trusted(count: usize, body: &'a [u8], at: usize) -> Option<Self> {
+        let (&width, rest) = body.split_first()?;
+        let width = usize::from(width & 7);
+        let (tags, ends) = rest.split_at_checked(count)?;
+        let ends_len = count.saturating_sub(1).saturating_mul(width);
+        Some(Self { tags, ends, heap: ends.get(ends_len..)?, width, heap_at: at + 1 + count + ends_len })
     }
 
     /// Splits the node of an array, which says how many items it has; none where it does not make sense.
@@ -80,20 +92,33 @@ impl<'a> Sequence<'a> {
     /// Returns where item `index` ends in the heap.
     #[inline]
     fn end(&self, index: usize) -> usize {
+        // The last item has no end of its own.
+        if index + 1 >= self.tags.len() {
+            return self.heap.len();
+        }
+        // A branch for each width: what is guessed is not waited for.
         let end = match self.width {
             1 => self.ends.get(index).map(|&end| end.into()),
             2 => self.ends.as_chunks().0.get(index).map(|&end| u16::from_le_bytes(end).into()),
             _ => self.ends.as_chunks().0.get(index).map(|&end| u32::from_le_bytes(end) as usize),
         };
-        // The last item has no end of its own.
-        end.unwrap_or(self.heap.len())
+        end.unwrap_or_default()
+    }
+
+    /// Returns where item `index` ends, counted as `at` was.
+    #[inline]
+    pub(crate) fn end_at(&self, index: usize) -> usize {
+        self.heap_at + self.end(index)
     }
 
     /// Returns tag and payload of item `index`, if there is such an item and its ends make sense.
     #[inline]
     pub(crate) fn item(&self, index: usize) -> Option<(u8, &'a [u8])> {
         let tag = *self.tags.get(index)?;
-        let start = if index == 0 { 0 } else { self.end(index - 1) };
+        let start = match index.checked_sub(1) {
+            Some(before) => self.end(before),
+            None => 0,
+        };
         Some((tag, self.heap.get(start..self.end(index))?))
     }
 
@@ -106,7 +131,8 @@ impl<'a> Sequence<'a> {
     /// Goes over the items of a sequence whose ends have `W` bytes and may not make sense.
     #[inline(always)]
     pub(crate) fn walk<const W: usize>(&self) -> Walk<'a, W> {
-        Walk { tags: self.tags, ends: self.ends.as_chunks().0, heap: self.heap, next: 0, start: 0 }
+        let ends = self.ends.get(..self.ends.len() - self.heap.len()).unwrap_or_default();
+        Walk { tags: self.tags, ends: ends.as_chunks().0, heap: self.heap, next: 0, start: 0 }
     }
 
     /// Returns the error for an end that does not make sense (spec: V-15).
@@ -172,41 +198,86 @@ impl<'a, const W: usize> Iterator for Walk<'a, W> {
 /// The items of a sequence that was validated before, one after another: tag and payload.
 #[derive(Clone)]
 pub(crate) struct Items<'a> {
-    sequence: Sequence<'a>,
-    next: usize,
-    /// Where it starts in the heap.
+    /// Those of the items that are left.
+    tags: &'a [u8],
+    /// The ends, and what follows; where the next one is.
+    ends: &'a [u8],
+    end_at: usize,
+    heap: &'a [u8],
+    /// Where the next item starts in the heap.
     start: usize,
+    width: usize,
+    /// Where the heap starts, counted as for the sequence.
+    heap_at: usize,
 }
 
-impl<'a> Sequence<'a> {
-    /// Returns the items; over bytes that were not validated some may be null.
+impl<'a> Items<'a> {
+    /// Returns where the item ends that was returned last, counted as for the sequence.
     #[inline]
-    pub(crate) const fn items(self) -> Items<'a> {
-        Items { sequence: self, next: 0, start: 0 }
+    pub(crate) const fn at(&self) -> usize {
+        self.heap_at + self.start
     }
 }
 
 impl<'a> Iterator for Items<'a> {
     type Item = (u8, &'a [u8]);
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
-        let tag = *self.sequence.tags.get(self.next)?;
-        let end = self.sequence.end(self.next);
-        let payload = self.sequence.heap.get(self.start..end);
-        self.next += 1;
+        let (&tag, tags) = self.tags.split_first()?;
+        self.tags = tags;
+        // The last item has no end of its own.
+        let end = if tags.is_empty() { self.heap.len() } else { end_at(self.ends, self.end_at, self.width) };
+        self.end_at += self.width;
+        let payload = self.heap.get(self.start..end);
         self.start = end;
-        Some(payload.map_or_else(Default::default, |payload| (tag, payload)))
+        match payload {
+            Some(payload) => Some((tag, payload)),
+            None => Some(senseless()),
+        }
     }
 
     #[inline]
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.sequence.tags.len() - self.next;
-        (left, Some(left))
+        (self.tags.len(), Some(self.tags.len()))
     }
 }
 
 impl ExactSizeIterator for Items<'_> {}
+
+impl<'a> Sequence<'a> {
+    /// Returns the items; over bytes that were not validated some may be null.
+    #[inline]
+    pub(crate) const fn items(self) -> Items<'a> {
+        let Self { tags, ends, heap, width, heap_at } = self;
+        Items { tags, ends, end_at: 0, heap, start: 0, width, heap_at }
+    }
+}
+
+/// Reads the end that lies at `at`, whatever its width, in one step: more bytes follow nearly always.
+#[inline(always)]
+fn end_at(ends: &[u8], at: usize, width: usize) -> usize {
+    match ends.get(at..at.wrapping_add(4)).and_then(|bytes| bytes.first_chunk()) {
+        Some(bytes) => {
+            (u32::from_le_bytes(*bytes) & u32::MAX.wrapping_shr(32u32.wrapping_sub(8 * width as u32))) as usize
+        }
+        None => short_end(ends, at, width),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn short_end(ends: &[u8], at: usize, width: usize) -> usize {
+    let bytes = ends.get(at..).unwrap_or_default();
+    bytes.iter().take(width).rev().fold(0, |end, &byte| end << 8 | usize::from(byte))
+}
+
+/// What is read where an end makes no sense: null. A branch that is never taken costs less than a choice.
+#[cold]
+#[inline(never)]
+fn senseless<'a>() -> (u8, &'a [u8]) {
+    (TAG_NULL, &[])
+}
 
 /// Opens a sequence of `count` items: appends room for width, tags and ends, narrowest width assumed.
 ///

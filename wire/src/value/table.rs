@@ -63,19 +63,19 @@ impl<'a> Table<'a> {
             .find(|_| reader.bytes_prefixed(NAME_BYTES_MAX, "key bytes").is_ok_and(|key| key == name.as_bytes()))
     }
 
-    /// Returns the number of fields of a shape, and the bytes that begin with the places of its keys.
-    pub(crate) fn shape(&self, index: u64) -> Option<(usize, &'a [u8])> {
+    /// Returns the number of fields of a shape, and where it says that in the table, the places of its keys behind it.
+    pub(crate) fn shape(&self, index: u64) -> Option<(u64, usize)> {
         if index >= self.shape_count as u64 {
             return None;
         }
-        let mut reader = Reader::new(self.shapes);
+        let mut reader = Reader::with_offset(self.shapes, self.raw.len() - self.shapes.len());
         for _ in 0..index {
             for _ in 0..reader.uvarint().ok()? {
                 reader.uvarint().ok()?;
             }
         }
-        let count = reader.count(FIELDS_MAX, 1, "fields").ok()?;
-        Some((count, reader.rest()))
+        let at = reader.offset();
+        Some((reader.uvarint().ok()?, at))
     }
 
     /// Returns the bytes of the table.

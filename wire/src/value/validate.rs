@@ -36,7 +36,7 @@ pub(crate) fn validate_body_at(count: usize, body: &[u8], at: usize) -> Result<(
 fn validate_items<const W: usize>(items: &Sequence<'_>) -> Result<(), DecodeError> {
     for item in items.walk::<W>() {
         let Some(payload) = item.payload else { return Err(items.out_of_order(item.index)) };
-        if !is_plain(item.tag, payload) {
+        if !is_plain(item.tag, payload) && !is_plain_list(item.tag, payload) {
             validate_other(item.tag, payload, items.heap_at() + item.start)?;
         }
     }
@@ -51,15 +51,12 @@ pub fn validate_value(tag: u8, payload: &[u8]) -> Result<(), DecodeError> {
             DecodeErrorKind::Limit { what: "field bytes", given: payload.len() as u64, max: FIELD_BYTES_MAX as u64 };
         return Err(DecodeError::new(0, kind));
     }
-    validate_other(tag, payload, 0)
+    if is_plain_list(tag, payload) { Ok(()) } else { validate_other(tag, payload, 0) }
 }
 
 /// Checks a value of any kind.
 #[inline(never)]
 fn validate_other(tag: u8, payload: &[u8], at: usize) -> Result<(), DecodeError> {
-    if is_plain_list(tag, payload) {
-        return Ok(());
-    }
     match check_scalar(tag, payload) {
         Ok(true) => Ok(()),
         Ok(false) => validate_tree(tag, payload, at),
@@ -69,22 +66,35 @@ fn validate_other(tag: u8, payload: &[u8], at: usize) -> Result<(), DecodeError>
 
 /// Whether this is a valid list of scalars, without keys and shapes: that needs no stack. Where it is not, the walk says
 /// what it is instead, or what is wrong.
+#[inline(always)]
 fn is_plain_list(tag: u8, payload: &[u8]) -> bool {
-    let (TAG_ARRAY, [0, 0, node @ ..]) = (tag, payload) else { return false };
-    let Some(items) = Sequence::of_array(node) else { return false };
-    match items.width() {
-        1 => are_scalars::<1>(&items),
-        2 => are_scalars::<2>(&items),
-        _ => are_scalars::<4>(&items),
+    match (tag, payload) {
+        (TAG_ARRAY, [0, 0, node @ ..]) => are_scalars(node),
+        _ => false,
     }
 }
 
-#[inline]
-fn are_scalars<const W: usize>(items: &Sequence<'_>) -> bool {
+/// A function of its own, as few lists have no scalars alone and few rows have no lists.
+#[inline(never)]
+fn are_scalars(node: &[u8]) -> bool {
+    let Some(items) = Sequence::of_array(node) else { return false };
+    match items.width() {
+        1 => all_scalars::<1>(&items),
+        2 => all_scalars::<2>(&items),
+        _ => all_scalars::<4>(&items),
+    }
+}
+
+#[inline(always)]
+fn all_scalars<const W: usize>(items: &Sequence<'_>) -> bool {
     items.walk::<W>().all(|item| {
-        item.payload
-            .is_some_and(|payload| is_plain(item.tag, payload) || matches!(check_scalar(item.tag, payload), Ok(true)))
+        item.payload.is_some_and(|payload| is_plain(item.tag, payload) || is_other_scalar(item.tag, payload))
     })
+}
+
+#[inline(never)]
+fn is_other_scalar(tag: u8, payload: &[u8]) -> bool {
+    matches!(check_scalar(tag, payload), Ok(true))
 }
 
 /// A container that is being walked.

@@ -168,7 +168,7 @@ fn a_vector_of_a_mebibyte_is_the_largest() {
 #[test]
 fn a_value_did_not_grow_for_them() {
     assert_eq!(size_of::<Value>(), 32);
-    assert_eq!(size_of::<ValueRef<'_>>(), 64);
+    assert_eq!(size_of::<ValueRef<'_>>(), 32);
 }
 
 proptest! {
