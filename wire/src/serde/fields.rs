@@ -20,6 +20,7 @@ use crate::value::scalar::{
 };
 use crate::value::sequence::{Items, Sequence};
 use crate::value::table::TableIndex;
+use crate::varint::read_uvarint;
 use crate::{RawField, RowRef};
 
 /// The methods for values of other types, and for enums: the long way.
@@ -92,7 +93,7 @@ impl<'de> Deserializer<'de> for RowDeserializer<'de> {
     #[inline]
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         let items = self.row.sequence().items();
-        let mut access = FieldsAccess { names: self.row.shape().names(), name: "", items, value: None };
+        let mut access = FieldsAccess { names: self.row.shape().names(), name: "", items, tag: 0, payload: None };
         // Borrowed: moving what was just written in parts stalls the processor.
         visitor.visit_map(&mut access)
     }
@@ -119,7 +120,9 @@ struct FieldsAccess<'de, N> {
     items: Items<'de>,
     /// The field whose name was handed out.
     name: &'de str,
-    value: Option<(u8, &'de [u8])>,
+    /// Its value, until that is asked for.
+    tag: u8,
+    payload: Option<&'de [u8]>,
 }
 
 impl<'de, N: ExactSizeIterator<Item = &'de str>> MapAccess<'de> for FieldsAccess<'de, N> {
@@ -129,16 +132,17 @@ impl<'de, N: ExactSizeIterator<Item = &'de str>> MapAccess<'de> for FieldsAccess
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
         let Some(name) = self.names.next() else { return Ok(None) };
         self.name = name;
-        self.value = Some(self.items.next().unwrap_or_default());
+        let (tag, payload) = self.items.next().unwrap_or_default();
+        (self.tag, self.payload) = (tag, Some(payload));
         seed.deserialize(NameDeserializer(name)).map(Some).map_err(|error| error.prepend_key(name))
     }
 
     #[inline]
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Fault> {
-        let Some((tag, payload)) = self.value.take() else {
+        let Some(payload) = self.payload.take() else {
             return Err(Fault::custom("a map's value was asked for before its key; call next_key first"));
         };
-        let field = FieldDeserializer::new(RawField { tag, payload });
+        let field = FieldDeserializer::new(RawField { tag: self.tag, payload });
         seed.deserialize(field).map_err(|error| error.prepend_key(self.name))
     }
 
@@ -216,10 +220,11 @@ pub(super) struct FieldDeserializer<'de> {
     /// Whether a container has a table of keys in front: an item's is that of the list, which is empty.
     table: bool,
     /// The depth of this value, were it a container.
-    depth: usize,
+    depth: u8,
 }
 
 impl<'de> FieldDeserializer<'de> {
+    #[inline]
     pub(super) fn new(field: RawField<'de>) -> Self {
         Self { tag: field.tag, payload: field.payload, table: true, depth: 1 }
     }
@@ -228,7 +233,7 @@ impl<'de> FieldDeserializer<'de> {
     #[cold]
     fn general(self) -> ValueDeserializer<'de, Encoded<'de>> {
         let table = (!self.table).then(|| Rc::new(TableIndex::default()));
-        ValueDeserializer::new(Encoded::new(self.tag, self.payload, table), self.depth)
+        ValueDeserializer::new(Encoded::new(self.tag, self.payload, table), self.depth.into())
     }
 
     /// The text that this is.
@@ -241,12 +246,13 @@ impl<'de> FieldDeserializer<'de> {
     #[inline]
     fn list(&self) -> Option<Items<'de>> {
         let node = match self.payload {
-            _ if self.tag != TAG_ARRAY || self.depth > DEPTH_MAX => return None,
+            _ if self.tag != TAG_ARRAY || usize::from(self.depth) > DEPTH_MAX => return None,
             [0, 0, node @ ..] if self.table => node,
             _ if self.table => return None,
             node => node,
         };
-        Sequence::of_array(node).map(Sequence::items)
+        let (count, len) = read_uvarint(node).ok()?;
+        Sequence::trusted(usize::try_from(count).ok()?, node.get(len..)?, 0).map(Sequence::items)
     }
 }
 
@@ -354,7 +360,7 @@ impl<'de> Deserializer<'de> for FieldDeserializer<'de> {
 /// The items of a list, handed out one by one.
 struct ListAccess<'de> {
     items: Items<'de>,
-    depth: usize,
+    depth: u8,
     index: usize,
 }
 

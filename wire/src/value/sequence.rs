@@ -207,6 +207,8 @@ pub(crate) struct Items<'a> {
     /// Where the next item starts in the heap.
     start: usize,
     width: usize,
+    /// Those bits of the next four bytes that are of an end.
+    mask: u32,
     /// Where the heap starts, counted as for the sequence.
     heap_at: usize,
 }
@@ -216,6 +218,15 @@ impl<'a> Items<'a> {
     #[inline]
     pub(crate) const fn at(&self) -> usize {
         self.heap_at + self.start
+    }
+
+    /// Reads the next end, whatever its width, in one step: more bytes follow nearly always.
+    #[inline(always)]
+    fn next_end(&self) -> usize {
+        match self.ends.get(self.end_at..self.end_at.wrapping_add(4)).and_then(|bytes| bytes.first_chunk()) {
+            Some(bytes) => (u32::from_le_bytes(*bytes) & self.mask) as usize,
+            None => short_end(self.ends, self.end_at, self.width),
+        }
     }
 }
 
@@ -227,7 +238,7 @@ impl<'a> Iterator for Items<'a> {
         let (&tag, tags) = self.tags.split_first()?;
         self.tags = tags;
         // The last item has no end of its own.
-        let end = if tags.is_empty() { self.heap.len() } else { end_at(self.ends, self.end_at, self.width) };
+        let end = if tags.is_empty() { self.heap.len() } else { self.next_end() };
         self.end_at += self.width;
         let payload = self.heap.get(self.start..end);
         self.start = end;
@@ -250,18 +261,9 @@ impl<'a> Sequence<'a> {
     #[inline]
     pub(crate) const fn items(self) -> Items<'a> {
         let Self { tags, ends, heap, width, heap_at } = self;
-        Items { tags, ends, end_at: 0, heap, start: 0, width, heap_at }
-    }
-}
-
-/// Reads the end that lies at `at`, whatever its width, in one step: more bytes follow nearly always.
-#[inline(always)]
-fn end_at(ends: &[u8], at: usize, width: usize) -> usize {
-    match ends.get(at..at.wrapping_add(4)).and_then(|bytes| bytes.first_chunk()) {
-        Some(bytes) => {
-            (u32::from_le_bytes(*bytes) & u32::MAX.wrapping_shr(32u32.wrapping_sub(8 * width as u32))) as usize
-        }
-        None => short_end(ends, at, width),
+        // Over bytes that make no sense the width may be anything.
+        let mask = u32::MAX.wrapping_shr(32u32.wrapping_sub(8 * width as u32));
+        Items { tags, ends, end_at: 0, heap, start: 0, width, mask, heap_at }
     }
 }
 
