@@ -28,6 +28,7 @@
 mod deserializer;
 mod error;
 mod fields;
+mod heap;
 mod native;
 mod payload;
 mod rows;

@@ -4,6 +4,7 @@ use std::fmt::{self, Write as _};
 
 use serde::ser::{self, Impossible, Serialize, Serializer};
 
+use super::heap::{Array, Heap};
 use super::native;
 use super::sink::Sink;
 use crate::limits::{DEPTH_MAX, ROW_BYTES_MAX};
@@ -62,17 +63,14 @@ impl<'e, S: Sink> Payload<'e, S> {
     }
 
     #[inline]
-    fn array(self, len: usize) -> Result<Items<'e, S>, Elsewhere> {
+    fn array(self, len: usize) -> Result<Items<'e>, Elsewhere> {
         // Each item has a tag of its own, so that an honest length is below this.
         if self.depth > DEPTH_MAX || len > ROW_BYTES_MAX {
             return Err(Elsewhere);
         }
-        if self.depth == 1 {
-            // A key table without keys and shapes.
-            self.sink.put(&[0, 0])?;
-        }
-        let array = self.sink.open(len)?;
-        Ok(Items { sink: self.sink, depth: self.depth + 1, len, at: 0, array })
+        let heap = self.sink.heap()?;
+        let array = heap.open(len, self.depth == 1)?;
+        Ok(Items { heap, depth: self.depth + 1, len, at: 0, array })
     }
 
     #[inline]
@@ -101,9 +99,9 @@ macro_rules! integers {
 impl<'e, S: Sink> Serializer for Payload<'e, S> {
     type Ok = u8;
     type Error = Elsewhere;
-    type SerializeSeq = Items<'e, S>;
-    type SerializeTuple = Items<'e, S>;
-    type SerializeTupleStruct = Items<'e, S>;
+    type SerializeSeq = Items<'e>;
+    type SerializeTuple = Items<'e>;
+    type SerializeTupleStruct = Items<'e>;
     type SerializeTupleVariant = Impossible<u8, Elsewhere>;
     type SerializeMap = Impossible<u8, Elsewhere>;
     type SerializeStruct = Impossible<u8, Elsewhere>;
@@ -190,15 +188,15 @@ impl<'e, S: Sink> Serializer for Payload<'e, S> {
         it.serialize(self)
     }
 
-    fn serialize_seq(self, len: Option<usize>) -> Result<Items<'e, S>, Elsewhere> {
+    fn serialize_seq(self, len: Option<usize>) -> Result<Items<'e>, Elsewhere> {
         self.array(len.ok_or(Elsewhere)?)
     }
 
-    fn serialize_tuple(self, len: usize) -> Result<Items<'e, S>, Elsewhere> {
+    fn serialize_tuple(self, len: usize) -> Result<Items<'e>, Elsewhere> {
         self.array(len)
     }
 
-    fn serialize_tuple_struct(self, _name: &'static str, len: usize) -> Result<Items<'e, S>, Elsewhere> {
+    fn serialize_tuple_struct(self, _name: &'static str, len: usize) -> Result<Items<'e>, Elsewhere> {
         self.array(len)
     }
 
@@ -231,41 +229,37 @@ impl<S: Sink> fmt::Write for Utf8<'_, S> {
 }
 
 /// An array on its way.
-pub(super) struct Items<'e, S: Sink> {
-    sink: &'e mut S,
+pub(super) struct Items<'e> {
+    heap: &'e mut Heap,
     /// The depth of the items, were they containers.
     depth: usize,
     /// How many items are to come in all, and how many came.
     len: usize,
     at: usize,
-    array: S::Array,
+    array: Array,
 }
 
-impl<S: Sink> Items<'_, S> {
+impl Items<'_> {
     #[inline]
     fn push<T: Serialize + ?Sized>(&mut self, it: &T) -> Result<(), Elsewhere> {
         if self.at == self.len {
             return Err(Elsewhere);
         }
-        let tag = it.serialize(Payload { sink: &mut *self.sink, depth: self.depth })?;
-        self.sink.close_item(&self.array, self.at, tag)?;
+        let tag = it.serialize(Payload { sink: &mut *self.heap, depth: self.depth })?;
+        self.heap.close_item(&mut self.array, self.at, tag)?;
         self.at += 1;
         Ok(())
     }
 
     #[inline]
     fn finish(self) -> Result<u8, Elsewhere> {
-        if self.at != self.len {
-            return Err(Elsewhere);
-        }
-        self.sink.close(self.array)?;
-        Ok(TAG_ARRAY)
+        if self.at == self.len { Ok(TAG_ARRAY) } else { Err(Elsewhere) }
     }
 }
 
 macro_rules! items {
     ($($kind:ident :: $push:ident),*) => {$(
-        impl<S: Sink> ser::$kind for Items<'_, S> {
+        impl ser::$kind for Items<'_> {
             type Ok = u8;
             type Error = Elsewhere;
 

@@ -1,10 +1,11 @@
 //! The direct way from a Rust struct to a row, with no document in between.
 //!
 //! A struct's fields come in the order of their declaration, a row has them by name. So a value is serialised twice: once
-//! to learn tag and length of each field, and once to write each payload where it belongs. Which order that is, and the
-//! shape, are remembered for each list of names met. What this way does not know (maps inside of fields, enums with
-//! content, 128-bit integers) takes the other one through a [`Value`](crate::Value), field by field, and whatever fails
-//! is left to that way to explain: both give the same bytes and the same errors.
+//! to learn tag and length of each field, and once to write each payload where it belongs. Numbers are remembered from the
+//! first time and arrays are written into a heap then, so that the second time asks for texts and byte strings alone.
+//! Which order fields have, and the shape, are remembered for each list of names met. What this way does not know (maps
+//! inside of fields, enums with content, 128-bit integers) takes the other one through a [`Value`](crate::Value), field by
+//! field, and whatever fails is left to that way to explain: both give the same bytes and the same errors.
 
 use std::ptr;
 use std::slice;
@@ -13,10 +14,11 @@ use bytes::Bytes;
 use serde::ser::{self, Impossible, Serialize, Serializer};
 
 use super::error::{SerdeError, SerdeErrorKind};
+use super::heap::Heap;
 use super::native;
 use super::payload::{Elsewhere, Payload, elsewhere, elsewhere_with};
 use super::serializer::{to_document, to_value};
-use super::sink::{Measure, Sink, Writer};
+use super::sink::{Known, Measure, Sink, Writer};
 use crate::limits::{FIELDS_MAX, ROW_BYTES_MAX};
 use crate::value::encode_value;
 use crate::value::sequence::width_for;
@@ -24,10 +26,6 @@ use crate::{Row, Shape};
 
 /// Kinds of struct that an encoder remembers.
 const PLANS_MAX: usize = 64;
-
-/// What an encoder keeps from one row to the next: room for so many bytes of payloads and for so many arrays.
-const KEPT_BYTES: usize = 64 << 10;
-const KEPT_ARRAYS: usize = 16 << 10;
 
 /// Encodes Rust structs as rows, and keeps what it learns of their types and the memory that it needs.
 ///
@@ -48,10 +46,8 @@ const KEPT_ARRAYS: usize = 16 << 10;
 pub struct RowEncoder {
     /// The one used last is the first.
     plans: Vec<Plan>,
-    /// Lengths of the heaps of all arrays in the fields, in the order in which they begin.
-    arrays: Vec<u32>,
-    /// Payloads of the fields that went the other way, one after another.
-    ready: Vec<u8>,
+    /// Payloads of the row on its way that are made of parts, or that went the other way.
+    heap: Heap,
     /// The shape of the last row that went the other way.
     other: Shape,
 }
@@ -63,19 +59,20 @@ struct Plan {
     /// Places in `fields`, by ascending name.
     order: Box<[u16]>,
     shape: Shape,
+    /// Length of all heaps of rows that surely fit into one.
+    heap_len_max: usize,
 }
 
 /// A name, and what is known of its value in the row on its way.
 #[derive(Clone, Copy)]
 struct Field {
     name: &'static str,
+    /// The number whose lowest bytes the payload may be; then where the payload belongs in the heap of the row.
+    low_or_start: i64,
     /// Length of the payload.
     len: u32,
-    /// Where that belongs in the heap of the row.
-    start: u32,
     tag: u8,
-    /// Whether the payload is ready.
-    ready: bool,
+    known: Known,
 }
 
 impl RowEncoder {
@@ -84,15 +81,20 @@ impl RowEncoder {
     pub fn encode<T: Serialize + ?Sized>(&mut self, it: &T, body: &mut Vec<u8>) -> Result<&Shape, SerdeError> {
         match self.encode_directly(it, body) {
             Ok(()) => Ok(&self.plans[0].shape),
-            Err(Elsewhere) => {
-                let like = self.plans.first().map(|plan| plan.shape.clone()).unwrap_or_default();
-                let row = Row::encode_like(&to_document(it)?, &like)
-                    .map_err(|error| SerdeError::new(SerdeErrorKind::Encode(error)).finish())?;
-                body.extend_from_slice(row.body());
-                self.other = row.shape().clone();
-                Ok(&self.other)
-            }
+            Err(Elsewhere) => self.encode_otherwise(it, body),
         }
+    }
+
+    /// Encodes through a document.
+    #[cold]
+    #[inline(never)]
+    fn encode_otherwise<T: Serialize + ?Sized>(&mut self, it: &T, body: &mut Vec<u8>) -> Result<&Shape, SerdeError> {
+        let like = self.plans.first().map(|plan| plan.shape.clone()).unwrap_or_default();
+        let row = Row::encode_like(&to_document(it)?, &like)
+            .map_err(|error| SerdeError::new(SerdeErrorKind::Encode(error)).finish())?;
+        body.extend_from_slice(row.body());
+        self.other = row.shape().clone();
+        Ok(&self.other)
     }
 
     /// Returns the row that `it` is, which must serialise as a struct or a map. spec: J-40
@@ -112,11 +114,11 @@ impl RowEncoder {
                 self.measure(it)?
             }
         };
-        let plan = &mut self.plans[0];
+        let plan = self.plans.first_mut().ok_or(Elsewhere)?;
         let start = body.len();
         let heap_at = plan.lay_out(heap_len, body)?;
-        let writer = Writer::new(&mut body[heap_at..], self.arrays.iter());
-        let mut writing = Writing { fields: plan.fields.iter(), writer, ready: &self.ready };
+        let heap = body.get_mut(heap_at..).unwrap_or_default();
+        let mut writing = Writing { fields: plan.fields.iter(), heap, whole: self.heap.payloads() };
         let written = it.serialize(Whole(&mut writing)).and_then(|()| writing.finish());
         written.inspect_err(|_| body.truncate(start))
     }
@@ -125,14 +127,8 @@ impl RowEncoder {
     #[inline]
     fn measure<T: Serialize + ?Sized>(&mut self, it: &T) -> Result<usize, Elsewhere> {
         let plan = self.plans.first_mut().ok_or(Elsewhere)?;
-        let (arrays, ready) = (&mut self.arrays, &mut self.ready);
-        arrays.clear();
-        ready.clear();
-        if arrays.capacity() > KEPT_ARRAYS || ready.capacity() > KEPT_BYTES {
-            (*arrays, *ready) = (Vec::new(), Vec::new());
-        }
-        let fields = plan.fields.iter_mut();
-        let mut measuring = Measuring { fields, measure: Measure::new(arrays), ready, heap_len: 0 };
+        self.heap.clear();
+        let mut measuring = Measuring { fields: plan.fields.iter_mut(), len: 0, heap: &mut self.heap };
         it.serialize(Whole(&mut measuring))?;
         measuring.finish()
     }
@@ -165,18 +161,20 @@ impl Plan {
         let mut order: Box<[u16]> = (0..names.len() as u16).collect();
         order.sort_unstable_by_key(|&place| names[usize::from(place)]);
         let shape = Shape::new(names).map_err(|_| Elsewhere)?;
-        let fields = names.iter().map(|name| Field { name, len: 0, start: 0, tag: 0, ready: false }).collect();
-        Ok(Self { fields, order, shape })
+        let fields =
+            names.iter().map(|name| Field { name, low_or_start: 0, len: 0, tag: 0, known: Known::Low }).collect();
+        let heap_len_max = ROW_BYTES_MAX.saturating_sub(shape.encoded_len() + 1 + 5 * names.len());
+        Ok(Self { fields, order, shape, heap_len_max })
     }
 
     fn is_of(&self, names: &[&'static str]) -> bool {
         self.fields.len() == names.len() && self.fields.iter().zip(names).all(|(field, name)| is_same(field.name, name))
     }
 
-    /// Appends a row body whose payloads are still to come, and tells each field where its own belongs; returns where
-    /// its heap is.
+    /// Appends a row body whose longer payloads are still to come, and tells each field where its own belongs; returns
+    /// where its heap is.
     fn lay_out(&mut self, heap_len: usize, body: &mut Vec<u8>) -> Result<usize, Elsewhere> {
-        if self.shape.encoded_len() + 1 + 5 * self.order.len() + heap_len > ROW_BYTES_MAX {
+        if heap_len > self.heap_len_max {
             return Err(Elsewhere);
         }
         Ok(match width_for(heap_len) {
@@ -186,28 +184,49 @@ impl Plan {
         })
     }
 
-    /// Appends width, tags, ends of `W` bytes and room for the heap; returns where that is.
+    /// Appends width, tags, ends of `W` bytes, short payloads and room for the others; returns where the heap is.
     #[inline]
     fn put_head<const W: usize>(&mut self, heap_len: usize, body: &mut Vec<u8>) -> usize {
-        let start = body.len();
-        let Some((&last, but_last)) = self.order.split_last() else { return start };
-        let heap_at = start + 1 + self.order.len() + but_last.len() * W;
+        let (start, count) = (body.len(), self.order.len());
+        let Some(but_last) = count.checked_sub(1) else { return start };
+        let heap_at = start + 1 + count + but_last * W;
         body.resize(heap_at + heap_len, 0);
-        let head = &mut body[start..heap_at];
+        let (head, heap) = body[start..].split_at_mut(heap_at - start);
         head[0] = W as u8;
-        let (tags, ends) = head[1..].split_at_mut(self.order.len());
-        let mut end = 0;
-        for ((&place, tag), slot) in but_last.iter().zip(&mut *tags).zip(ends.as_chunks_mut::<W>().0) {
+        let (tags, ends) = head[1..].split_at_mut(count);
+        let mut end = 0usize;
+        let mut put = |place: u16, tag: &mut u8| {
             let field = &mut self.fields[usize::from(place)];
             *tag = field.tag;
-            field.start = end;
-            end += field.len;
-            slot.copy_from_slice(&end.to_le_bytes()[..W]);
+            // Eight bytes of all, whatever is known of them: what follows is written over them.
+            match heap.get_mut(end..end.wrapping_add(8)).and_then(|room| room.first_chunk_mut()) {
+                Some(room) => *room = field.low_or_start.to_le_bytes(),
+                None => field.put_last(heap.get_mut(end..).unwrap_or_default()),
+            }
+            field.low_or_start = end as i64;
+            end += field.len as usize;
+            end as u32
+        };
+        let (Some((&last, but_last)), Some((last_tag, tags))) = (self.order.split_last(), tags.split_last_mut()) else {
+            return heap_at;
+        };
+        for ((&place, tag), slot) in but_last.iter().zip(tags).zip(ends.as_chunks_mut::<W>().0) {
+            slot.copy_from_slice(&put(place, tag).to_le_bytes()[..W]);
         }
-        let field = &mut self.fields[usize::from(last)];
-        tags[but_last.len()] = field.tag;
-        field.start = end;
+        // The last one has no end of its own.
+        put(last, last_tag);
         heap_at
+    }
+}
+
+impl Field {
+    /// Puts a number where fewer than eight bytes are left.
+    #[inline(never)]
+    fn put_last(&self, room: &mut [u8]) {
+        if self.known == Known::Low && self.len <= 8 {
+            let len = self.len as usize;
+            room[..len].copy_from_slice(&self.low_or_start.to_le_bytes()[..len]);
+        }
     }
 }
 
@@ -294,27 +313,26 @@ impl Pass for Names {
 struct Measuring<'e> {
     /// The fields that are still to come.
     fields: slice::IterMut<'e, Field>,
-    measure: Measure<'e>,
-    ready: &'e mut Vec<u8>,
-    heap_len: usize,
+    /// Length of the payloads so far that are not in the heap.
+    len: usize,
+    heap: &'e mut Heap,
 }
 
 impl Measuring<'_> {
-    /// Returns the length of the heap.
+    /// Returns the length of the row's heap.
     #[inline]
     fn finish(&mut self) -> Result<usize, Elsewhere> {
-        if self.fields.next().is_some() { Err(Elsewhere) } else { Ok(self.heap_len) }
+        let heap_len = self.len.saturating_add(self.heap.at());
+        if self.fields.next().is_some() || heap_len > ROW_BYTES_MAX { Err(Elsewhere) } else { Ok(heap_len) }
     }
 
-    /// Encodes a value that goes the other way; returns its tag and the length of its payload.
+    /// Encodes a value that goes the other way, as if nothing had come into the heap after `at`; returns its tag.
     #[cold]
     #[inline(never)]
-    fn make_ready<T: Serialize + ?Sized>(&mut self, it: &T, arrays: usize) -> Result<(u8, usize), Elsewhere> {
-        self.measure.forget_arrays(arrays);
-        let start = self.ready.len();
-        let tag = encode_value(&to_value(it).map_err(|_| Elsewhere)?, self.ready).map_err(|_| Elsewhere)?;
-        // Rows are bounded, and so is what a value may make of this memory.
-        if self.ready.len() > ROW_BYTES_MAX { Err(Elsewhere) } else { Ok((tag, self.ready.len() - start)) }
+    fn put_other<T: Serialize + ?Sized>(&mut self, it: &T, at: usize) -> Result<u8, Elsewhere> {
+        let value = to_value(it).map_err(|_| Elsewhere)?;
+        self.heap.give_up(at);
+        self.heap.append(|out| encode_value(&value, out))?.map_err(|_| Elsewhere)
     }
 }
 
@@ -325,23 +343,18 @@ impl Pass for Measuring<'_> {
         if !is_same(field.name, name) {
             return Err(Elsewhere);
         }
-        let arrays = self.measure.arrays();
-        self.measure.start();
-        let (tag, len) = match it.serialize(Payload::new(&mut self.measure)) {
-            Ok(tag) => {
-                field.ready = false;
-                (tag, self.measure.at())
-            }
-            Err(Elsewhere) => {
-                field.ready = true;
-                self.make_ready(it, arrays)?
-            }
+        let start = self.heap.at();
+        let mut measure = Measure::new(self.heap);
+        let (tag, mut len, low, known) = match it.serialize(Payload::new(&mut measure)) {
+            Ok(tag) => (tag, measure.len, measure.low, measure.known),
+            Err(Elsewhere) => (self.put_other(it, start)?, 0, 0, Known::Whole),
         };
-        self.heap_len += len;
-        if self.heap_len > ROW_BYTES_MAX {
-            return Err(Elsewhere);
+        self.len += len;
+        if known == Known::Whole {
+            len += self.heap.at() - start;
         }
-        (field.tag, field.len) = (tag, len as u32);
+        // If that is not all of the length, the row is too long.
+        (field.low_or_start, field.len, field.tag, field.known) = (low, len as u32, tag, known);
         Ok(())
     }
 }
@@ -350,10 +363,10 @@ impl Pass for Measuring<'_> {
 struct Writing<'e> {
     /// The fields that are still to come.
     fields: slice::Iter<'e, Field>,
-    /// Over the heap of the row.
-    writer: Writer<'e>,
-    /// Payloads that are still to come, of those that are ready.
-    ready: &'e [u8],
+    /// The heap of the row.
+    heap: &'e mut [u8],
+    /// Payloads that are still to come, of those that are whole.
+    whole: &'e [u8],
 }
 
 impl Writing<'_> {
@@ -364,20 +377,22 @@ impl Writing<'_> {
 }
 
 impl Pass for Writing<'_> {
-    #[inline]
+    #[inline(always)]
     fn field<T: Serialize + ?Sized>(&mut self, _name: &'static str, it: &T) -> Result<(), Elsewhere> {
         let field = self.fields.next().ok_or(Elsewhere)?;
-        let start = field.start as usize;
-        self.writer.go_to(start);
-        let tag = if field.ready {
-            let (payload, rest) = self.ready.split_at_checked(field.len as usize).ok_or(Elsewhere)?;
-            self.ready = rest;
-            self.writer.put(payload)?;
+        if field.known == Known::Low {
+            return Ok(());
+        }
+        let (start, len) = (field.low_or_start as usize, field.len as usize);
+        let room = self.heap.get_mut(start..).and_then(|room| room.get_mut(..len)).ok_or(Elsewhere)?;
+        let mut writer = Writer { left: room };
+        let tag = if field.known == Known::Whole {
+            writer.put(self.whole.split_off(..len).ok_or(Elsewhere)?)?;
             field.tag
         } else {
-            it.serialize(Payload::new(&mut self.writer))?
+            it.serialize(Payload::new(&mut writer))?
         };
-        // What says something else the second time may have written over others, too.
-        if tag == field.tag && self.writer.at() == start + field.len as usize { Ok(()) } else { Err(Elsewhere) }
+        // What says something else the second time goes the other way.
+        if tag == field.tag && writer.left.is_empty() { Ok(()) } else { Err(Elsewhere) }
     }
 }
