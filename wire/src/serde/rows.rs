@@ -29,8 +29,8 @@ const PLANS_MAX: usize = 64;
 
 /// Encodes Rust structs as rows, and keeps what it learns of their types and the memory that it needs.
 ///
-/// A value is serialised twice, as a derived `Serialize` does not notice. One that says something else the second time
-/// is encoded as it is the third.
+/// A value is serialised twice, as a derived `Serialize` does not notice. One whose texts say something else the second
+/// time is encoded as it is the third.
 ///
 /// ```
 /// #[derive(serde::Serialize)]
@@ -231,9 +231,15 @@ impl Field {
 }
 
 /// A type's names are mostly the same bytes in memory, not only equal ones.
-#[inline]
+#[inline(always)]
 fn is_same(one: &'static str, other: &'static str) -> bool {
-    ptr::eq(one, other) || one == other
+    (ptr::eq(one.as_ptr(), other.as_ptr()) && one.len() == other.len()) || is_equal(one, other)
+}
+
+#[cold]
+#[inline(never)]
+fn is_equal(one: &str, other: &str) -> bool {
+    one == other
 }
 
 /// Takes a whole struct, once. Borrows what it needs: moving what was just written in parts stalls the processor.
