@@ -89,7 +89,9 @@ impl Store {
             Some(writer) => writer.at(),
             None => LogAt { durable_commit: end.durable, ..LogAt::default() },
         };
-        let due = due::first(config.table_bytes, counts.used);
+        // What the log has brought waits for commits to come: opening does not.
+        let full = config.table_bytes;
+        let due = due::first(full, counts.used).max(layers.active.bytes() + full / 8).min(full);
         let inner = Arc::new(Inner {
             path,
             config,

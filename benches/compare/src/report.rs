@@ -108,7 +108,7 @@ const LINES: &[Line] = &[
     Line("- that to alone, the middle of five pairs", Upkeep, "upkeep_vacuum", Ratio),
     Line("- the worst pair", Upkeep, "upkeep_vacuum_most", Ratio),
     Line("- the file after the vacuum to before", Upkeep, "upkeep_shorter", Ratio),
-    Line("- beside a backup, us", Upkeep, "upkeep_backup_p99_us", Microseconds),
+    Line("- beside backups, us", Upkeep, "upkeep_backup_p99_us", Microseconds),
     Line("- that to alone, the middle of five pairs", Upkeep, "upkeep_backup", Ratio),
     Line("- the worst pair", Upkeep, "upkeep_backup_most", Ratio),
 ];
