@@ -8,7 +8,7 @@
 //!
 //! Where several rows of a full table share each page that it replaces, as the file is short or some keys are
 //! changed much oftener than others, smaller tables would write far more: there tables stay as large as memory allows, and
-//! the file may be three times as long as what is in it. Keys in order replace next to nothing. There tables are full, too.
+//! the file may be up to four times as long as what is in it. Keys in order replace next to nothing. There tables are full, too.
 //!
 //! How many rows share a page in a full table follows from how many do in a smaller one: if each of n rows falls on any of h
 //! pages, x = n / h rows fall on each, and x / (1 - exp(-x)) on each page on which one falls.

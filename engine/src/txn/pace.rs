@@ -5,7 +5,7 @@
 //! is says until when a commit waits. So what one commit has not waited is waited by the next ones, the sum is the
 //! same for one thread and for many, and a wait that takes longer than asked for costs nothing.
 //!
-//! No wait is longer than `WAIT_MAX`, or eight times the commit's own share where that is more. Three things still stop
+//! No wait is longer than `WAIT_MAX`, or 32 times the commit's own share where that is more, or the checkpoint. Three things still stop
 //! a writer, as memory and log have to end somewhere: a checkpoint that takes more than about four times as long as the
 //! last one did, commits that are large beside the table, and a disk that lets the log's own writes wait.
 
@@ -14,8 +14,9 @@ use std::time::Duration;
 /// Shortest and longest time that a commit is slowed down at once.
 const WAIT_MIN: Duration = Duration::from_micros(250);
 pub(super) const WAIT_MAX: Duration = Duration::from_millis(4);
-/// What a commit waits at most, as a multiple of the time that its own bytes stand for.
-const OWN_SHARES_MAX: u32 = 8;
+/// What a commit waits at most, as a multiple of the time that its own bytes stand for. Only one that is large beside the
+/// table comes near to it, and no commit waits longer than the checkpoint runs.
+const OWN_SHARES_MAX: u32 = 32;
 /// From this part of the room on a checkpoint counts as late, and the rest is kept for it to be later still.
 const LATE_FROM: f64 = 0.75;
 /// What giving pages to old views is expected to take at least: how many there are the last time says little.

@@ -43,7 +43,13 @@ pub(crate) fn run(args: &BackupArgs) -> Outcome {
 fn to_file(args: &BackupArgs, db: &Database) -> Result<BackupReport, Failure> {
     let partial = partial_path(&args.output);
     let cannot = |e: io::Error| Failure::io(format!("cannot write {}", args.output.display()), &e);
-    let file = create(&partial).map_err(cannot)?;
+    let file = create(&partial).map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => Failure::new(
+            format!("{} exists: another backup of that name is being written, or was cut off", partial.display()),
+            "choose another name; if no backup is being written, remove that file",
+        ),
+        _ => cannot(e),
+    })?;
     let written = back_up(args, db, &mut BufWriter::new(&file)).and_then(|report| {
         file.sync_all().map_err(cannot)?;
         // Where somebody made a file of this name meanwhile, that one stays.
@@ -51,6 +57,7 @@ fn to_file(args: &BackupArgs, db: &Database) -> Result<BackupReport, Failure> {
             return Err(cannot(io::ErrorKind::AlreadyExists.into()));
         }
         std::fs::rename(&partial, &args.output).map_err(cannot)?;
+        sync_folder_of(&args.output).map_err(cannot)?;
         Ok(report)
     });
     if written.is_err() {
@@ -60,10 +67,20 @@ fn to_file(args: &BackupArgs, db: &Database) -> Result<BackupReport, Failure> {
     written
 }
 
+/// Makes a new name durable.
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    // Elsewhere folders cannot be synced.
+    if cfg!(unix) {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
 /// For its owner alone: it may be unencrypted.
 fn create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
+    options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path)

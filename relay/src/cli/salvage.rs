@@ -1,6 +1,6 @@
 //! `blazedb salvage`: what can be read of a damaged database, into a new one.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 
 use blazedb::{Database, Options, SalvageReport};
@@ -25,6 +25,32 @@ pub(crate) fn run(args: &SalvageArgs) -> Outcome {
             "choose another name, or move it away",
         ));
     }
+    // Before anything else: a report that cannot be written must not be found out about when all is done, and neither it
+    // nor what is saved goes over a file.
+    let report_file = args.report.as_deref().map(File::create_new).transpose().map_err(|e| {
+        let path = args.report.as_deref().unwrap_or(&args.to).display();
+        match e.kind() {
+            io::ErrorKind::AlreadyExists => Failure::new(
+                format!("{path} exists, and no report is written over a file"),
+                "choose another name for --report, or move it away",
+            ),
+            _ => Failure::io(format!("cannot write {path}"), &e),
+        }
+    })?;
+    let saved = save(args, report_file);
+    if let (Err(_), Some(path)) = (&saved, &args.report) {
+        // The error that matters is the first one; there is nothing in it.
+        let _ = fs::remove_file(path);
+    }
+    let report = saved?;
+    Ok(if report.losses.is_empty() { exit::DONE } else { exit::PARTLY })
+}
+
+fn save(args: &SalvageArgs, report_file: Option<File>) -> Result<SalvageReport, Failure> {
+    if args.to.exists() {
+        return Err(Failure::new("--to and --report name the same file", "choose another name for one of them"));
+    }
+    let from = args.db.db.display();
     let opening = if args.db.unencrypted {
         Options::unencrypted()
     } else {
@@ -44,11 +70,11 @@ pub(crate) fn run(args: &SalvageArgs) -> Outcome {
             "check the passphrase, and that no program has the file open; else restore a backup or sync a new file",
         )
     })?;
-    tell(args, &report)?;
-    Ok(if report.losses.is_empty() { exit::DONE } else { exit::PARTLY })
+    tell(args, &report, report_file)?;
+    Ok(report)
 }
 
-fn tell(args: &SalvageArgs, report: &SalvageReport) -> Result<(), Failure> {
+fn tell(args: &SalvageArgs, report: &SalvageReport, report_file: Option<File>) -> Result<(), Failure> {
     let mut table = Table::default();
     table.row("saved", format!("{} in {}", ui::plural(report.rows, "row"), args.to.display()));
     for tree in &report.trees {
@@ -70,10 +96,10 @@ fn tell(args: &SalvageArgs, report: &SalvageReport) -> Result<(), Failure> {
     let lost = report.losses.len() as u64 + report.more_losses;
     table.row("not read", if lost == 0 { "nothing: all was saved".to_owned() } else { ui::plural(lost, "place") });
     ui::line(table.to_string().trim_end());
-    match &args.report {
-        Some(path) => {
-            let cannot = |e: io::Error| Failure::io(format!("cannot write {}", path.display()), &e);
-            let mut out = BufWriter::new(File::create(path).map_err(cannot)?);
+    match report_file {
+        Some(file) => {
+            let cannot = |e: io::Error| Failure::io("cannot write the report", &e);
+            let mut out = BufWriter::new(file);
             report.losses.iter().try_for_each(|loss| writeln!(out, "{loss}")).map_err(cannot)?;
             if report.more_losses > 0 {
                 writeln!(out, "and {} more", report.more_losses).map_err(cannot)?;

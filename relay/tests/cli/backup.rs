@@ -116,6 +116,11 @@ fn refusals_say_what_to_do() {
     let args = ["restore", "full.bak", "--db", "b.blaze", "--passphrase-file", "wrong.txt"];
     folder.run(args).refused(1, &["does not open backup 1", "check the passphrase"]);
     folder.run(["backup", "--db", "a.blaze", "-o", "x.bak", "--rate", "fast"]).refused(2, &["unknown unit `fast`"]);
+    // Somebody else's, or of a backup that is being written: two of one name would write into each other.
+    folder.write("y.bak.partial", "precious");
+    let refused = folder.run(["backup", "--db", "a.blaze", "-o", "y.bak"]);
+    refused.refused(1, &["y.bak.partial exists", "another name"]);
+    assert_eq!(fs::read(folder.path().join("y.bak.partial")).expect("is there"), b"precious");
     assert!(!folder.path().join("b.blaze").exists() && !folder.path().join("x.bak").exists());
 }
 
@@ -148,6 +153,20 @@ fn what_can_be_read_of_a_damaged_file_is_saved_and_the_rest_is_listed() {
     let left = folder.export("b.blaze", "things").lines().count();
     assert!((2900..3000).contains(&left), "{left} records");
     folder.run(["salvage", "--db", "a.blaze", "--to", "b.blaze"]).refused(1, &["b.blaze exists"]);
+    // A report goes over no file: not over the damaged one, not over what is saved, not over another.
+    let saved = fs::read(folder.path().join("b.blaze")).expect("is there");
+    for report in ["a.blaze", "b.blaze", "lost.txt"] {
+        let args = ["salvage", "--db", "a.blaze", "--to", "d.blaze", "--report", report, "--kdf", "light"];
+        folder.run(args).refused(1, &[&format!("{report} exists"), "--report"]);
+    }
+    let args = ["salvage", "--db", "a.blaze", "--to", "d.blaze", "--report", "d.blaze"];
+    folder.run(args).refused(1, &["name the same file"]);
+    let args = ["salvage", "--db", "a.blaze", "--to", "d.blaze", "--report", "nowhere/lost.txt"];
+    folder.run(args).refused(1, &["cannot write nowhere/lost.txt"]);
+    assert!(!folder.path().join("d.blaze").exists());
+    assert_eq!(fs::read(&path).expect("is there"), bytes);
+    assert_eq!(fs::read(folder.path().join("b.blaze")).expect("is there"), saved);
+    assert_eq!(fs::read_to_string(folder.path().join("lost.txt")).expect("is there"), lost);
 
     // Both headers: nothing can be had.
     let mut file = fs::OpenOptions::new().read(true).write(true).open(&path).expect("opens");
