@@ -151,9 +151,7 @@ impl Inner {
         let done = written.as_ref().ok().and_then(|written| written.as_ref().and_then(|(_, done)| *done));
         let full = self.config.table_bytes;
         let from = head.checkpoint_from.min(full);
-        // What a checkpoint of a small table takes says little: it is one of the disk's syncs.
-        let says_much = done.map(|done| done.table_bytes).filter(|&bytes| bytes >= from / 2);
-        head.pace.end(self.now(), says_much, full);
+        head.pace.end(self.now(), done.map(|done| done.table_bytes), from, full);
         let result = match written {
             Ok(None) => Ok(()),
             Ok(Some((root, _))) => {

@@ -27,8 +27,8 @@ use crate::pager::{PageError, PageKind, PageRef, PageWriter};
 use crate::store::{Inner, Store};
 
 /// Pages of a step of `Store::vacuum`: the log's syncs wait behind those of pages, so a step is short. With 256 pages the
-/// slowest of a hundred commits took 2.3 and 3.7 times what it takes alone, with 48 1.8 and 2.3 (encrypted, not;
-/// 2026-11-27).
+/// slowest of a hundred commits took 2.3 and 3.7 times what it takes alone, with 48 1.7 to 2.3 times (encrypted,
+/// not; 2026-11-27).
 const STEP_PAGES: u64 = 48;
 
 /// How often pages are moved at most: again where others have taken the room.
@@ -213,6 +213,7 @@ impl Inner {
     /// Begins a vacuum: for somebody who wants one, or by the store itself, with free pages left over.
     fn begin_vacuum(&self, disk: &mut Disk, auto_spare: Option<u64>) -> Result<(), MaintainError> {
         let used = disk.space.lock().counts().used;
+        disk.vacuum_error = None;
         disk.vacuum = Some(Vacuum {
             stage: Stage::Pack { tree: 0, key: Vec::new() },
             packing: if auto_spare.is_some() { PACKING_AUTO } else { PACKING },

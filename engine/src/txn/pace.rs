@@ -77,10 +77,12 @@ impl Pace {
         self.step = Some(Step { begun: now, expected: self.table.mul_f64(bytes as f64 / full as f64), from });
     }
 
-    /// A table of so many bytes is written; `None`: none is, or one that says nothing about the next.
-    pub(crate) fn end(&mut self, now: Duration, written: Option<u64>, full: u64) {
+    /// A table of so many bytes is written, which was due at `due`; `None`: none is, or one that says nothing about the
+    /// next.
+    pub(crate) fn end(&mut self, now: Duration, written: Option<u64>, due: u64, full: u64) {
         let Some(step) = self.step.take() else { return };
-        if let Some(bytes) = written {
+        // What a checkpoint of a small table takes says little: it is one of the disk's syncs.
+        if let Some(bytes) = written.filter(|&bytes| bytes >= due / 2) {
             self.table = now.saturating_sub(step.begun).mul_f64(full as f64 / bytes as f64);
         }
     }
@@ -142,7 +144,7 @@ mod tests {
     fn pace_of(checkpoint: Duration) -> Pace {
         let mut pace = Pace::default();
         pace.begin_table(Duration::ZERO, FULL, FULL, [0; 2]);
-        pace.end(checkpoint, Some(FULL), FULL);
+        pace.end(checkpoint, Some(FULL), FULL, FULL);
         pace.begin_table(Duration::ZERO, FULL, FULL, [0; 2]);
         pace
     }
@@ -208,7 +210,7 @@ mod tests {
         let mut pace = pace_of(100 * MS);
         assert_eq!(pace.wait(Duration::ZERO, 1000, fill(250_000)), None, "a quarter is free");
         assert_eq!(pace.wait(60 * MS, 1000, fill(600_000)), None, "as fast as the checkpoint");
-        pace.end(100 * MS, Some(FULL), FULL);
+        pace.end(100 * MS, Some(FULL), FULL, FULL);
         assert_eq!(pace.wait(100 * MS, 1000, fill(900_000)), None, "no checkpoint runs");
         assert_eq!(pace.waited, Duration::ZERO);
     }
@@ -216,7 +218,7 @@ mod tests {
     #[test]
     fn small_tables_teach_nothing_and_a_full_log_counts_like_a_full_table() {
         let mut pace = pace_of(100 * MS);
-        pace.end(5 * MS, None, FULL);
+        pace.end(5 * MS, Some(FULL / 10), FULL, FULL);
         pace.begin_views(Duration::ZERO, [0; 2]);
         pace.begin_table(30 * MS, FULL, FULL, [0; 2]);
         let log = Fill { bytes: 625_000, stop: FULL };

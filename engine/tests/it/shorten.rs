@@ -6,19 +6,11 @@ use blazedb_engine::env::{CallKind, Fault, SimDisk, Survivors};
 use blazedb_engine::{AutoVacuum, MaintainError, Memory, OpenError, Options, Store};
 
 use crate::support::{Model, NAME, Random, content, model_of, options, put, unencrypted};
-
-const KEY: usize = 24;
-const VALUE: usize = 150;
+use crate::vacuum::{VALUE, at_most, file_bytes, key};
 
 /// A file of a few hundred pages is long beside it.
 const MEMORY: Memory = Memory { cache_bytes: 1 << 20, table_bytes: 128 << 10, log_bytes: 1 << 20 };
 const WHATEVER_IS_FREE: Option<AutoVacuum> = Some(AutoVacuum { free_percent: 1, free_bytes: 1 });
-
-fn key(n: u64) -> [u8; KEY] {
-    let mut key = [b'.'; KEY];
-    key[..8].copy_from_slice(&n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
-    key
-}
 
 /// Puts rows in an order that the keys do not have, and calls back after each commit.
 fn overwrite(store: &Store, numbers: impl Iterator<Item = u64>, random: &mut Random, mut each: impl FnMut()) {
@@ -33,15 +25,6 @@ fn overwrite(store: &Store, numbers: impl Iterator<Item = u64>, random: &mut Ran
         }
     }
     tx.commit().expect("commits");
-}
-
-fn file_bytes(disk: &SimDisk) -> u64 {
-    disk.read_file(NAME).expect("is there").len() as u64
-}
-
-/// The headers, and per hundred of payload.
-fn at_most(rows: u64, percent: u64) -> u64 {
-    (128 << 10) + rows * (KEY + VALUE) as u64 * percent / 100
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::support::{
     Model, NAME, Random, content, get, model_of, options, put, random_changes, roomy, scale, unencrypted,
 };
 
-fn file_bytes(disk: &SimDisk) -> u64 {
+pub(crate) fn file_bytes(disk: &SimDisk) -> u64 {
     disk.read_file(NAME).expect("is there").len() as u64
 }
 
@@ -19,9 +19,9 @@ fn vacuum(store: &Store) -> blazedb_engine::VacuumProgress {
 }
 
 const KEY: usize = 24;
-const VALUE: usize = 150;
+pub(crate) const VALUE: usize = 150;
 
-fn key(n: u64) -> [u8; KEY] {
+pub(crate) fn key(n: u64) -> [u8; KEY] {
     let mut key = [b'.'; KEY];
     // In an order of its own, as a good hash has it.
     key[..8].copy_from_slice(&n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
@@ -58,7 +58,7 @@ fn delete(store: &Store, numbers: impl Iterator<Item = u64>) {
 }
 
 /// What a file is to be at most, for so many rows: the headers, and per hundred of payload.
-fn at_most(count: u64, percent: u64) -> u64 {
+pub(crate) fn at_most(count: u64, percent: u64) -> u64 {
     (128 << 10) + count * (KEY + VALUE) as u64 * percent / 100
 }
 
