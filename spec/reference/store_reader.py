@@ -386,9 +386,8 @@ class Store:
                 check(name.ended(), "a stored value's name")
                 value = self.stored_value(length, height, page)
             else:
-                inline = self.body_size // 4 - 64
-                check(len(value) <= inline, "a value that belongs into pages of its own")
-                check(len(key) + len(value) <= KEY_MAX + inline, "a value that belongs into pages of its own")
+                most = (self.body_size - 8) // 2 - 10
+                check(len(key) + len(value) <= most, "a value that belongs into pages of its own")
             found[key] = value
 
     def stored_value(self, length, height, child):

@@ -386,11 +386,11 @@ impl Making {
     }
 
     /// Makes the store, has it filled, closes it and gives it its name.
-    pub(crate) fn finish<R>(
+    pub(crate) fn finish<R, E: From<RestoreError>>(
         self,
         options: Options,
-        fill: impl FnOnce(&Store) -> Result<R, RestoreError>,
-    ) -> Result<R, RestoreError> {
+        fill: impl FnOnce(&Store) -> Result<R, E>,
+    ) -> Result<R, E> {
         let result = self.make(options, fill);
         if result.is_err() {
             // Best effort: the next try removes what is left now.
@@ -399,27 +399,31 @@ impl Making {
         result
     }
 
-    fn make<R>(
+    fn make<R, E: From<RestoreError>>(
         &self,
         options: Options,
-        fill: impl FnOnce(&Store) -> Result<R, RestoreError>,
-    ) -> Result<R, RestoreError> {
+        fill: impl FnOnce(&Store) -> Result<R, E>,
+    ) -> Result<R, E> {
         let options = Options { read_only: false, create: true, auto_vacuum: None, ..options };
         let store = Store::open_any(self.temporary.clone(), options).map_err(RestoreError::Create)?;
         let filled = fill(&store);
         let closed = store.close();
         drop(store);
         let result = filled?;
-        closed?;
-        // Everything is in pages, and both headers say so.
+        closed.map_err(RestoreError::from)?;
+        self.name()?;
+        Ok(result)
+    }
+
+    /// Gives the store its name. Everything is in pages, and both headers say so.
+    fn name(&self) -> Result<(), RestoreError> {
         let storage = &self.env.storage;
         for name in log_file_names(&self.temporary.name) {
             remove(&self.env, &name)?;
         }
         self.check_target()?;
         storage.rename(&self.temporary.name, &self.env.name).map_err(io("naming the new store"))?;
-        storage.sync_dir().map_err(io("syncing the folder"))?;
-        Ok(result)
+        storage.sync_dir().map_err(io("syncing the folder"))
     }
 
     fn check_target(&self) -> Result<(), RestoreError> {

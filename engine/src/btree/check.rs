@@ -2,7 +2,7 @@
 
 use super::node::{Branch, CellValue, Leaf, Rule};
 use super::value::check_value;
-use super::{HEIGHT_MAX, TreeRoot, broken, inline_max};
+use super::{HEIGHT_MAX, TreeRoot, broken, is_inline};
 use crate::pager::{PageError, PageKind, PageRead, PageRef};
 
 /// What a tree has, when all of it was found in order.
@@ -102,9 +102,10 @@ impl<P: PageRead> Walk<'_, P> {
         for i in 0..leaf.len() {
             let cell = leaf.cell(i)?;
             self.found.entries += 1;
-            self.found.bytes += (leaf.prefix().len() + leaf.suffix(&cell).len()) as u64;
+            let key_len = leaf.prefix().len() + leaf.suffix(&cell).len();
+            self.found.bytes += key_len as u64;
             match leaf.value(&cell)? {
-                CellValue::Inline(bytes) if bytes.len() > inline_max(body.len()) => {
+                CellValue::Inline(bytes) if !is_inline(body.len(), key_len, bytes.len()) => {
                     return Err("a long value lies in pages of its own");
                 }
                 CellValue::Inline(bytes) => self.found.bytes += bytes.len() as u64,

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use super::build::Builder;
 use super::node::{Branch, CHILD_BYTES, CellValue, Leaf, NODE_HEADER_BYTES, PAGE_NO_MAX, Rule, STORED_BYTES};
 use super::value::parse_index;
-use super::{TreeCursor, TreeRoot, ValueRef, check, get, inline_max, read_value};
+use super::{TreeCursor, TreeRoot, ValueRef, check, get, is_inline, read_value};
 use crate::limits::STORED_VALUE_BYTES_MAX;
 use crate::pager::{PageKind, PageRead, PageRef};
 use crate::superblock::u64_at;
@@ -74,10 +74,10 @@ fn leaf_again(body: &[u8]) -> Result<Vec<u8>, Rule> {
     let mut builder = Builder::new(0, body.len(), body.len());
     for i in 0..leaf.len() {
         let cell = leaf.cell(i)?;
-        if matches!(leaf.value(&cell)?, CellValue::Inline(bytes) if bytes.len() > inline_max(body.len())) {
+        let key = leaf.key(i)?;
+        if matches!(leaf.value(&cell)?, CellValue::Inline(bytes) if !is_inline(body.len(), key.len(), bytes.len())) {
             return Err("a long value lies in pages of its own");
         }
-        let key = leaf.key(i)?;
         assert_eq!(leaf.rank(&key), Ok((i, true)), "every key of a sound leaf is found");
         builder.push([leaf.prefix(), leaf.suffix(&cell)], leaf.raw_value(&cell), cell.stored)?;
     }

@@ -68,26 +68,26 @@ pub(crate) struct ValueRef {
     pub(crate) page: PageRef,
 }
 
-/// Longest value that stands in a leaf: four entries fit a page, if their keys are short.
-pub(crate) const fn inline_max(body_bytes: usize) -> usize {
-    body_bytes / 4 - 64
+/// Most bytes of key and value that stand in a leaf: two entries fit a page, or cutting a full page in two would not help.
+/// A longer value lies in pages of its own, which are its alone: one that takes a page that it does not fill makes a file
+/// longer than two that share one.
+pub(crate) const fn entry_max(body_bytes: usize) -> usize {
+    (body_bytes - node::NODE_HEADER_BYTES) / 2 - ENTRY_EXTRA_BYTES
 }
 
 /// Longest key in a page: of a twin, which has eight bytes more for nine of each key, and the commit.
 pub(crate) const PAGE_KEY_BYTES_MAX: usize = (9 * KEY_BYTES_MAX + 1).div_ceil(8) + 8;
 
-/// Whether a value stands in a leaf. With a twin's longest keys it is shorter.
+/// Whether a value stands in a leaf.
 fn is_inline(body_bytes: usize, key_len: usize, value_len: usize) -> bool {
-    value_len <= inline_max(body_bytes) && key_len + value_len <= KEY_BYTES_MAX + inline_max(body_bytes)
+    key_len + value_len <= entry_max(body_bytes)
 }
 
 const BODY_BYTES_MIN: usize = 4096 - PAGE_HEADER_BYTES;
 /// What an entry takes besides key and value: head, offset, two lengths.
 const ENTRY_EXTRA_BYTES: usize = 4 + 2 + 2 + 2;
-// Two entries of the longest kind fit the smallest page, or cutting a full page in two would not help.
-const _: () = assert!(
-    node::NODE_HEADER_BYTES + 2 * (ENTRY_EXTRA_BYTES + KEY_BYTES_MAX + inline_max(BODY_BYTES_MIN)) <= BODY_BYTES_MIN
-);
+// A key of any length has room for the name of a value that lies elsewhere.
+const _: () = assert!(PAGE_KEY_BYTES_MAX + node::STORED_BYTES <= entry_max(BODY_BYTES_MIN));
 
 /// Names the page that breaks a rule.
 #[cold]

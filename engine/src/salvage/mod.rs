@@ -49,12 +49,16 @@ pub fn salvage(
 ) -> Result<SalvageReport, SalvageError> {
     let making = Making::prepare(&to)?;
     let damaged = Damaged::open(&from, options)?;
-    let report = making.finish(into, |store| {
+    making.finish(into, |store| {
         let mut saving = Saving::new(&damaged, store, progress);
         saving.all()?;
-        Ok(saving.report)
-    })?;
-    Ok(report)
+        let report = saving.report;
+        // An empty store would look like what is left.
+        if report.rows == 0 && !report.losses.is_empty() {
+            return Err(SalvageError::Nothing(Box::new(report)));
+        }
+        Ok(report)
+    })
 }
 
 /// A store that may be damaged, as far as it can be opened.

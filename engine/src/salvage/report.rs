@@ -81,7 +81,8 @@ pub enum Loss {
         /// Why.
         why: String,
     },
-    /// Which pages are in use: what lies below holes was not looked for, as old pages cannot be told from new ones.
+    /// Which pages are in use: pages of before cannot be told from those that hold something, so that rows found below
+    /// holes are in `lost+found/`, and some of them may be older than what was lost, or were deleted.
     Space {
         /// Why.
         why: String,
@@ -114,7 +115,7 @@ impl fmt::Display for Loss {
             }
             Self::Roots { why } => write!(f, "where trees begin: {why}"),
             Self::Space { why } => {
-                write!(f, "which pages are in use: {why}; pages below unreadable ones were not looked for")
+                write!(f, "which pages are in use: {why}; what was found again may be older than what was lost, or deleted")
             }
         }
     }
@@ -153,6 +154,8 @@ pub enum SalvageError {
     /// The damaged store gives nothing: its key is missing, somebody has it open, or both of its headers are damaged and
     /// with them the keys.
     Source(OpenError),
+    /// Headers and keys hold, and not one row can be read; the report says what could not.
+    Nothing(Box<SalvageReport>),
     /// The new store could not be made.
     Target(RestoreError),
 }
@@ -165,6 +168,14 @@ impl fmt::Display for SalvageError {
                  backup or sync a new copy from a peer",
             ),
             Self::Source(_) => f.write_str("the damaged file cannot be opened"),
+            Self::Nothing(report) => {
+                let places = report.losses.len() as u64 + report.more_losses;
+                write!(f, "not one row of it can be read ({places} places")?;
+                match report.losses.first() {
+                    Some(first) => write!(f, ", the first one: {first})"),
+                    None => f.write_str(")"),
+                }
+            }
             Self::Target(_) => f.write_str("the new file could not be made"),
         }
     }
@@ -174,6 +185,7 @@ impl Error for SalvageError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Source(e) => Some(e),
+            Self::Nothing(_) => None,
             Self::Target(e) => Some(e),
         }
     }

@@ -315,34 +315,30 @@ impl<'s> Saving<'s> {
     /// Looks for pages below holes.
     fn orphans(&mut self) -> Result<(), RestoreError> {
         let damaged = self.damaged;
-        let space = match &damaged.space {
-            Ok(space) => space,
-            Err(why) => {
-                if !self.holes.is_empty() {
-                    self.lose(Loss::Space { why: why.clone() });
-                }
-                return Ok(());
-            }
-        };
         self.report.pages_unreadable = self.holes.len() as u64;
         if self.holes.iter().all(|hole| hole.hole.level == 0) && damaged.roots_error.is_none() {
             return Ok(());
         }
+        let space = match &damaged.space {
+            Ok(space) => space,
+            Err(why) => {
+                self.lose(Loss::Space { why: why.clone() });
+                return self.strays();
+            }
+        };
         let mut orphans = Vec::new();
         let mut named: HashSet<u64> = HashSet::new();
         for no in first_page(damaged.root().pages.page_bytes())..damaged.end {
             if !space.is_named(no) || self.reached.has(no) {
                 continue;
             }
-            let Ok(Ok(alone)) = damaged.root().pages.open_alone(no) else { continue };
-            let Some(facts) = node_facts(alone.kind, &alone.page[PAGE_HEADER_BYTES..]) else { continue };
-            named.extend(facts.children.iter().map(|child| child.no));
-            orphans.push(Orphan { page: alone.at, level: facts.level, ends: facts.ends });
+            let Some((orphan, children)) = self.open_orphan(no) else { continue };
+            named.extend(children.iter().map(|child| child.no));
+            orphans.push(orphan);
         }
         let mut unplaced = Vec::new();
         for orphan in orphans.into_iter().filter(|orphan| !named.contains(&orphan.page.no)) {
-            let fits: Vec<usize> = (0..self.holes.len()).filter(|&i| is_for(&self.holes[i].hole, &orphan)).collect();
-            match &fits[..] {
+            match &self.fits(&orphan)[..] {
                 &[i] => {
                     let TreeHole { tree, hole, .. } = &self.holes[i];
                     let (tree, low, high) = (*tree, hole.low.clone(), hole.high.clone());
@@ -350,16 +346,55 @@ impl<'s> Saving<'s> {
                         self.subtree(tree, Subtree { page: orphan.page, level: orphan.level, low, high }, Some(i))?;
                     }
                 }
-                _ => {
-                    let mut candidates: Vec<u32> = fits.iter().map(|&i| self.holes[i].tree).collect();
-                    candidates.dedup();
-                    if candidates.is_empty() || candidates.iter().any(|tree| !self.twins.contains(tree)) {
+                fits => {
+                    let candidates = self.candidates(fits);
+                    if candidates.is_empty() || self.are_wanted(&candidates) {
                         unplaced.push((candidates, orphan));
                     }
                 }
             }
         }
         self.unplaced(unplaced)
+    }
+
+    /// Looks for pages below holes where nobody can say which pages are in use. A leaf that is found may be one of before:
+    /// none goes into its tree, where it would bring back what was deleted. Branches are no help, those of before name
+    /// pages that are others by now.
+    fn strays(&mut self) -> Result<(), RestoreError> {
+        let mut strays = Vec::new();
+        for no in first_page(self.damaged.root().pages.page_bytes())..self.damaged.end {
+            if self.reached.has(no) {
+                continue;
+            }
+            let Some((orphan, _)) = self.open_orphan(no).filter(|(orphan, _)| orphan.level == 0) else { continue };
+            let candidates = self.candidates(&self.fits(&orphan));
+            // Without roots there may be trees that nobody knows of.
+            if self.are_wanted(&candidates) || (candidates.is_empty() && self.damaged.roots_error.is_some()) {
+                strays.push((candidates, orphan));
+            }
+        }
+        self.unplaced(strays)
+    }
+
+    fn open_orphan(&self, no: u64) -> Option<(Orphan, Vec<PageRef>)> {
+        let alone = self.damaged.root().pages.open_alone(no).ok()?.ok()?;
+        let facts = node_facts(alone.kind, &alone.page[PAGE_HEADER_BYTES..])?;
+        Some((Orphan { page: alone.at, level: facts.level, ends: facts.ends }, facts.children))
+    }
+
+    /// Holes that a page may lie below.
+    fn fits(&self, orphan: &Orphan) -> Vec<usize> {
+        (0..self.holes.len()).filter(|&i| is_for(&self.holes[i].hole, orphan)).collect()
+    }
+
+    fn candidates(&self, fits: &[usize]) -> Vec<u32> {
+        let mut candidates: Vec<u32> = fits.iter().map(|&i| self.holes[i].tree).collect();
+        candidates.dedup();
+        candidates
+    }
+
+    fn are_wanted(&self, candidates: &[u32]) -> bool {
+        candidates.iter().any(|tree| *tree != CATALOGUE && !self.twins.contains(tree))
     }
 
     /// Saves rows that nobody can say the tree of: neighbours by key share a tree, those that overlap do not.

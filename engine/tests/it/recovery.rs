@@ -8,7 +8,7 @@ use blazedb_engine::{Durability, Memory, OpenError, Options, Store, log_file_nam
 use crate::support::{Model, NAME, Random, get, model_of, options, put, random_changes, roomy, unencrypted};
 
 /// Less than one commit of the workload may say.
-const TIGHT: Memory = Memory { cache_bytes: 64 << 10, table_bytes: 1600, log_bytes: 256 << 10 };
+const TIGHT: Memory = Memory { cache_bytes: 64 << 10, table_bytes: 1200, log_bytes: 256 << 10 };
 
 /// Longer than what is written like other values.
 const LONG: usize = 70 << 10;

@@ -157,6 +157,114 @@ fn every_row_whose_pages_are_intact_comes_back_from_a_file_with_one_page_in_a_hu
     }
 }
 
+/// The page that each header's tree of roots begins at.
+fn roots(disk: &SimDisk) -> BTreeSet<usize> {
+    let file = disk.read_file(NAME).expect("is there");
+    let root = |slot: usize| u64::from_le_bytes(file[slot * 65_536 + 104..][..8].try_into().expect("8 bytes"));
+    [root(0) as usize, root(1) as usize].into()
+}
+
+/// A store whose pages are in use for the most part, and whose other pages still have what they had before.
+fn used(disk: &SimDisk) -> Model {
+    let mut model = loaded(disk, &[("aa", 40_000), ("bb", 15_000)]);
+    let store = Store::open(disk.env(NAME), Options { auto_vacuum: None, ..unencrypted() }).expect("opens");
+    let mut random = Random::new(1);
+    for _ in 0..6 {
+        let mut tx = store.write();
+        for name in ["aa", "bb"] {
+            let tree = tx.tree(name).expect("a good name");
+            let rows = model.get_mut(name).expect("is there");
+            for _ in 0..400 {
+                let (key, value) = row(name, random.below(15_000) as u32);
+                if random.below(2) == 0 {
+                    tx.delete(tree, &key).expect("a good key");
+                    rows.remove(&key);
+                } else {
+                    tx.put(tree, &key, &value).expect("a good value");
+                    rows.insert(key, value);
+                }
+            }
+        }
+        tx.commit().expect("commits");
+        store.checkpoint().expect("checkpoints");
+    }
+    // As a crash leaves it: closing would give free pages back.
+    let crashed = disk.after_crash(blazedb_engine::env::Survivors::None, 1);
+    for name in crashed.names() {
+        disk.write_file(&name, &crashed.read_file(&name).expect("is there"));
+    }
+    model
+}
+
+#[test]
+fn rows_come_back_where_nobody_can_say_which_pages_are_in_use() {
+    for what in ["an inner page", "the roots", "both", "a third of the file"] {
+        let disk = SimDisk::new(1);
+        let model = used(&disk);
+        let leaves = leaves(&disk);
+        let mut random = Random::new(2);
+        let pages = disk.read_file(NAME).expect("is there").len() / PAGE;
+        let mut damaged: BTreeSet<usize> = kinds(&disk, 6).into_iter().chain(kinds(&disk, 5)).collect();
+        let file = disk.read_file(NAME).expect("is there");
+        match what {
+            "a third of the file" => {
+                let left = pages * 2 / 3;
+                damaged = (left..pages).collect();
+                damaged.extend(kinds(&disk, 6));
+                disk.write_file(NAME, &file[..left * PAGE]);
+                overwrite(&disk, damaged.iter().copied().filter(|&no| no < left), &mut random);
+            }
+            _ => {
+                if what != "the roots" {
+                    damaged.extend(kinds(&disk, 2));
+                }
+                if what != "an inner page" {
+                    damaged.extend(roots(&disk));
+                }
+                overwrite(&disk, damaged.iter().copied(), &mut random);
+            }
+        }
+        let (saved, report) = save(&disk, &unencrypted());
+        let intact: BTreeSet<&(String, Vec<u8>)> =
+            leaves.iter().filter(|(no, _)| !damaged.contains(no)).flat_map(|(_, rows)| rows).collect();
+        let beside: BTreeSet<(&Vec<u8>, &Vec<u8>)> =
+            saved.iter().filter(|(tree, _)| tree.starts_with("lost+found/")).flat_map(|(_, rows)| rows).collect();
+        let (mut back, mut gone) = (0, 0);
+        for (tree, rows) in &model {
+            for (key, value) in rows {
+                let is_there = saved.get(tree).and_then(|rows| rows.get(key)) == Some(value);
+                if is_there || beside.contains(&(key, value)) {
+                    back += 1;
+                } else {
+                    assert!(!intact.contains(&(tree.clone(), key.clone())), "{what}: {tree} {key:?} could be read");
+                    gone += 1;
+                }
+            }
+        }
+        assert!(back > 20_000 && (gone == 0) == (what != "a third of the file"), "{what}: {back} and {gone}");
+        let own = saved.iter().filter(|(tree, _)| !tree.starts_with("lost+found/"));
+        for (tree, rows) in own {
+            assert!(rows.keys().all(|key| model[tree].contains_key(key)), "{what}: {tree} has what was deleted");
+        }
+        assert!(report.losses.iter().any(|loss| matches!(loss, Loss::Space { .. })), "{what}: {:?}", report.losses);
+        let of_roots = report.losses.iter().any(|loss| matches!(loss, Loss::Roots { .. }));
+        assert!(of_roots || what == "an inner page" || what == "a third of the file", "{what}: {:?}", report.losses);
+    }
+}
+
+#[test]
+fn a_file_of_which_no_row_can_be_read_makes_no_empty_one() {
+    let disk = SimDisk::new(1);
+    let model = loaded(&disk, &[("aa", 2000)]);
+    assert_eq!(model["aa"].len(), 2000);
+    let pages = disk.read_file(NAME).expect("is there").len() / PAGE;
+    overwrite(&disk, FIRST..pages, &mut Random::new(1));
+    let target = SimDisk::new(1);
+    let made = salvage(disk.env(NAME), &unencrypted(), target.env(NAME), unencrypted(), &mut |_| {});
+    assert!(matches!(&made, Err(SalvageError::Nothing(report)) if !report.losses.is_empty()), "{made:?}");
+    assert!(target.names().is_empty(), "{:?}", target.names());
+}
+
 #[test]
 fn rows_of_trees_that_nobody_can_tell_apart_are_saved_beside_them() {
     let disk = SimDisk::new(1);
@@ -316,7 +424,10 @@ fn any_damage_of_a_small_store_is_survived() {
                 let store = Store::open(target.env(NAME), how.create(false)).expect("a whole store");
                 store.verify(&mut |_| {}).expect("sound");
             }
-            Err(error) => assert!(matches!(error, SalvageError::Source(_)), "seed {seed}: {error:?}"),
+            Err(error) => {
+                let is_told = matches!(error, SalvageError::Source(_) | SalvageError::Nothing(_));
+                assert!(is_told, "seed {seed}: {error:?}");
+            }
         }
     }
 }

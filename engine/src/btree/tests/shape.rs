@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{TreeRoot, inline_max};
+use super::super::{TreeRoot, entry_max};
 use super::store::VecPages;
 use super::{Change, Rng, apply_all, apply_checked};
 use crate::pager::PageKind;
@@ -143,7 +143,7 @@ fn the_longest_keys_and_values_fit() {
                 key[1020..].copy_from_slice(&(rng.next() as u32).to_be_bytes());
                 key
             };
-            let longest = inline_max(page_bytes - 56);
+            let longest = entry_max(page_bytes - 56) - 1024;
             let changes: BTreeMap<_, _> =
                 (0..100).map(|i| (key(&mut rng), put(longest + usize::from(i % 10 == 0)))).collect();
             count += changes.len() as u64;
