@@ -1,7 +1,7 @@
 //! What commits notice of a vacuum and of a backup that run beside them: durable commits of one row, alone and beside each,
 //! in turns, in the preset for clients.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::BufWriter;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,13 +51,17 @@ pub(super) fn run(task: &Task) -> Result<Figures, Failure> {
             Ok(())
         })?;
         shorter.push(store.stats().page_file_bytes as f64 / before as f64);
-        let path = task.folder.join("backup");
         pair_of(&mut writer, &mut backup, &mut by_backup, &|| {
-            // One after another: a single one is over before a hundredth of the commits means anything.
+            // One after another: a single one is over before a hundredth of the commits means anything. Each into a file of
+            // its own, as backups are made: a file system may flush one at once that is emptied and written again.
             let until = Instant::now() + Duration::from_secs(task.seconds.into());
-            while Instant::now() < until {
-                let mut file = BufWriter::new(File::create(&path)?);
-                store.backup(&mut file, &BackupOptions::default(), &mut |_| {})?;
+            for n in 0.. {
+                let path = task.folder.join(format!("backup-{n}"));
+                store.backup(&mut BufWriter::new(File::create_new(&path)?), &BackupOptions::default(), &mut |_| {})?;
+                fs::remove_file(path)?;
+                if Instant::now() >= until {
+                    break;
+                }
             }
             Ok(())
         })?;
