@@ -1,4 +1,4 @@
-//! Backups of a database, back into a new one, and what can be had of a damaged one.
+//! Backups of a database, and back into a new one.
 //!
 //! A restored database is a copy like any other copy of a file (spec: D-2): what waits in its outbox keeps its names, and
 //! whoever has it too is innocent; what is written from now on is written under a name of its own, which the first write of
@@ -8,8 +8,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use blazedb_engine::{
-    BackupOptions, BackupProgress, BackupReport, Env, Moment, RestoreAt, RestoreProgress, RestoreReport,
-    SalvageProgress, SalvageReport, Store,
+    BackupOptions, BackupProgress, BackupReport, Env, Moment, RestoreAt, RestoreProgress, RestoreReport, Store,
 };
 
 use crate::database::Database;
@@ -133,7 +132,7 @@ impl Database {
         moment: Moment,
         progress: &mut dyn FnMut(RestoreProgress),
     ) -> Result<RestoreReport, Error> {
-        let mut leave = |store: &Store| leave_space(store);
+        let mut leave = |store: &Store| leave_space(store).map_err(Into::into);
         let at = RestoreAt::new(moment).then(&mut leave);
         let report = blazedb_engine::restore_at(env, options.engine, parts, &backup.engine.key, at, progress);
         let mut report = report.map_err(not_restored)?;
@@ -143,37 +142,13 @@ impl Database {
             without.iter().filter_map(|tree| layout::collection_of(tree)).map(str::to_owned).collect();
         Ok(report)
     }
-
-    /// Copies everything that can still be read of the damaged file `from` into a new file, and says what could not be
-    /// read. `from` is not changed, and must not be open for writing anywhere. `Ok` does not mean that nothing is lost:
-    /// read [`SalvageReport::losses`].
-    ///
-    /// # Errors
-    /// [`ErrorKind::Open`]: the damaged file gives nothing, as its key is another one, or both of its headers are damaged.
-    /// [`ErrorKind::State`]: there is a file at `to`. [`ErrorKind::Storage`]: the disk.
-    pub fn salvage(
-        from: impl AsRef<Path>,
-        options: &Options,
-        to: impl AsRef<Path>,
-        into: Options,
-        progress: &mut dyn FnMut(SalvageProgress),
-    ) -> Result<SalvageReport, Error> {
-        use blazedb_engine::SalvageError;
-
-        blazedb_engine::salvage(Env::file(from), &options.engine, Env::file(to), into.engine, progress).map_err(|e| {
-            match e {
-                SalvageError::Target(e) => not_restored(e),
-                e => Error::with(ErrorKind::Open, "nothing can be had of this file", e),
-            }
-        })
-    }
 }
 
 /// Keys that are deleted in one transaction.
 const KEYS_MAX: usize = 1000;
 
 /// Forgets the space, and all that is of no use outside it. spec: D-2
-fn leave_space(store: &Store) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+pub(crate) fn leave_space(store: &Store) -> Result<(), Error> {
     let view = store.read();
     for name in view.tree_names()? {
         let is_whole = name == layout::PENDING || name == layout::OUTBOX || layout::is_bases_tree(&name);
@@ -188,19 +163,23 @@ fn leave_space(store: &Store) -> Result<(), Box<dyn std::error::Error + Send + S
             }
             let mut tx = store.write();
             for (key, _) in keys {
-                tx.delete(tree, &key)?;
+                tx.delete(tree, &key).map_err(not_written)?;
             }
-            tx.commit()?;
+            tx.commit().map_err(not_written)?;
         }
     }
     Ok(())
+}
+
+pub(crate) fn not_written(e: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::with(ErrorKind::Storage, "the new file could not be written", e)
 }
 
 fn no_backup(e: blazedb_engine::BackupError) -> Error {
     Error::with(ErrorKind::Storage, "the backup was not made", e)
 }
 
-fn not_restored(e: blazedb_engine::RestoreError) -> Error {
+pub(crate) fn not_restored(e: blazedb_engine::RestoreError) -> Error {
     use blazedb_engine::RestoreError as E;
 
     let kind = match e {

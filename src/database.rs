@@ -47,7 +47,7 @@ impl Database {
     ///
     /// # Errors
     /// [`ErrorKind::Open`]: the file is locked by another process (the message names it), the key is wrong, the file
-    /// is damaged, or a newer version wrote it.
+    /// is damaged, or a newer version wrote it. [`ErrorKind::Limit`]: `options` say what no database can have.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
         Self::open_in(Env::file(path), options)
     }
@@ -194,7 +194,8 @@ impl Database {
     /// a vacuum would give back and write, and what is worth doing ([`Estimate::advice`]). Reads the whole file.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] or [`ErrorKind::Storage`], naming what does not hold.
+    /// [`ErrorKind::Corrupt`], naming what does not hold. [`ErrorKind::Storage`]: it could not be looked at as a whole, because
+    /// the disk failed, or so much was written meanwhile that what is being read could not be kept.
     pub fn estimate(&self, progress: &mut dyn FnMut(VerifyProgress)) -> Result<Estimate, Error> {
         self.inner.store.estimate(progress).map_err(|e| {
             let kind = match e {
@@ -235,7 +236,12 @@ impl Database {
                 pages = now.total_bytes;
                 progress(VerifyProgress { total_bytes: 2 * now.total_bytes, ..now });
             })
-            .map_err(|e| Error::with(ErrorKind::Corrupt, "the file is damaged; restore a copy", e))?;
+            .map_err(|e| match e {
+                MaintainError::Corruption(_) | MaintainError::Space { .. } => {
+                    Error::with(ErrorKind::Corrupt, "the file is damaged; restore a copy", e)
+                }
+                _ => Error::with(ErrorKind::Storage, "the file was not read as a whole", e),
+            })?;
         let view = inner.store.read();
         let mut report = VerifyReport { store, documents: 0, bases: 0, batches: 0 };
         let (mut read, all) = (0_u64, report.store.entries.max(1));

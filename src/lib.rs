@@ -53,6 +53,7 @@ mod options;
 mod patch;
 mod rekey;
 mod replica;
+mod salvage;
 mod shapes;
 mod stats;
 #[cfg(feature = "sync")]

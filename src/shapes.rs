@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use crate::{Error, ErrorKind, layout};
 
 /// Most shapes of one file: what keeps the catalogue's memory bounded when every document has fields of its own.
-const SHAPES_MAX: usize = 1 << 20;
+pub(crate) const SHAPES_MAX: usize = 1 << 20;
 
 #[derive(Default)]
 pub(crate) struct Shapes {

@@ -120,6 +120,15 @@ pub enum OpenError {
     },
     /// The file is of a format version this program does not know: a newer program wrote it. Nothing was changed.
     UnsupportedVersion(u16),
+    /// `Options` that no store can have; the file was not looked at.
+    BadOption {
+        /// Which one.
+        option: &'static str,
+        /// What it says.
+        given: u64,
+        /// What it may say.
+        allowed: &'static str,
+    },
     /// The file asks for more than a reader grants, or for something a reader does not know.
     Unsupported {
         /// What it asks for.
@@ -188,6 +197,9 @@ impl fmt::Display for OpenError {
                 "the file has format version {v}, and this program reads version {FORMAT_VERSION}; nothing was changed, open \
                  it with a newer program"
             ),
+            Self::BadOption { option, given, allowed } => {
+                write!(f, "the options say {option} {given}; it is {allowed}")
+            }
             Self::Unsupported { what, given } => write!(
                 f,
                 "the file asks for {what} {given}, which this program does not grant; use the program that wrote it"

@@ -124,23 +124,19 @@ impl Store {
 }
 
 fn check_options(options: &Options) -> Result<(), OpenError> {
-    if !PAGE_BYTES.contains(&options.page_bytes) {
-        return Err(OpenError::Unsupported { what: "page size", given: options.page_bytes as u64 });
-    }
-    if ![4096, 16384].contains(&options.log_block_bytes) {
-        return Err(OpenError::Unsupported { what: "log block size", given: options.log_block_bytes as u64 });
-    }
     let Memory { cache_bytes, table_bytes, log_bytes } = options.memory;
-    for (what, given) in
-        [("cache size", cache_bytes as u64), ("table size", table_bytes as u64), ("log size", log_bytes)]
-    {
-        if given > MEMORY_BYTES_MAX {
-            return Err(OpenError::Unsupported { what, given });
-        }
-    }
-    for (what, given) in [("table size", table_bytes as u64), ("log size", log_bytes)] {
-        if given < MEMORY_BYTES_MIN {
-            return Err(OpenError::Unsupported { what, given });
+    let (page_bytes, block_bytes) = (options.page_bytes as u64, options.log_block_bytes as u64);
+    let range = MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX;
+    const RANGE: &str = "from 1 KiB to 16 TiB";
+    for (option, given, is_allowed, allowed) in [
+        ("page_bytes", page_bytes, PAGE_BYTES.contains(&options.page_bytes), "4096, 8192 or 16384"),
+        ("log_block_bytes", block_bytes, [4096, 16384].contains(&block_bytes), "4096 or 16384"),
+        ("memory.cache_bytes", cache_bytes as u64, cache_bytes as u64 <= MEMORY_BYTES_MAX, "at most 16 TiB"),
+        ("memory.table_bytes", table_bytes as u64, range.contains(&(table_bytes as u64)), RANGE),
+        ("memory.log_bytes", log_bytes, range.contains(&log_bytes), RANGE),
+    ] {
+        if !is_allowed {
+            return Err(OpenError::BadOption { option, given, allowed });
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ mod history;
 mod keys;
 mod kill;
 mod replica;
+mod salvage;
 mod stores;
 mod tidy;
 mod vectors;

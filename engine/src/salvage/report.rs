@@ -115,7 +115,10 @@ impl fmt::Display for Loss {
             }
             Self::Roots { why } => write!(f, "where trees begin: {why}"),
             Self::Space { why } => {
-                write!(f, "which pages are in use: {why}; what was found again may be older than what was lost, or deleted")
+                write!(
+                    f,
+                    "which pages are in use: {why}; what was found again may be older than what was lost, or deleted"
+                )
             }
         }
     }

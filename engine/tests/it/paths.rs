@@ -330,6 +330,17 @@ fn memory_that_nobody_has_and_memory_that_holds_nothing_are_refused() {
         Memory { table_bytes: 1, ..usual },
     ] {
         let opened = Store::open(Env::memory(1), Options::unencrypted().memory(memory));
-        assert!(matches!(opened, Err(OpenError::Unsupported { .. } | OpenError::Io { .. })), "{memory:?}");
+        assert!(matches!(opened, Err(OpenError::BadOption { .. } | OpenError::Io { .. })), "{memory:?}");
+    }
+    // It is the options that are wrong, and not the file.
+    for (options, says) in [
+        (
+            Options::unencrypted().memory(Memory { table_bytes: 0, ..usual }),
+            "memory.table_bytes 0; it is from 1 KiB to",
+        ),
+        (Options::unencrypted().page_bytes(5000), "page_bytes 5000; it is 4096, 8192 or 16384"),
+    ] {
+        let told = Store::open(Env::memory(1), options).expect_err("no such store").to_string();
+        assert!(told.contains(says) && !told.contains("file"), "{told}");
     }
 }
