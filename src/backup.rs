@@ -12,6 +12,7 @@ use blazedb_engine::{
 };
 
 use crate::database::Database;
+use crate::error::refused_options;
 use crate::layout::{self, meta};
 use crate::options::Options;
 use crate::{Error, ErrorKind};
@@ -182,6 +183,11 @@ fn no_backup(e: blazedb_engine::BackupError) -> Error {
 pub(crate) fn not_restored(e: blazedb_engine::RestoreError) -> Error {
     use blazedb_engine::RestoreError as E;
 
+    if let E::Create(source) = &e
+        && let Some(refused) = refused_options(source)
+    {
+        return refused;
+    }
     let kind = match e {
         E::TargetExists { .. }
         | E::Busy { .. }

@@ -94,8 +94,18 @@ impl std::error::Error for Error {
     }
 }
 
+/// Whether it is the caller's options that no store can have: the file is not to blame.
+pub(crate) fn refused_options(e: &engine::OpenError) -> Option<Error> {
+    let engine::OpenError::BadOption { option, given, allowed } = e else { return None };
+    let text = format!("the options say {option} {given}, and it is {allowed}; nothing was opened or written");
+    Some(Error::new(ErrorKind::Limit, text))
+}
+
 impl From<engine::OpenError> for Error {
     fn from(e: engine::OpenError) -> Self {
+        if let Some(refused) = refused_options(&e) {
+            return refused;
+        }
         Self::with(ErrorKind::Open, "the database file could not be opened", e)
     }
 }

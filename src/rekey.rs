@@ -70,8 +70,10 @@ impl Database {
     ///
     /// # Errors
     /// [`ErrorKind::Storage`]: the disk is full or failed. What was sealed stays sealed; another step goes on.
+    /// [`ErrorKind::Corrupt`]: the file is damaged, and the change does not end before that is mended. What was sealed stays
+    /// sealed, and all that is not damaged can be read, as both keys are kept.
     pub fn rekey_step(&self, budget_pages: u64) -> Result<RekeyProgress, Error> {
-        self.inner.store.rekey_step(budget_pages).map_err(not_changed)
+        self.inner.store.rekey_step(budget_pages).map_err(not_ended)
     }
 
     /// Takes steps until a change of the master key has ended, and tells after each how far it is.
@@ -79,18 +81,26 @@ impl Database {
     /// # Errors
     /// As [`Database::rekey_step`].
     pub fn rekey_all(&self, progress: &mut dyn FnMut(RekeyProgress)) -> Result<(), Error> {
-        self.inner.store.rekey_all(progress).map_err(not_changed)
+        self.inner.store.rekey_all(progress).map_err(not_ended)
     }
 }
 
 fn not_changed(e: MaintainError) -> Error {
+    Error::with(kind(&e), "the keys of the file were not changed", e)
+}
+
+/// The new key has been in place since the change began; pages before the one that failed are sealed with it.
+fn not_ended(e: MaintainError) -> Error {
+    Error::with(kind(&e), "the change of the key has not ended; what was sealed anew stays so, and readable", e)
+}
+
+fn kind(e: &MaintainError) -> ErrorKind {
     use MaintainError as E;
 
-    let kind = match e {
+    match e {
         E::WrongKey | E::KeyProvider { .. } => ErrorKind::Open,
         E::NotEncrypted | E::ReadOnly | E::Closed | E::TooManyKeys | E::LastKey | E::RekeyUnderWay => ErrorKind::State,
-        E::Corruption(_) => ErrorKind::Corrupt,
+        E::Corruption(_) | E::Space { .. } => ErrorKind::Corrupt,
         _ => ErrorKind::Storage,
-    };
-    Error::with(kind, "the keys of the file were not changed", e)
+    }
 }

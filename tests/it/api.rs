@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blazedb::{ChangeEvent, ChangeKind, Database, Document, DocumentId, Env, ErrorKind, Options, Origin, Patch, Value};
+use blazedb::{
+    ChangeEvent, ChangeKind, Database, Document, DocumentId, Env, ErrorKind, Memory, Options, Origin, Patch, Value,
+};
 use blazedb_engine::env::SlowSyncs;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
@@ -301,4 +303,37 @@ fn equal_documents_have_equal_digests() {
     assert_ne!(a.digest().unwrap(), b.digest().unwrap());
     tb.replace(ids[1], &todo("y")).unwrap();
     assert_eq!(a.digest().unwrap(), b.digest().unwrap());
+}
+
+#[test]
+fn refused_options_of_memory_are_not_blamed_on_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let plain = Options::unencrypted;
+    let db = Database::open(at("a.blaze"), plain()).unwrap();
+    let mut backup = Vec::new();
+    db.backup(&mut backup, &blazedb::BackupOptions::default(), &mut |_| {}).unwrap();
+    db.close().unwrap();
+    for (memory, said) in [
+        (Memory { table_bytes: 0, ..Memory::CLIENT }, "memory.table_bytes 0, and it is from 1 KiB"),
+        (Memory { log_bytes: 0, ..Memory::CLIENT }, "memory.log_bytes 0, and"),
+        (Memory { log_bytes: u64::MAX, ..Memory::CLIENT }, "memory.log_bytes 18446744073709551615, and"),
+        (Memory { cache_bytes: usize::MAX, ..Memory::CLIENT }, "memory.cache_bytes "),
+    ] {
+        let options = || plain().memory(memory);
+        let mut parts = &backup[..];
+        for error in [
+            Database::open(at("a.blaze"), options()).map(drop).unwrap_err(),
+            Database::restore(at("b.blaze"), options(), vec![&mut parts], &plain(), &mut |_| {}).map(drop).unwrap_err(),
+            Database::salvage(at("a.blaze"), &plain(), at("b.blaze"), options(), &mut |_| {}).map(drop).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Limit, "{error:?}");
+            let text = format!("{error:?}");
+            assert!(text.contains("the options say") && text.contains(said), "{text}");
+            assert!(!text.contains("the file asks") && !text.contains("the program that wrote it"), "{text}");
+        }
+        assert!(!at("b.blaze").exists());
+    }
+    // No cache is slow, and no mistake.
+    Database::open(at("a.blaze"), plain().memory(Memory { cache_bytes: 0, ..Memory::CLIENT })).unwrap();
 }
