@@ -25,7 +25,8 @@ Examples:
 
 Passphrase: from --passphrase-file, else the variable BLAZEDB_PASSPHRASE, else a prompt (asked twice for a new file).
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done in part (import --keep-going left records out), 130 interrupted.
+Exit codes: 0 done, 1 failed or damaged, 2 wrong usage, 3 done in part (`import --keep-going` left records out, `salvage`
+could not read everything), 130 and 143 interrupted, by Ctrl-C and SIGTERM (`serve` and `sync --watch` end with 0).
 Errors go to stderr as `error: what happened` and `next: what to do`.";
 
 const DEMO_EXAMPLES: &str = "\
@@ -34,7 +35,8 @@ Examples:
   blazedb demo --input movies.json --edits 20000
   blazedb demo --keep        (leaves the files of both devices and the relay to look at)
 
-Exit codes: 0 both devices and the relay hold identical data, 1 they do not or a step failed, 130 interrupted.";
+Exit codes: 0 both devices and the relay hold identical data, 1 they do not or a step failed, 130 interrupted
+(143 by SIGTERM).";
 
 const SERVE_EXAMPLES: &str = "\
 Examples:
@@ -69,7 +71,7 @@ Without it every record gets a new id each time.
 
 A new database file asks for a passphrase of at least 8 characters; several unrelated words are better. It cannot
 be recovered. Exit codes: 0 all records are in, 1 nothing or not everything was imported, 2 wrong usage,
-3 --keep-going left out the records listed on stderr.";
+3 --keep-going left out the records listed on stderr, 130 or 143 interrupted.";
 
 const EXPORT_EXAMPLES: &str = "\
 Examples:
@@ -78,7 +80,8 @@ Examples:
   blazedb export --db laptop.blaze --collection todos --with-id | head -1
 
 Records are sorted by id and every record has one spelling, so the exports of two devices that hold the same data
-are equal byte for byte. With --with-id each line is {\"id\":\"<id>\",\"record\":{...}}.";
+are equal byte for byte. With --with-id each line is {\"id\":\"<id>\",\"record\":{...}}. With --output nothing is there before it
+is whole. Exit codes: 0 done, also where a reader of stdout wants no more, 1 it failed, 130 or 143 interrupted.";
 
 const SYNC_EXAMPLES: &str = "\
 Examples:
@@ -126,7 +129,7 @@ Writes everything that the database holds at this moment, beside whoever has it 
 passphrase as the database. --since writes only what changed since that backup; keep all of them: a restore takes the full
 one and every increment after it. --history takes along what collections held before, where an app keeps that. An existing file is never written over. When another program writes so much meanwhile
 that the moment is gone, this says so and nothing is left; try again, or let that program make the backup.
-Exit codes: 0 the backup is whole, 1 there is none.";
+Exit codes: 0 the backup is whole, 1 there is none, 130 or 143 interrupted: there is none.";
 
 const RESTORE_EXAMPLES: &str = "\
 Examples:
@@ -152,8 +155,8 @@ Examples:
 
 For a file that `blazedb verify` or opening calls damaged, where there is neither a backup nor a relay to sync from. Copies
 everything that can be read into a new file, and lists what could not be read, by collection and key, on stderr or in the
-report. The damaged file is not changed; keep it. Exit codes: 0 nothing is lost, 1 nothing could be saved, 3 saved, but for
-what is listed.";
+report. The damaged file is not changed; keep it. Exit codes: 0 nothing is lost, 1 nothing could be saved and there is no new
+file, 3 saved, but for what is listed.";
 
 const REKEY_EXAMPLES: &str = "\
 Examples:
@@ -167,7 +170,8 @@ the passphrase, or has a copy of the file. In the end nothing in the file is of 
 old key; copies and backups that were made before stay as they are, and open with the old passphrase. It needs little room
 beside the file. Ctrl-C, a crash or a full disk lose nothing: the same command goes on with what is left. With a new
 passphrase the old one stops opening the file when this begins. A backup that follows is a full one.
-Exit codes: 0 nothing of the old key is left, 1 it failed, 130 interrupted: run the same command again.";
+Exit codes: 0 nothing of the old key is left, 1 it failed or the file is damaged, 130 or 143 interrupted: run the same command
+again.";
 
 const INBOX_EXAMPLES: &str = "\
 Examples:

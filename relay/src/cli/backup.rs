@@ -1,14 +1,15 @@
 //! `blazedb backup`: a database as one stream, beside whoever has it open.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
 
-use blazedb::{BackupOptions, BackupReport, Database};
+use blazedb::{BackupOptions, BackupReport, Database, Error};
+use blazedb_engine::BackupError;
 
 use super::args::BackupArgs;
 use super::failure::Failure;
 use super::open::{self, Intent};
+use super::partial::Partial;
 use super::ui::{self, Progress};
 use super::{Outcome, exit};
 
@@ -41,55 +42,11 @@ pub(crate) fn run(args: &BackupArgs) -> Outcome {
 
 /// Under another name until it is whole and on the disk.
 fn to_file(args: &BackupArgs, db: &Database) -> Result<BackupReport, Failure> {
-    let partial = partial_path(&args.output);
     let cannot = |e: io::Error| Failure::io(format!("cannot write {}", args.output.display()), &e);
-    let file = create(&partial).map_err(|e| match e.kind() {
-        io::ErrorKind::AlreadyExists => Failure::new(
-            format!("{} exists: another backup of that name is being written, or was cut off", partial.display()),
-            "choose another name; if no backup is being written, remove that file",
-        ),
-        _ => cannot(e),
-    })?;
-    let written = back_up(args, db, &mut BufWriter::new(&file)).and_then(|report| {
-        file.sync_all().map_err(cannot)?;
-        // Where somebody made a file of this name meanwhile, that one stays.
-        if args.output.exists() {
-            return Err(cannot(io::ErrorKind::AlreadyExists.into()));
-        }
-        std::fs::rename(&partial, &args.output).map_err(cannot)?;
-        sync_folder_of(&args.output).map_err(cannot)?;
-        Ok(report)
-    });
-    if written.is_err() {
-        // The error that matters is the first one; a left-over partial file is only untidy.
-        let _ = std::fs::remove_file(&partial);
-    }
-    written
-}
-
-/// Makes a new name durable.
-fn sync_folder_of(path: &Path) -> io::Result<()> {
-    // Elsewhere folders cannot be synced.
-    if cfg!(unix) {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
-}
-
-/// For its owner alone: it may be unencrypted.
-fn create(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
-}
-
-fn partial_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".partial");
-    PathBuf::from(name)
+    let partial = Partial::create(&args.output, "backup", true)?; // it may be unencrypted
+    let report = back_up(args, db, &mut BufWriter::new(partial.file()))?;
+    partial.finish(false).map_err(cannot)?;
+    Ok(report)
 }
 
 fn back_up(args: &BackupArgs, db: &Database, out: &mut dyn Write) -> Result<BackupReport, Failure> {
@@ -107,13 +64,41 @@ fn back_up(args: &BackupArgs, db: &Database, out: &mut dyn Write) -> Result<Back
         }
     };
     drop(progress);
-    let report = made.map_err(|e| {
-        let next = match args.since {
-            Some(_) => "leave --since away to make a full backup, or run it again; nothing was left behind",
-            None => "run it again; if it stays, run `blazedb verify`; nothing was left behind",
-        };
-        Failure::because(format!("no backup of {}", args.db.db.display()), &e, next)
-    })?;
-    out.flush().map_err(|e| Failure::io("cannot write the backup", &e))?;
+    let report = made.map_err(|e| not_made(args, &e))?;
+    out.flush().map_err(|e| not_written(args, &e))?;
     Ok(report)
+}
+
+fn not_made(args: &BackupArgs, error: &Error) -> Failure {
+    let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<BackupError>());
+    if let Some(BackupError::Output(e)) = cause {
+        return not_written(args, e);
+    }
+    let next = match args.since {
+        Some(_) => "leave --since away to make a full backup, or run it again; nothing was left behind",
+        None => "run it again; if it stays, run `blazedb verify`; nothing was left behind",
+    };
+    Failure::because(format!("no backup of {}", args.db.db.display()), error, next)
+}
+
+/// It is not the database that is to blame.
+fn not_written(args: &BackupArgs, error: &io::Error) -> Failure {
+    use io::ErrorKind as E;
+
+    let to_stdout = args.output.as_os_str() == "-";
+    let next = match (error.kind(), to_stdout) {
+        (E::StorageFull | E::QuotaExceeded | E::FileTooLarge, true) => {
+            "make room where stdout goes, or send it elsewhere, and run the command again; what came out is no backup"
+        }
+        (E::StorageFull | E::QuotaExceeded | E::FileTooLarge, false) => {
+            "make room on the disk, or write it to another one, and run the command again; nothing was left behind"
+        }
+        (E::BrokenPipe, true) => {
+            "see why the program that reads stdout ended before it had all, and run the command again; what it has is no backup"
+        }
+        (_, true) => "look at where stdout goes, and run the command again; what came out is no backup",
+        (_, false) => "look at the disk and the system's log, and run the command again; nothing was left behind",
+    };
+    let target = if to_stdout { "stdout".to_owned() } else { args.output.display().to_string() };
+    Failure::new(format!("no backup of {}: cannot write to {target}: {error}", args.db.db.display()), next)
 }

@@ -2,9 +2,7 @@
 //!
 //! Two files that hold the same documents export the same bytes. A reader that closes the pipe early is not an error.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
 
 use blazedb::{Collection, Document, DocumentId};
 use blazedb_wire::{
@@ -16,6 +14,7 @@ use bytes::Bytes;
 use super::args::{ExportArgs, OutputFormat};
 use super::failure::Failure;
 use super::open::{self, Intent};
+use super::partial::Partial;
 use super::ui;
 use super::{Outcome, exit};
 
@@ -45,32 +44,14 @@ pub(crate) fn run(args: &ExportArgs) -> Outcome {
             }
         }
         Some(path) => {
-            let partial = partial_path(path);
-            let file =
-                File::create(&partial).map_err(|e| Failure::io(format!("cannot write {}", partial.display()), &e))?;
-            let written = write_all(&collection, args, BufWriter::new(&file)).and_then(|count| {
-                file.sync_all()?;
-                std::fs::rename(&partial, path)?;
-                Ok(count)
-            });
-            match written {
-                Ok(count) => eprintln!("wrote {} to {}", ui::plural(count, "record"), path.display()),
-                Err(error) => {
-                    // The error that matters is the first one; a left-over partial file is only untidy.
-                    let _ = std::fs::remove_file(&partial);
-                    return Err(error.into_failure(&path.display().to_string()));
-                }
-            }
+            let partial = Partial::create(path, "export", false)?;
+            let written = write_all(&collection, args, BufWriter::new(partial.file()));
+            let written = written.and_then(|count| Ok(partial.finish(true).map(|()| count)?));
+            let count = written.map_err(|e| e.into_failure(&path.display().to_string()))?;
+            eprintln!("wrote {} to {}", ui::plural(count, "record"), path.display());
         }
     }
     Ok(exit::DONE)
-}
-
-/// The name under which a file is written before it is complete.
-fn partial_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".partial");
-    PathBuf::from(name)
 }
 
 enum WriteError {

@@ -20,13 +20,9 @@ impl Failure {
         Self { what: what.into(), next: next.into(), code: exit::FAILED }
     }
 
-    /// The failure of a command that was told to stop.
-    pub(crate) fn interrupted() -> Self {
-        Self {
-            what: "interrupted".to_owned(),
-            next: "run the command again to go on".to_owned(),
-            code: exit::INTERRUPTED,
-        }
+    /// The failure of a command that was told to stop; the code says by which signal.
+    pub(crate) fn interrupted(code: u8) -> Self {
+        Self { what: "interrupted".to_owned(), next: "run the command again to go on".to_owned(), code }
     }
 
     /// An operation of the file system that failed.

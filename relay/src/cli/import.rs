@@ -283,7 +283,7 @@ fn load(
         if committed.map_err(|e| stopped(args, &loader, &e))? {
             progress.set(skip + loader.loaded().total());
             if stop.is_raised() {
-                return Err(halted(args, &loader.loaded(), Failure::interrupted()));
+                return Err(halted(args, &loader.loaded(), stop.interrupted()));
             }
         }
     }

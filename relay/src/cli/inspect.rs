@@ -105,14 +105,8 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
             .set(state.done_bytes / 1024);
     });
     drop(progress);
-    let report = report.map_err(|e| {
-        Failure::because(
-            format!("{} is damaged", args.db.db.display()),
-            &e,
-            "keep the file, and restore a backup (`blazedb restore`) or sync a new one from the relay; where there is \
-             neither, `blazedb salvage` copies what can be read",
-        )
-    })?;
+    let report =
+        report.map_err(|e| Failure::because(format!("{} is damaged", args.db.db.display()), &e, open::RESTORE))?;
     ui::line(&format!(
         "{} is sound: {} read, {} of them with changes on their way; sealed batches: {}",
         args.db.db.display(),

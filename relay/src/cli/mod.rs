@@ -17,6 +17,7 @@ mod import;
 mod inspect;
 mod load;
 mod open;
+mod partial;
 mod passphrase;
 mod rekey;
 mod restore;
@@ -44,8 +45,10 @@ pub(crate) mod exit {
     // 2 is clap's: wrong usage.
     /// Done, except for the records listed on stderr.
     pub(crate) const PARTLY: u8 = 3;
-    /// Stopped by Ctrl-C or SIGTERM, the way shells number it.
+    /// Stopped by Ctrl-C, the way shells number it.
     pub(crate) const INTERRUPTED: u8 = 130;
+    /// Stopped by SIGTERM, in the same way.
+    pub(crate) const TERMINATED: u8 = 143;
 }
 
 /// Runs the command on the process's arguments and returns how it went.

@@ -71,6 +71,12 @@ pub(crate) fn is_wrong_key(error: &blazedb::Error) -> bool {
     matches!(cause, Some(OpenError::WrongKey))
 }
 
+/// Whether it was a passphrase, given for a file that has none.
+pub(crate) fn is_not_encrypted(error: &blazedb::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<OpenError>());
+    matches!(cause, Some(OpenError::NotEncrypted))
+}
+
 pub(crate) fn with_cost(options: Options, kdf: Kdf) -> Options {
     match kdf {
         Kdf::Standard => options,
@@ -81,9 +87,15 @@ pub(crate) fn with_cost(options: Options, kdf: Kdf) -> Options {
 /// Puts a file that did not open into the words of the command line.
 pub(crate) fn explain(path: &Path, error: &blazedb::Error) -> Failure {
     let shown = path.display();
-    let Some(cause) = std::error::Error::source(error).and_then(|source| source.downcast_ref::<OpenError>()) else {
-        return Failure::because(format!("cannot open {shown}"), error, RESTORE);
-    };
+    match std::error::Error::source(error).and_then(|source| source.downcast_ref::<OpenError>()) {
+        Some(cause) => explain_cause(path, cause),
+        None => Failure::because(format!("cannot open {shown}"), error, RESTORE),
+    }
+}
+
+/// Puts why a file did not open into the words of the command line.
+pub(crate) fn explain_cause(path: &Path, cause: &OpenError) -> Failure {
+    let shown = path.display();
     let (what, next) = match cause {
         OpenError::Locked { pid, .. } => {
             let holder = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
@@ -123,7 +135,8 @@ pub(crate) fn explain(path: &Path, error: &blazedb::Error) -> Failure {
     Failure::new(what, next)
 }
 
-const RESTORE: &str = "keep the file, and restore a backup (`blazedb restore`) or sync a new one from the relay; where there is neither, \
+/// What there is to do about a damaged file.
+pub(crate) const RESTORE: &str = "keep the file, and restore a backup (`blazedb restore`) or sync a new one from the relay; where there is neither, \
                        `blazedb salvage` copies what can be read";
 
 /// Adds up the bytes of a database with its log, or of everything in a folder; what does not exist counts nothing.

@@ -3,9 +3,12 @@
 //! The file itself says whether a change is under way, so the same command begins one, goes on with one that a crash or
 //! Ctrl-C cut off, and has nothing to do where one has ended.
 
+use std::path::Path;
 use std::time::Duration;
 
-use blazedb::{CipherChoice, Database, Error, KdfCost, KeySource, Options, RekeyOptions, RekeyProgress, Secret};
+use blazedb::{
+    CipherChoice, Database, Error, ErrorKind, KdfCost, KeySource, Options, RekeyOptions, RekeyProgress, Secret,
+};
 use zeroize::Zeroizing;
 
 use super::args::{Cipher, Kdf, RekeyArgs};
@@ -26,14 +29,16 @@ const LIGHT_KIB: u32 = 19 << 10;
 /// Runs `blazedb rekey`.
 pub(crate) fn run(args: &RekeyArgs) -> Outcome {
     let shown = args.db.db.display();
-    if args.db.unencrypted {
-        return Err(Failure::new(
-            format!("{shown} has no encryption, and none can be added in place"),
-            "export its collections with `blazedb export`, and import them into a new, encrypted file",
-        ));
-    }
     if !args.db.db.exists() {
         return Err(open::absent(&args.db.db));
+    }
+    if args.db.unencrypted {
+        // It says what is there, and not what was given.
+        let options = Options::unencrypted().create(false).read_only(true);
+        return Err(match Database::open(&args.db.db, options) {
+            Ok(_) => not_encrypted(&args.db.db),
+            Err(e) => open::explain(&args.db.db, &e),
+        });
     }
     let old = passphrase::find(&args.db.db, args.db.passphrase_file.as_deref(), false)?;
     let new = match &args.new_passphrase_file {
@@ -85,9 +90,18 @@ fn open_with_either(
                 // Where neither opens it, the first one is what to look at.
                 open(new).map(|db| (db, true)).map_err(|_| open::explain(path, &first))
             }
+            _ if open::is_not_encrypted(&first) => Err(not_encrypted(path)),
             _ => Err(open::explain(path, &first)),
         },
     }
+}
+
+/// A file without a key has none to change.
+fn not_encrypted(path: &Path) -> Failure {
+    Failure::new(
+        format!("{} has no encryption, and none can be added in place", path.display()),
+        "export its collections with `blazedb export`, and import them into a new, encrypted file",
+    )
 }
 
 /// Puts the new key in place.
@@ -137,18 +151,43 @@ fn go_on(args: &RekeyArgs, db: &Database, stop: &StopFlag) -> Result<(), Failure
     let shown = args.db.db.display();
     loop {
         if stop.is_raised() {
-            return Err(Failure::interrupted().with_next(format!(
+            return Err(stop.interrupted().with_next(format!(
                 "run the same command again: it goes on where it was; meanwhile {shown} can be used as ever"
             )));
         }
-        let now = step().map_err(|e| {
-            let next = "make room if the disk is full, then run the same command again: it goes on where it was";
-            Failure::because(format!("{shown} is not sealed anew as a whole"), &e, next)
-        })?;
-        if now.finished {
-            return Ok(());
+        match step() {
+            Ok(now) if now.finished => return Ok(()),
+            Ok(_) => {}
+            Err(e) => return Err(broke_off(args, db.rekey_progress(), &e)),
         }
     }
+}
+
+/// Says how far it came, what that means for the file, and what to do.
+fn broke_off(args: &RekeyArgs, sealed: Option<RekeyProgress>, error: &Error) -> Failure {
+    let shown = args.db.db.display();
+    let far = match sealed {
+        None => "its new key is in place, but few or none of its pages are sealed with it yet".to_owned(),
+        Some(now) => format!(
+            "its new key is in place, {} of {} pages are done, and others may have the key of before",
+            ui::thousands(now.done.min(now.total)),
+            ui::thousands(now.total)
+        ),
+    };
+    if error.kind() == ErrorKind::Corrupt {
+        let which = if args.new_passphrase || args.new_passphrase_file.is_some() { "the new" } else { "its" };
+        return Failure::because(
+            format!("{shown} is damaged and cannot be sealed anew as a whole; {far}"),
+            error,
+            format!(
+                "running this again ends at the same place. All that is not damaged can be read, with {which} passphrase: \
+                 `blazedb verify` says what is damaged; {}",
+                open::RESTORE
+            ),
+        );
+    }
+    let next = "make room if the disk is full, then run the same command again: it goes on where it was";
+    Failure::because(format!("{shown} is not sealed anew as a whole; {far}"), error, next)
 }
 
 fn choice(cipher: Cipher) -> CipherChoice {

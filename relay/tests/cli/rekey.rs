@@ -59,7 +59,15 @@ fn what_cannot_be_sealed_anew_says_why_and_what_to_do() {
     let args = ["rekey", "--db", "a.blaze", "--new-passphrase-file", "short.txt"];
     folder.run(args).refused(1, &["too short", "at least 8 characters"]);
     folder.run(["rekey", "--db", "a.blaze", "--new-passphrase"]).refused(1, &["--new-passphrase-file FILE"]);
-    folder.run(["rekey", "--db", "a.blaze", "--unencrypted"]).refused(1, &["no encryption", "blazedb export"]);
+    folder
+        .run(["rekey", "--db", "a.blaze", "--unencrypted"])
+        .refused(1, &["a.blaze is encrypted", "leave --unencrypted"]);
+    folder.run(["rekey", "--db", "b.blaze", "--unencrypted"]).refused(1, &["there is no database file b.blaze"]);
+    folder.run(["import", "r.ndjson", "--db", "open.blaze", "--collection", "c", "--unencrypted"]).ok();
+    for more in [&["--unencrypted"][..], &[]] {
+        let args = ["rekey", "--db", "open.blaze"];
+        folder.run(args.iter().chain(more)).refused(1, &["open.blaze has no encryption", "blazedb export"]);
+    }
     folder.run(["rekey", "--db", "a.blaze", "--cipher", "rot13"]).refused(2, &["rot13"]);
     assert!(fs::read(folder.path().join("a.blaze")).expect("the database") == before, "nothing was changed");
 }
@@ -115,4 +123,39 @@ fn the_same_command_goes_on_after_ctrl_c_and_after_a_kill() {
     assert_eq!(epochs(&folder, "a.blaze"), [1], "nothing of the old key is left");
     let with_new = ["export", "--db", "a.blaze", "--collection", "things", "--passphrase-file", "new.txt"];
     assert_eq!(folder.run(with_new).ok().stdout, exported);
+}
+
+#[test]
+fn a_damaged_file_says_how_far_it_came_and_not_to_try_again() {
+    let folder = Folder::new();
+    let all: Vec<_> = (0..6000).map(|n| json!({"n": n, "text": "x".repeat(60)})).collect();
+    let file = folder.write("r.ndjson", ndjson(&all));
+    folder.import(&file, "a.blaze", "things", &[]);
+    let path = folder.path().join("a.blaze");
+    let mut bytes = fs::read(&path).expect("the database");
+    let leaves: Vec<usize> = (32..bytes.len() / 4096).filter(|no| bytes[no * 4096 + 4] == 1).collect();
+    bytes[leaves[leaves.len() / 2] * 4096 + 2000] ^= 1;
+    fs::write(&path, &bytes).expect("can be written");
+    folder.write("new.txt", "another passphrase");
+    // The second time as the first.
+    for _ in 0..2 {
+        let ran = folder.run(["rekey", "--db", "a.blaze", "--new-passphrase-file", "new.txt"]).refused(
+            1,
+            &[
+                "a.blaze is damaged and cannot be sealed anew",
+                "its new key is in place",
+                " pages are done",
+                "running this again ends at the same place",
+                "with the new passphrase",
+                "blazedb verify",
+                "blazedb restore",
+                "blazedb salvage",
+            ],
+        );
+        assert!(!ran.stderr.contains("not changed") && !ran.stderr.contains("make room"), "{}", ran.stderr);
+    }
+    assert_eq!(epochs(&folder, "a.blaze"), [0, 1], "some was sealed anew");
+    // As it says: with the new passphrase.
+    let args = ["salvage", "--db", "a.blaze", "--to", "b.blaze", "--passphrase-file", "new.txt", "--kdf", "light"];
+    assert_eq!(folder.run(args).code, 3);
 }

@@ -46,7 +46,7 @@ pub(crate) fn run(args: &DemoArgs) -> Outcome {
     match play(args, &folder, &stop) {
         Ok(()) => Ok(exit::DONE),
         // Whatever else failed, it failed because everything was being taken down.
-        Err(_) if stop.is_raised() => Err(Failure::interrupted()),
+        Err(_) if stop.is_raised() => Err(stop.interrupted()),
         Err(failure) => Err(failure),
     }
 }
