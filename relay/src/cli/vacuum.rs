@@ -20,6 +20,17 @@ pub(crate) fn run(args: &VacuumArgs) -> Outcome {
     done.map_err(|e| Failure::because(format!("{shown} did not become shorter"), &e, "run `blazedb verify`"))?;
     db.close().map_err(|e| Failure::because("the file did not close", &e, "run `blazedb verify`"))?;
     let after = open::bytes_on_disk(&args.db.db);
-    ui::line(&format!("{shown}: {} on disk, {} before", ui::bytes(after), ui::bytes(before)));
+    // A file that was packed before may become some pages longer: what was moved needs a place in between.
+    ui::line(&match before.checked_sub(after) {
+        Some(saved) if saved > 0 => format!(
+            "{shown}: {} on disk, {} before; {} given back",
+            ui::bytes(after),
+            ui::bytes(before),
+            ui::bytes(saved)
+        ),
+        _ => {
+            format!("{shown}: {} on disk; it was packed already, and there was nothing to give back", ui::bytes(after))
+        }
+    });
     Ok(exit::DONE)
 }

@@ -116,6 +116,13 @@ fn exports_come_in_two_formats_with_and_without_ids() {
     assert_eq!(multiset(wrapped.iter().map(|w| &w["record"])), multiset(&records));
 
     folder.run(["export", "--db", "a.blaze", "--collection", "things", "-o", "out.ndjson"]).ok();
+    assert!(!folder.path().join("out.ndjson.partial").exists());
+    // Somebody else's, or of an export that is being written.
+    folder.write("more.ndjson.partial", "precious");
+    let args = ["export", "--db", "a.blaze", "--collection", "things", "-o", "more.ndjson"];
+    folder.run(args).refused(1, &["more.ndjson.partial exists", "another name"]);
+    assert_eq!(fs::read(folder.path().join("more.ndjson.partial")).expect("is there"), b"precious");
+    assert!(!folder.path().join("more.ndjson").exists());
     let written = fs::read_to_string(folder.path().join("out.ndjson")).expect("the export");
     assert_eq!(written, folder.export("a.blaze", "things"));
     assert!(!folder.path().join("out.ndjson.partial").exists());
@@ -186,7 +193,26 @@ fn a_vacuum_makes_the_file_shorter_and_leaves_what_is_in_it() {
     assert!(bytes() < before, "{before} bytes became {}", bytes());
     assert!(folder.run(["verify", "--db", "a.blaze"]).ok().stdout.contains("is sound: 4,000 documents"));
     assert_eq!(folder.export("a.blaze", "things"), exported);
+    // What is packed has nothing to give back, also where it became some pages longer.
+    let mut was_packed = false;
+    for _ in 0..3 {
+        let before = blazedb_bytes(&folder, "a.blaze");
+        let ran = folder.run(["vacuum", "--db", "a.blaze"]).ok();
+        let is_shorter = blazedb_bytes(&folder, "a.blaze") < before;
+        let said = if is_shorter { " given back" } else { "packed already, and there was nothing to give back" };
+        assert!(ran.stdout.contains(said), "{}", ran.stdout);
+        assert_eq!(ran.stdout.contains(" before"), is_shorter, "{}", ran.stdout);
+        was_packed |= !is_shorter;
+    }
+    assert!(was_packed, "each time it became shorter");
     folder.run(["vacuum", "--db", "b.blaze"]).refused(1, &["there is no database file b.blaze"]);
+}
+
+/// Of the file and its logs.
+fn blazedb_bytes(folder: &Folder, db: &str) -> u64 {
+    let logs = blazedb::log_file_names(db);
+    let names = [db].into_iter().chain(logs.iter().map(String::as_str));
+    names.filter_map(|name| fs::metadata(folder.path().join(name)).ok()).map(|found| found.len()).sum()
 }
 
 #[test]
@@ -206,6 +232,12 @@ fn help_has_examples_and_exit_codes() {
     let folder = Folder::new();
     let root = folder.run(["--help"]).ok();
     assert!(root.stdout.contains("Exit codes:") && root.stdout.contains("Examples:"));
+    let said = root.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    for code in
+        ["3 done in part (`import --keep-going` left records out, `salvage` could not", "130 and 143 interrupted"]
+    {
+        assert!(said.contains(code), "{code}: {said}");
+    }
     let commands = [
         "demo", "serve", "token", "import", "export", "sync", "stats", "verify", "vacuum", "backup", "restore",
         "salvage", "rekey", "inbox", "dump",
