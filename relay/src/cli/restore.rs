@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 
 use blazedb::{Database, Error, ErrorKind, Options, RestoreProgress};
+use blazedb_engine::RestoreError;
 
 use super::args::RestoreArgs;
 use super::failure::Failure;
@@ -83,7 +84,14 @@ fn options(args: &RestoreArgs) -> Result<(Options, Options), Failure> {
 }
 
 fn explain(args: &RestoreArgs, error: &Error) -> Failure {
+    let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<RestoreError>());
     let next = match error.kind() {
+        _ if matches!(cause, Some(RestoreError::KeyMissing { .. })) => {
+            "leave --unencrypted away, and give the passphrase that the database had when it was backed up"
+        }
+        _ if matches!(cause, Some(RestoreError::NotEncrypted { .. })) => {
+            "add --unencrypted, as the database had no encryption when it was backed up; the new file has none either"
+        }
         ErrorKind::Open => {
             "check the passphrase (--passphrase-file, else BLAZEDB_PASSPHRASE, else the prompt): it is the one \
                             that the database had when it was backed up; --unencrypted if it had none"

@@ -1,9 +1,11 @@
 //! `blazedb salvage`: what can be read of a damaged database, into a new one.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::path::Path;
 
 use blazedb::{Database, Options, SalvageReport};
+use blazedb_engine::{OpenError, SalvageError};
 
 use super::args::SalvageArgs;
 use super::failure::Failure;
@@ -27,7 +29,7 @@ pub(crate) fn run(args: &SalvageArgs) -> Outcome {
     }
     // Before anything else: a report that cannot be written must not be found out about when all is done, and neither it
     // nor what is saved goes over a file.
-    let report_file = args.report.as_deref().map(File::create_new).transpose().map_err(|e| {
+    let report_file = args.report.as_deref().map(create_report).transpose().map_err(|e| {
         let path = args.report.as_deref().unwrap_or(&args.to).display();
         match e.kind() {
             io::ErrorKind::AlreadyExists => Failure::new(
@@ -38,12 +40,28 @@ pub(crate) fn run(args: &SalvageArgs) -> Outcome {
         }
     })?;
     let saved = save(args, report_file);
-    if let (Err(_), Some(path)) = (&saved, &args.report) {
+    if let (Err(_), Some(path)) = (&saved, &args.report)
+        && is_empty(path)
+    {
         // The error that matters is the first one; there is nothing in it.
         let _ = fs::remove_file(path);
     }
     let report = saved?;
     Ok(if report.losses.is_empty() { exit::DONE } else { exit::PARTLY })
+}
+
+/// Makes a file where there is none, or where one without a byte in it was left by a salvage that was cut off.
+fn create_report(path: &Path) -> io::Result<File> {
+    match File::create_new(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_empty(path) => {
+            OpenOptions::new().append(true).open(path)
+        }
+        made => made,
+    }
+}
+
+fn is_empty(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0)
 }
 
 fn save(args: &SalvageArgs, report_file: Option<File>) -> Result<SalvageReport, Failure> {
@@ -63,15 +81,31 @@ fn save(args: &SalvageArgs, report_file: Option<File>) -> Result<SalvageReport, 
         progress.get_or_insert_with(|| Progress::start("pages", now.pages_total)).set(now.pages.min(now.pages_total));
     });
     drop(progress);
-    let report = saved.map_err(|e| {
-        Failure::because(
-            format!("nothing was salvaged from {from}"),
-            &e,
-            "check the passphrase, and that no program has the file open; else restore a backup or sync a new file",
-        )
-    })?;
-    tell(args, &report, report_file)?;
-    Ok(report)
+    let error = match saved {
+        Ok(report) => {
+            tell(args, &report, report_file)?;
+            return Ok(report);
+        }
+        Err(error) => error,
+    };
+    match std::error::Error::source(&error).and_then(|source| source.downcast_ref::<SalvageError>()) {
+        Some(SalvageError::Nothing(report)) => {
+            list(report, report_file)?;
+            return Err(Failure::new(
+                format!("not one row of {from} can be read, and no file was made"),
+                "keep the file, and restore a backup (`blazedb restore`) or sync a new file from the relay",
+            ));
+        }
+        Some(SalvageError::Source(
+            cause @ (OpenError::KeyMissing | OpenError::NotEncrypted | OpenError::WrongKey | OpenError::Locked { .. }),
+        )) => return Err(open::explain_cause(&args.db.db, cause)),
+        _ => {}
+    }
+    Err(Failure::because(
+        format!("nothing was salvaged from {from}"),
+        &error,
+        "check the passphrase, and that no program has the file open; else restore a backup or sync a new file",
+    ))
 }
 
 fn tell(args: &SalvageArgs, report: &SalvageReport, report_file: Option<File>) -> Result<(), Failure> {
@@ -93,9 +127,19 @@ fn tell(args: &SalvageArgs, report: &SalvageReport, report_file: Option<File>) -
         let trees = ui::plural(report.without_history.len() as u64, "tree");
         table.row("note", format!("the history of {trees} was not taken over; what they hold now was"));
     }
-    let lost = report.losses.len() as u64 + report.more_losses;
+    let lost = lost(report);
     table.row("not read", if lost == 0 { "nothing: all was saved".to_owned() } else { ui::plural(lost, "place") });
     ui::line(table.to_string().trim_end());
+    list(report, report_file)
+}
+
+fn lost(report: &SalvageReport) -> u64 {
+    report.losses.len() as u64 + report.more_losses
+}
+
+/// Lists what could not be read.
+fn list(report: &SalvageReport, report_file: Option<File>) -> Result<(), Failure> {
+    let lost = lost(report);
     match report_file {
         Some(file) => {
             let cannot = |e: io::Error| Failure::io("cannot write the report", &e);

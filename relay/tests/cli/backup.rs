@@ -3,11 +3,12 @@
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use blazedb::{Database, Document, History, Options, Value};
 use serde_json::json;
 
-use crate::support::{Folder, ndjson, records};
+use crate::support::{Background, Folder, finish, ndjson, records, signal, wait};
 
 #[test]
 fn a_chain_of_backups_becomes_a_database_again() {
@@ -121,7 +122,109 @@ fn refusals_say_what_to_do() {
     let refused = folder.run(["backup", "--db", "a.blaze", "-o", "y.bak"]);
     refused.refused(1, &["y.bak.partial exists", "another name"]);
     assert_eq!(fs::read(folder.path().join("y.bak.partial")).expect("is there"), b"precious");
+    // What is there is said, and which option it takes.
+    let plain = "--unencrypted";
+    let encrypted = ["is encrypted", "leave --unencrypted away"];
+    folder.run(["restore", "full.bak", "--db", "b.blaze", plain]).refused(1, &encrypted);
+    folder.run(["backup", "--db", "a.blaze", "-o", "x.bak", plain]).refused(1, &encrypted);
+    folder.run(["salvage", "--db", "a.blaze", "--to", "b.blaze", plain]).refused(1, &encrypted);
+    folder
+        .run(["salvage", "--db", "none.blaze", "--to", "b.blaze", plain])
+        .refused(1, &["no database file none.blaze"]);
+    folder.run(["import", "r.ndjson", "--db", "open.blaze", "--collection", "c", plain]).ok();
+    folder.run(["salvage", "--db", "open.blaze", "--to", "b.blaze"]).refused(1, &["is not encrypted", "add --unencr"]);
+    folder.run(["backup", "--db", "open.blaze", "-o", "open.bak", plain]).ok();
+    folder.run(["restore", "open.bak", "--db", "b.blaze"]).refused(1, &["is not encrypted", "add --unencrypted"]);
     assert!(!folder.path().join("b.blaze").exists() && !folder.path().join("x.bak").exists());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_output_without_room_is_not_blamed_on_the_database() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", ndjson(&records(200)));
+    folder.import(&file, "a.blaze", "things", &[]);
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    let ran = finish(folder.program().args(["backup", "--db", "a.blaze", "-o", "-"]).stdout(full));
+    let ran = ran.refused(1, &["cannot write to stdout", "No space left", "make room where stdout goes"]);
+    assert!(!ran.stderr.contains("verify"), "{}", ran.stderr);
+}
+
+/// Whatever waits for a pace, a disk or a pipe.
+#[test]
+#[cfg(unix)]
+fn what_is_cut_off_leaves_no_partial_file() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", ndjson(&records(2000)));
+    folder.import(&file, "a.blaze", "things", &[]);
+    let left = || -> Vec<String> {
+        let names = fs::read_dir(folder.path()).expect("a folder");
+        names
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
+            .filter(|name| name.contains("x.bak") || name.contains("restoring"))
+            .collect()
+    };
+    for (name, code) in [("-INT", 130), ("-TERM", 143)] {
+        let args = ["backup", "--db", "a.blaze", "-o", "x.bak", "--rate", "1K"];
+        let mut running = Background::start(folder.program().args(args));
+        appears(&folder, "x.bak.partial");
+        signal(&running.child, name);
+        assert_eq!(wait(&mut running.child, Duration::from_secs(20)), code);
+        running.wait_for("nothing was left behind");
+        assert_eq!(left(), [""; 0], "after {name}");
+    }
+    folder.run(["backup", "--db", "a.blaze", "-o", "x.bak"]).ok();
+
+    // A restore leaves what it was making, which the next one to that name removes.
+    let mut running = Background::start(
+        folder.program().args(["restore", "-", "--db", "b.blaze", "--kdf", "light"]).stdin(Stdio::piped()),
+    );
+    let mut input = running.child.stdin.take().expect("a pipe");
+    let bytes = fs::read(folder.path().join("x.bak")).expect("is there");
+    input.write_all(&bytes[..bytes.len() / 2]).expect("the program reads");
+    appears(&folder, "b.blaze.restoring");
+    signal(&running.child, "-INT");
+    assert_ne!(wait(&mut running.child, Duration::from_secs(20)), 0);
+    assert!(!folder.path().join("b.blaze").exists());
+    folder.run(["restore", "x.bak", "--db", "b.blaze", "--kdf", "light"]).ok();
+    assert_eq!(left(), ["x.bak"], "the next one removed it");
+    assert_eq!(folder.export("b.blaze", "things"), folder.export("a.blaze", "things"));
+}
+
+#[cfg(unix)]
+fn appears(folder: &Folder, name: &str) {
+    let begun = Instant::now();
+    while !folder.path().join(name).exists() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{name} did not appear");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_file_of_which_not_one_row_can_be_read_gives_no_file_and_a_list() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", ndjson(&records(300)));
+    folder.import(&file, "a.blaze", "things", &[]);
+    let path = folder.path().join("a.blaze");
+    let mut bytes = fs::read(&path).expect("is there");
+    bytes[32 * 4096..].fill(0x5a);
+    fs::write(&path, &bytes).expect("can be written");
+    for log in blazedb::log_file_names("a.blaze") {
+        let _ = fs::remove_file(folder.path().join(log));
+    }
+    let said = ["not one row of a.blaze can be read, and no file was made", "restore a backup", "sync a new file"];
+    let ran = folder.run(["salvage", "--db", "a.blaze", "--to", "b.blaze"]).refused(1, &said);
+    assert!(ran.stderr.contains("lost: where trees begin"), "{}", ran.stderr);
+    // As one that was cut off leaves it, which is no reason to refuse.
+    folder.write("lost.txt", "");
+    let args = ["salvage", "--db", "a.blaze", "--to", "b.blaze", "--report", "lost.txt"];
+    let ran = folder.run(args).refused(1, &said);
+    assert!(!ran.stderr.contains("lost: "), "{}", ran.stderr);
+    let lost = fs::read_to_string(folder.path().join("lost.txt")).expect("a report");
+    assert!(lost.contains("where trees begin"), "{lost}");
+    let names = fs::read_dir(folder.path()).expect("a folder").map(|entry| entry.expect("an entry").file_name());
+    let made: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with("b.blaze")).collect();
+    assert!(made.is_empty(), "{made:?}");
 }
 
 #[test]
