@@ -166,10 +166,12 @@ fn go_on(args: &RekeyArgs, db: &Database, stop: &StopFlag) -> Result<(), Failure
 /// Says how far it came, what that means for the file, and what to do.
 fn broke_off(args: &RekeyArgs, sealed: Option<RekeyProgress>, error: &Error) -> Failure {
     let shown = args.db.db.display();
+    // The step that broke off is not counted.
     let far = match sealed {
-        None => "its new key is in place, but few or none of its pages are sealed with it yet".to_owned(),
+        None => "its new key is in place".to_owned(),
         Some(now) => format!(
-            "its new key is in place, {} of {} pages are done, and others may have the key of before",
+            "its new key is in place, {} of {} pages are done, and some of the next {STEP_PAGES} may be; the others have the key \
+             of before",
             ui::thousands(now.done.min(now.total)),
             ui::thousands(now.total)
         ),
