@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use blazedb::{Database, Document, History, Options, Value};
 use serde_json::json;
 
-use crate::support::{Background, Folder, finish, ndjson, records, signal, wait};
+use crate::support::{Background, Folder, ndjson, records, signal, wait};
 
 #[test]
 fn a_chain_of_backups_becomes_a_database_again() {
@@ -145,14 +145,13 @@ fn an_output_without_room_is_not_blamed_on_the_database() {
     let file = folder.write("r.ndjson", ndjson(&records(200)));
     folder.import(&file, "a.blaze", "things", &[]);
     let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
-    let ran = finish(folder.program().args(["backup", "--db", "a.blaze", "-o", "-"]).stdout(full));
+    let ran = crate::support::finish(folder.program().args(["backup", "--db", "a.blaze", "-o", "-"]).stdout(full));
     let ran = ran.refused(1, &["cannot write to stdout", "No space left", "make room where stdout goes"]);
     assert!(!ran.stderr.contains("verify"), "{}", ran.stderr);
 }
 
 /// Whatever waits for a pace, a disk or a pipe.
 #[test]
-#[cfg(unix)]
 fn what_is_cut_off_leaves_no_partial_file() {
     let folder = Folder::new();
     let file = folder.write("r.ndjson", ndjson(&records(2000)));
@@ -191,7 +190,6 @@ fn what_is_cut_off_leaves_no_partial_file() {
     assert_eq!(folder.export("b.blaze", "things"), folder.export("a.blaze", "things"));
 }
 
-#[cfg(unix)]
 fn appears(folder: &Folder, name: &str) {
     let begun = Instant::now();
     while !folder.path().join(name).exists() {
