@@ -257,6 +257,9 @@ fn move_rows(
     }
 }
 
+/// Field lists by number, as they are stored.
+type Stored = BTreeMap<u32, Bytes>;
+
 /// Documents of which the list of fields is lost.
 #[derive(Default)]
 struct Samples {
@@ -265,7 +268,7 @@ struct Samples {
 }
 
 /// The field lists that are there, by number, and the tree that they are in where that has lost its name.
-fn find_shapes(view: &ReadView) -> Result<(Option<BTreeMap<u32, Bytes>>, Option<String>), Error> {
+fn find_shapes(view: &ReadView) -> Result<(Option<Stored>, Option<String>), Error> {
     if let Some(shapes) = shapes_in(view, layout::SHAPES)? {
         return Ok((Some(shapes), None));
     }
@@ -282,7 +285,7 @@ fn find_shapes(view: &ReadView) -> Result<(Option<BTreeMap<u32, Bytes>>, Option<
 }
 
 /// Documents of each field list that is named and not there.
-fn samples_without_shape(view: &ReadView, shapes: &BTreeMap<u32, Bytes>) -> Result<BTreeMap<u32, Samples>, Error> {
+fn samples_without_shape(view: &ReadView, shapes: &Stored) -> Result<BTreeMap<u32, Samples>, Error> {
     let mut missing: BTreeMap<u32, Samples> = BTreeMap::new();
     for name in view.tree_names()? {
         let Some(tree) = view.tree(&name)? else { continue };
@@ -323,7 +326,7 @@ fn shape_of(samples: &Samples) -> Option<Shape> {
 }
 
 /// The field lists of a tree, by number; `None`: there is no such tree, or it holds something else.
-fn shapes_in(view: &ReadView, tree: &str) -> Result<Option<BTreeMap<u32, Bytes>>, Error> {
+fn shapes_in(view: &ReadView, tree: &str) -> Result<Option<Stored>, Error> {
     let Some(tree) = view.tree(tree)? else { return Ok(None) };
     let mut shapes = BTreeMap::new();
     for row in view.range(tree, ..) {

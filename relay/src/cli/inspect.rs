@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use blazedb::{Document, InboxEntry, Stats, Value};
+use blazedb::{Document, ErrorKind, InboxEntry, Stats, Value};
 use blazedb_sync::BoxReason;
 use blazedb_wire::json;
 
@@ -105,8 +105,16 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
             .set(state.done_bytes / 1024);
     });
     drop(progress);
-    let report =
-        report.map_err(|e| Failure::because(format!("{} is damaged", args.db.db.display()), &e, open::RESTORE))?;
+    let shown = args.db.db.display();
+    let report = report.map_err(|e| match e.kind() {
+        ErrorKind::Corrupt => Failure::because(format!("{shown} is damaged"), &e, open::RESTORE),
+        // Not everything that ends a check is damage: the disk may fail, the writer may overtake it.
+        _ => Failure::because(
+            format!("{shown} was not read as a whole"),
+            &e,
+            "run it again, best when nobody writes the file; if it stays, look at the disk and the system's log",
+        ),
+    })?;
     ui::line(&format!(
         "{} is sound: {} read, {} of them with changes on their way; sealed batches: {}",
         args.db.db.display(),
