@@ -11,7 +11,7 @@ pub const VALUE_BYTES_MAX: usize = 2 << 20;
 pub const TRANSACTION_BYTES_MAX: usize = 32 << 20;
 
 /// Most memory that one write transaction may take: its keys and values, what its savepoints keep of those that were
-/// replaced, and `TRANSACTION_ENTRY_BYTES` for each. What it replaced of its own takes no more than as much again, and a
+/// replaced, and `TRANSACTION_ENTRY_BYTES` for each. Values that are given in pieces take up to a sixth more. What it replaced of its own takes no more than as much again, and a
 /// megabyte.
 pub const TRANSACTION_MEMORY_MAX: usize = 128 << 20;
 

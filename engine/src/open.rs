@@ -14,7 +14,7 @@ use crate::history::purge::Purge;
 use crate::keys::{EpochKey, FileKeys, KeySlot, UnwrapError, WrapError};
 use crate::limits::PAGE_BYTES;
 use crate::log::writer::{LogPosition, LogWriter, check_log_names, log_file_names};
-use crate::options::{KeySource, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, Memory, Options, PageAccess};
+use crate::options::{KeySource, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, Memory, Options, PageAccess, TABLE_BYTES_MAX};
 use crate::pager::{MissFrom, PageError, Pages, Space, SpaceCounts, first_page};
 use crate::readers::{LogAt, Visible};
 use crate::recover::{IntoPages, Stored, Surveyed, read_names, survey};
@@ -66,6 +66,7 @@ impl Store {
         let (writer, disk) = if options.read_only {
             (None, None)
         } else {
+            header.check_room_for_more()?;
             let len = file.len().map_err(|source| OpenError::Io { during: "reading the file's length", source })?;
             let space = open_space(len, &layers.root, &stored, &header, older.as_ref())?;
             counts = space.counts();
@@ -126,14 +127,14 @@ impl Store {
 fn check_options(options: &Options) -> Result<(), OpenError> {
     let Memory { cache_bytes, table_bytes, log_bytes } = options.memory;
     let (page_bytes, block_bytes) = (options.page_bytes as u64, options.log_block_bytes as u64);
-    let range = MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX;
-    const RANGE: &str = "from 1 KiB to 16 TiB";
+    let (cache, table, log) = (cache_bytes as u64, table_bytes as u64, log_bytes);
+    let is_page = PAGE_BYTES.contains(&options.page_bytes);
     for (option, given, is_allowed, allowed) in [
-        ("page_bytes", page_bytes, PAGE_BYTES.contains(&options.page_bytes), "4096, 8192 or 16384"),
+        ("page_bytes", page_bytes, is_page, "4096, 8192 or 16384"),
         ("log_block_bytes", block_bytes, [4096, 16384].contains(&block_bytes), "4096 or 16384"),
-        ("memory.cache_bytes", cache_bytes as u64, cache_bytes as u64 <= MEMORY_BYTES_MAX, "at most 16 TiB"),
-        ("memory.table_bytes", table_bytes as u64, range.contains(&(table_bytes as u64)), RANGE),
-        ("memory.log_bytes", log_bytes, range.contains(&log_bytes), RANGE),
+        ("memory.cache_bytes", cache, cache <= MEMORY_BYTES_MAX, "at most 16 TiB"),
+        ("memory.table_bytes", table, (MEMORY_BYTES_MIN..=TABLE_BYTES_MAX).contains(&table), "from 1 KiB to 64 GiB"),
+        ("memory.log_bytes", log, (MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX).contains(&log), "from 1 KiB to 16 TiB"),
     ] {
         if !is_allowed {
             return Err(OpenError::BadOption { option, given, allowed });

@@ -285,6 +285,8 @@ pub(crate) const fn hook_bytes(table_bytes: u64) -> u64 {
 
 /// Of each part of `Memory`: no machine has so much, and sums of it have room in 64 bits.
 pub(crate) const MEMORY_BYTES_MAX: u64 = 1 << 44;
+/// Of a table, which begins with a filter of a sixty-fourth of it.
+pub(crate) const TABLE_BYTES_MAX: u64 = 1 << 36;
 /// A table or a log of fewer bytes is full before anything is in it.
 pub(crate) const MEMORY_BYTES_MIN: u64 = 1 << 10;
 

@@ -132,6 +132,20 @@ pub(crate) struct Unchecked {
 }
 
 impl Superblock {
+    /// Refuses what a writer would count beyond what any reader accepts; no file that was only written comes here. spec: E-3
+    pub(crate) fn check_room_for_more(&self) -> Result<(), OpenError> {
+        let numbers = [
+            ("sequence", self.sequence),
+            ("commit number", self.commit_no.max(self.durable_floor)),
+            ("log generation", self.log.generation),
+            ("log offset", self.log.offset),
+        ];
+        match numbers.into_iter().find(|(_, number)| *number >= NUMBER_MAX / 2) {
+            Some((what, given)) => Err(OpenError::Unsupported { what, given }),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn encode(&self, keys: &FileKeys) -> Box<[u8; SLOT_BYTES]> {
         let mut b = Box::new([0; SLOT_BYTES]);
         b[..8].copy_from_slice(&MAGIC);

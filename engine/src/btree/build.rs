@@ -48,7 +48,7 @@ struct Window {
     plain_bytes: usize,
 }
 
-fn uvarint_len(n: usize) -> usize {
+pub(super) fn uvarint_len(n: usize) -> usize {
     if n < 0x80 { 1 } else { 2 }
 }
 
@@ -63,6 +63,12 @@ fn push_uvarint(out: &mut Vec<u8>, n: usize) {
 
 fn common_len(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// Returns how many bytes of a page its next entry may fill that holds `used`: more than `limit` where it would be left with
+/// an eighth of that empty, as entries are long.
+pub(super) const fn room_of(used: usize, limit: usize, body_bytes: usize) -> usize {
+    if used + limit / 8 < limit { body_bytes } else { limit }
 }
 
 /// Returns the shortest key above `left` and at or below `right`.
@@ -153,7 +159,7 @@ impl Builder {
     fn enter(&mut self, i: usize) {
         if let Some(last) = self.windows.back() {
             let grown = self.grown(last, i);
-            if grown.bytes() <= self.limit {
+            if grown.bytes() <= room_of(last.bytes(), self.limit, self.body_bytes) {
                 *self.windows.back_mut().expect("it has a last one") = grown;
                 return;
             }

@@ -8,6 +8,7 @@
 //! Memory: a copy of one node per level, and one key per leaf of the step.
 
 use super::apply::{EditValue, Edits, apply_packed};
+use super::build::{room_of, uvarint_len};
 use super::node::{Branch, Leaf, NODE_HEADER_BYTES, Rule};
 use super::{HEIGHT_MAX, TreeRoot, broken};
 use crate::pager::{PageError, PageKind, PageRead, PageRef, PageWrite};
@@ -121,6 +122,7 @@ impl<P: PageRead> Plan<'_, P> {
     /// Looks at all leaves of a branch.
     fn leaves(&mut self, branch: &Branch<'_>, lows: Vec<Vec<u8>>) -> Result<(), PageError> {
         let mut shapes = Vec::with_capacity(branch.len());
+        let mut entries = Vec::new();
         let (mut first, mut last) = (Vec::new(), Vec::new());
         for i in 0..branch.len() {
             let at = branch.child(i);
@@ -132,7 +134,18 @@ impl<P: PageRead> Plan<'_, P> {
             if i + 1 == branch.len() {
                 last = self.read(at, leaf.key(leaf.len() - 1))?;
             }
-            shapes.push(leaf.shape());
+            let shape = leaf.shape();
+            if shape.used > LONG_BYTES * shape.len {
+                for i in 0..shape.len {
+                    let cell = self.read(at, leaf.cell(i))?;
+                    entries.push(Entry {
+                        suffix: cell.value - cell.key,
+                        prefix: shape.prefix_len,
+                        value: cell.end - cell.value,
+                    });
+                }
+            }
+            shapes.push(shape);
         }
         *self.budget = self.budget.saturating_sub(shapes.len() as u64);
         let common = first.iter().zip(&last).take_while(|(a, b)| a == b).count();
@@ -145,8 +158,13 @@ impl<P: PageRead> Plan<'_, P> {
                 shape.used.saturating_sub(NODE_HEADER_BYTES + shape.prefix_len) + shape.len * per_entry
             })
             .sum();
-        let room = self.pages.body_bytes() * self.how.fill / 100 - NODE_HEADER_BYTES - common;
-        let (now, packed) = (shapes.len() as u64, bytes.div_ceil(room) as u64);
+        let body_bytes = self.pages.body_bytes();
+        let limit = body_bytes * self.how.fill / 100;
+        let packed = match entries.len() == shapes.iter().map(|shape| shape.len).sum() {
+            true => pages_of(&entries, common, limit, body_bytes),
+            false => bytes.div_ceil(limit - NODE_HEADER_BYTES - common),
+        };
+        let (now, packed) = (shapes.len() as u64, packed as u64);
         if packed < now && (now - packed) * 100 >= now * self.how.gain {
             self.gain.packed += packed;
             self.gain.fewer += now - packed;
@@ -157,6 +175,31 @@ impl<P: PageRead> Plan<'_, P> {
         }
         Ok(())
     }
+}
+
+/// Entries of more bytes than this leave so much of a page empty, as none is cut, that they are looked at one by one.
+const LONG_BYTES: usize = 100;
+
+/// Lengths of an entry: its key in two parts, and its value as it stands in the leaf.
+struct Entry {
+    prefix: usize,
+    suffix: usize,
+    value: usize,
+}
+
+/// Counts the pages that these entries fill one after the other, where no page has more of its keys in common than all.
+fn pages_of(entries: &[Entry], common: usize, limit: usize, body_bytes: usize) -> usize {
+    let empty = NODE_HEADER_BYTES + common;
+    let (mut pages, mut used) = (1, empty);
+    for &Entry { prefix, suffix, value } in entries {
+        let key = prefix + suffix;
+        let bytes = 4 + 2 + uvarint_len(key) + uvarint_len(value << 1) + key.saturating_sub(common) + value;
+        if used > empty && used + bytes > room_of(used, limit, body_bytes) {
+            (pages, used) = (pages + 1, empty);
+        }
+        used += bytes;
+    }
+    pages
 }
 
 /// Touches leaves.

@@ -18,7 +18,7 @@ const PUT_PIECES: u8 = 2;
 const PUT_STORED: u8 = 3;
 
 /// Pieces shorter than this are always literal: a span costs about as much, and hashing them more.
-const SPAN_BYTES_MIN: usize = 48;
+pub(crate) const SPAN_BYTES_MIN: usize = 48;
 
 /// Writes one commit into a group's payload.
 pub(crate) struct CommitEncoder<'p> {

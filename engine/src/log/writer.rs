@@ -13,7 +13,7 @@ use super::replay::LogEnd;
 use crate::env::{Env, OpenMode, StorageFile};
 use crate::error::{OpenError, is_full};
 use crate::keys::FileKeys;
-use crate::limits::{RESERVE_BYTES_MAX, RESERVE_BYTES_MIN, SEALS_PER_GENERATION_MAX};
+use crate::limits::{GROUP_BYTES_MAX, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN, SEALS_PER_GENERATION_MAX};
 use crate::readers::LogAt;
 use crate::seal::{Seal, Tag};
 use crate::superblock::Superblock;
@@ -196,6 +196,12 @@ impl LogWriter {
     /// Seals and writes one group. `group` begins with `HEADER_BYTES` of room and is spent by this.
     pub(crate) fn append(&mut self, group: &mut Vec<u8>, first: u64, count: u32) -> Result<(), AppendError> {
         assert!(first == self.last_commit + 1 && count > 0, "commits are appended in order, none left out");
+        // What no reader accepts is never acknowledged. The limits of transactions keep groups far below this.
+        if group.len() - HEADER_BYTES > GROUP_BYTES_MAX {
+            let source =
+                io::Error::new(io::ErrorKind::FileTooLarge, "a group of the log is longer than any reader accepts");
+            return Err(AppendError::DiskFull { during: "writing the log", source });
+        }
         self.ensure_room(group.len() as u64)?;
         let (uuid, block_bytes) = (self.uuid, self.block_bytes);
         let mut header = GroupHeader {

@@ -211,8 +211,18 @@ impl<'s> Saving<'s> {
             CATALOGUE => "the names of trees".to_owned(),
             NO_TREE => "lost+found".to_owned(),
             _ if self.twins.contains(&tree) => "history".to_owned(),
-            _ => self.names.get(&tree).cloned().unwrap_or_else(|| format!("lost+found/tree-{tree}")),
+            _ => self.names.get(&tree).cloned().unwrap_or_else(|| self.beside(&format!("tree-{tree}"))),
         }
+    }
+
+    /// Returns the name of a tree for what cannot be placed: no tree of the damaged store has it, as an earlier salvage may
+    /// have made that.
+    fn beside(&self, what: &str) -> String {
+        let mut name = format!("lost+found/{what}");
+        while self.names.values().any(|taken| *taken == name) {
+            name.push('\'');
+        }
+        name
     }
 
     fn open_tree(&mut self, tree: u32) -> Result<TreeId, RestoreError> {
@@ -414,7 +424,7 @@ impl<'s> Saving<'s> {
                     continue;
                 }
                 None => {
-                    let name = format!("lost+found/{}", shelves.len() + 1);
+                    let name = self.beside(&(shelves.len() + 1).to_string());
                     shelves.push(Shelf { name, candidates, last: None, rows: 0 });
                     shelves.len() - 1
                 }

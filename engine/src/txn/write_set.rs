@@ -16,6 +16,7 @@ use crate::error::WriteError;
 use crate::limits::{
     KEY_BYTES_MAX, TRANSACTION_BYTES_MAX, TRANSACTION_ENTRY_BYTES, TRANSACTION_MEMORY_MAX, VALUE_BYTES_MAX,
 };
+use crate::log::redo::SPAN_BYTES_MIN;
 use crate::memtable::head_of;
 use crate::pager::PageError;
 use crate::txn::CATALOGUE;
@@ -117,19 +118,8 @@ impl WriteSet {
             return Err(WriteError::ValueTooLong { given: value_len });
         }
         self.room_for(key.len() + value_len)?;
-        self.has_pieces |= pieces.len() > 1;
-        let ends = if pieces.len() > 1 {
-            let mut end = 0;
-            pieces
-                .iter()
-                .map(|p| {
-                    end += p.len() as u32;
-                    end
-                })
-                .collect()
-        } else {
-            Box::default()
-        };
+        let ends = ends_of(pieces);
+        self.has_pieces |= !ends.is_empty();
         self.insert(tree, key, pieces, Effect::Put { ends });
         Ok(())
     }
@@ -349,6 +339,25 @@ impl WriteSet {
         let given = given + self.journal_bytes + entries * TRANSACTION_ENTRY_BYTES;
         if given > TRANSACTION_MEMORY_MAX { Err(WriteError::TransactionHoldsTooMuch { given }) } else { Ok(()) }
     }
+}
+
+/// Where to cut a value for the log. Pieces that are too short to be found again there belong to their neighbour: a cut
+/// takes bytes in memory and in the log, and so there is no more than one for every 24 bytes.
+fn ends_of(pieces: &[&[u8]]) -> Box<[u32]> {
+    if pieces.len() < 2 {
+        return Box::default();
+    }
+    let (mut ends, mut end, mut was_short) = (Vec::new(), 0, false);
+    for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+        end += piece.len() as u32;
+        let is_short = piece.len() < SPAN_BYTES_MIN;
+        if is_short && was_short {
+            ends.pop();
+        }
+        ends.push(end);
+        was_short = is_short;
+    }
+    if ends.len() < 2 { Box::default() } else { ends.into() }
 }
 
 /// A write set as edits of pages.

@@ -7,6 +7,7 @@ use std::error::Error;
 
 use blazedb_engine::env::{SimDisk, Survivors};
 use blazedb_engine::{MaintainError, OpenError, Options, ReadError, Store, log_file_names};
+use sha2::Digest;
 
 use crate::support::{Model, NAME, model_of, open, options, put, roomy, scale, try_content, unencrypted};
 
@@ -450,6 +451,30 @@ fn verify_notices_damage_under_an_open_store() {
     }
     // What the cache holds is still right; the file is not.
     assert!(store.verify(&mut |_| {}).is_err(), "the cache does not hold all of the pages");
+}
+
+/// What a writer would count on until no reader accepts it any more. spec: E-3
+#[test]
+fn numbers_near_their_end_are_read_and_not_written_on() {
+    let (disk, _) = closed(&unencrypted());
+    let bytes = disk.read_file(NAME).expect("is there");
+    for (fields, name) in [(&[16][..], "sequence"), (&[48, 56], "commit number"), (&[64], "log generation")] {
+        let mut bytes = bytes.clone();
+        for slot in [0, 65536].map(|at| at..at + 4096) {
+            let slot = &mut bytes[slot];
+            fields.iter().for_each(|at| slot[at + 7] = 0x20);
+            let digest = sha2::Sha256::digest(&slot[..4060]);
+            slot[4060..4092].copy_from_slice(&digest);
+            let crc = crc32fast::hash(&slot[..4092]);
+            slot[4092..].copy_from_slice(&crc.to_le_bytes());
+        }
+        let disk = SimDisk::new(1);
+        disk.write_file(NAME, &bytes);
+        Store::open(disk.env(NAME), unencrypted().create(false).read_only(true)).expect("it is no damage");
+        let opened = Store::open(disk.env(NAME), unencrypted().create(false));
+        assert!(matches!(opened, Err(OpenError::Unsupported { what, .. }) if what == name), "{name}: {opened:?}");
+        assert_eq!(disk.read_file(NAME).as_deref(), Some(&bytes[..]), "nothing was written");
+    }
 }
 
 /// Fields out of range with a checksum that fits: by name, before the key is asked for. spec: E-3

@@ -328,6 +328,7 @@ fn memory_that_nobody_has_and_memory_that_holds_nothing_are_refused() {
         // With these every commit would wait for room for ever.
         Memory { log_bytes: 0, ..usual },
         Memory { table_bytes: 1, ..usual },
+        Memory { table_bytes: 1 << 44, ..usual },
     ] {
         let opened = Store::open(Env::memory(1), Options::unencrypted().memory(memory));
         assert!(matches!(opened, Err(OpenError::BadOption { .. } | OpenError::Io { .. })), "{memory:?}");

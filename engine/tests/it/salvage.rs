@@ -8,6 +8,7 @@ use blazedb_engine::{Loss, OpenError, Options, SalvageError, SalvageReport, Stor
 use crate::support::{Model, NAME, Random, model_of, options, put, roomy, scale, unencrypted};
 
 const PAGE: usize = 4096;
+const PAGES_START: usize = 128 << 10;
 const FIRST: usize = 131_072 / PAGE;
 
 fn save(disk: &SimDisk, how: &Options) -> (Model, SalvageReport) {
@@ -250,6 +251,39 @@ fn rows_come_back_where_nobody_can_say_which_pages_are_in_use() {
         let of_roots = report.losses.iter().any(|loss| matches!(loss, Loss::Roots { .. }));
         assert!(of_roots || what == "an inner page" || what == "a third of the file", "{what}: {:?}", report.losses);
     }
+}
+
+/// A salvage of what an earlier one had to lay beside: rows that cannot be placed go over none that can.
+#[test]
+fn what_cannot_be_placed_goes_into_no_tree_that_is_there() {
+    let (disk, target) = (SimDisk::new(3), SimDisk::new(9));
+    let how = Options::unencrypted();
+    let store = Store::open(disk.env(NAME), how.clone()).expect("opens");
+    let mut load = store.loader();
+    for tree in ["aa", "bb", "lost+found/1"] {
+        let id = load.tree(tree).expect("a good name");
+        let rows = if tree == "lost+found/1" { 20 } else { 3000 };
+        for n in 0..rows {
+            load.put(id, format!("key-{n:07}").as_bytes(), format!("{tree} {n}").repeat(10).as_bytes()).expect("room");
+        }
+    }
+    load.finish().expect("loads");
+    store.close().expect("closes");
+    // The branches of both trees: their leaves are sound, and nobody can say whose they are.
+    let mut file = disk.read_file(NAME).expect("the store's file");
+    for page in file[PAGES_START..].chunks_mut(PAGE).filter(|page| page[4] == 2) {
+        if page.windows(4).any(|bytes| bytes == b"key-" || bytes == b"0000") {
+            page[100..164].fill(0xA5);
+        }
+    }
+    disk.write_file(NAME, &file);
+    salvage(disk.env(NAME), &how, target.env("b.blaze"), how.clone(), &mut |_| {}).expect("something is there");
+    let saved = model_of(&Store::open(target.env("b.blaze"), how).expect("opens"));
+    let intact = &saved["lost+found/1"];
+    assert_eq!(intact.len(), 20);
+    assert!(intact.values().all(|value| value.starts_with(b"lost+found/1 ")), "of that tree alone");
+    let beside = saved.iter().filter(|(tree, _)| tree.starts_with("lost+found/") && *tree != "lost+found/1");
+    assert_eq!(beside.map(|(_, rows)| rows.len()).sum::<usize>(), 6000);
 }
 
 #[test]
