@@ -58,6 +58,7 @@ slices! {
     bits: "bits", "flipped bits noticed by the checksum" >= 500_000;
     header_and_log_bits: "header-and-log-bits", "refused" >= 200;
     pages: "pages", "cases" >= 100;
+    amplification: "amplification", "preset client" >= 10;
     wrong_key: "wrong-key", "openings refused" >= 100;
     syncs: "syncs", "groups" >= 30;
     groups: "groups", "commits per sync" >= 10;

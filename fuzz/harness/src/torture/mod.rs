@@ -6,8 +6,9 @@
 //! repeats it.
 //!
 //! `journal.rs` records a run's calls and plays them again, `workload.rs` is the run and its oracle; `crash.rs`,
-//! `errors.rs`, `history.rs`, `tamper.rs`, `backup.rs` and `pace.rs` are the promises. Planted bugs ([`Plant`]) prove that they can be broken.
+//! `errors.rs`, `history.rs`, `tamper.rs`, `backup.rs`, `amplification.rs` and `pace.rs` are the promises. Planted bugs ([`Plant`]) prove that they can be broken.
 
+mod amplification;
 mod backup;
 mod crash;
 mod errors;
@@ -251,6 +252,15 @@ pub const PROMISES: &[Promise] = &[
         full: 64,
         slice: 1,
         keep: pace::reopen,
+    },
+    Promise {
+        name: "amplification",
+        says: "for a byte of rows that are overwritten at random in a file of 1 GB the disk is given at most 25, with the \
+               preset for servers (the others are counted); for one that is inserted by batches the log at most 2",
+        unit: "thousand rows of 174 bytes",
+        full: 5_750,
+        slice: 20,
+        keep: amplification::amplification,
     },
     Promise {
         name: "determinism",
