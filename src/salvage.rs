@@ -46,7 +46,8 @@ impl Database {
     /// [`ErrorKind::Open`]: the damaged file gives nothing, as its key is another one, or both of its headers are damaged.
     /// [`ErrorKind::Corrupt`]: not one row of it can be read; no file was made, and the error's source, a `SalvageError` of
     /// blazedb-engine, has the report.
-    /// [`ErrorKind::State`]: there is a file at `to`. [`ErrorKind::Storage`]: the disk.
+    /// [`ErrorKind::State`]: there is a file at `to`. [`ErrorKind::Storage`]: the disk; where there is a file at `to` then, the
+    /// rows are in it, but it is not made a database of: remove it, and do it again.
     pub fn salvage(
         from: impl AsRef<Path>,
         options: &Options,

@@ -3,7 +3,8 @@
 //! A step looks at branches of level 1, from left to right: where the leaves of one would fit fewer pages by a good
 //! part, all of them are built anew, filled up (`apply_packed`); else they stay. What it says of how many pages they
 //! would take is a bound from above: keys that leaves shorten by their own beginning are counted in full, but for what
-//! all keys of the branch have in common. So packing never makes a tree longer, and what was packed is not packed again.
+//! all keys of the branch have in common. Long entries are counted one by one, as none is cut: pages of them are never
+//! full. So packing never makes a tree longer, and what was packed is not packed again.
 //!
 //! Memory: a copy of one node per level, and one key per leaf of the step.
 

@@ -22,10 +22,10 @@ use crate::superblock::Superblock;
 /// more at each close, as zeros, so more of them would wear out cards of apps that are opened fifty times a day.
 const KEPT_BYTES_MAX: u64 = 256 << 10;
 
-/// What is laid out is written in pieces of this size.
 /// How much of a file is looked at for a group of a log.
 const LOOKED_AT_BYTES: usize = 64 << 10;
 
+/// What is laid out is written in pieces of this size.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Files that generations share: two that the headers need, one for the commits since.
