@@ -1,5 +1,7 @@
 //! The frame cache under threads, evictions and reuse.
 
+#![allow(unsafe_code)]
+
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
