@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use blazedb_engine::{Env, Loss, ReadView, SalvageError, SalvageProgress, SalvageReport, SalvagedTree, Store};
+use blazedb_engine::{
+    Env, Loss, ReadView, SalvageError, SalvageProgress, SalvageReport, SalvagedTree, Store, salvage_then,
+};
 use blazedb_sync::{DocState, StoredRow};
-use blazedb_wire::limits::FIELDS_MAX;
 use blazedb_wire::{Hlc, Reader, Shape};
 use bytes::Bytes;
 
@@ -22,12 +23,15 @@ use crate::{Error, ErrorKind};
 
 /// Where the engine lays what it cannot place.
 const BESIDE: &str = "lost+found";
-/// Rows that are moved in one transaction.
+/// Rows, and about their bytes, that are moved in one transaction.
 const MOVED_MAX: usize = 1000;
+const MOVED_BYTES_MAX: usize = 4 << 20;
 /// Losses that the report names one by one, as the engine does; the rest is counted.
 const LOSSES_MAX: usize = 65_536;
 /// What fields are called whose names are lost, with a number of four digits, in the order of their names.
 const MADE_UP: &str = "field-";
+/// Fields that are looked for at most where their names are lost: a longer list is not made up.
+const MADE_UP_MAX: usize = 512;
 /// Documents of a field list that are asked how many fields it has.
 const SAMPLES_MAX: usize = 16;
 
@@ -46,8 +50,7 @@ impl Database {
     /// [`ErrorKind::Open`]: the damaged file gives nothing, as its key is another one, or both of its headers are damaged.
     /// [`ErrorKind::Corrupt`]: not one row of it can be read; no file was made, and the error's source, a `SalvageError` of
     /// blazedb-engine, has the report.
-    /// [`ErrorKind::State`]: there is a file at `to`. [`ErrorKind::Storage`]: the disk; where there is a file at `to` then, the
-    /// rows are in it, but it is not made a database of: remove it, and do it again.
+    /// [`ErrorKind::State`]: there is a file at `to`. [`ErrorKind::Storage`]: the disk. After an error there is no new file.
     pub fn salvage(
         from: impl AsRef<Path>,
         options: &Options,
@@ -55,19 +58,21 @@ impl Database {
         into: Options,
         progress: &mut dyn FnMut(SalvageProgress),
     ) -> Result<SalvageReport, Error> {
-        let to = Env::file(to);
-        let made = blazedb_engine::salvage(Env::file(from), &options.engine, to.clone(), into.engine.clone(), progress);
-        let mut report = made.map_err(|e| match e {
+        // The views of who moves rows keep what they show, however much is moved.
+        let into = into.engine.snapshot_bytes_max(u64::MAX);
+        let mut finish = |store: &Store, report: &mut SalvageReport| match report.losses.is_empty() {
+            true => Ok(()),
+            false => Mending { store, report, newest: Hlc(0) }.all().map_err(Into::into),
+        };
+        let made = salvage_then(Env::file(from), &options.engine, Env::file(to), into, progress, &mut finish);
+        made.map_err(|e| match e {
             SalvageError::Target(e) => not_restored(e),
             e @ SalvageError::Nothing(_) => Error::with(ErrorKind::Corrupt, "nothing can be had of this file", e),
+            e @ SalvageError::Finish(_) => {
+                Error::with(ErrorKind::Storage, "what was saved could not be made a database", e)
+            }
             e => Error::with(ErrorKind::Open, "nothing can be had of this file", e),
-        })?;
-        if !report.losses.is_empty() {
-            let store = Store::open(to, into.engine.create(false))?;
-            Mending { store: &store, report: &mut report, newest: Hlc(0) }.all()?;
-            store.close().map_err(|e| Error::with(ErrorKind::Storage, "the new file did not close cleanly", e))?;
-        }
-        Ok(report)
+        })
     }
 }
 
@@ -104,15 +109,16 @@ impl Mending<'_> {
         let mut shapes = found.unwrap_or_default();
         let mut made_up = samples_without_shape(&view, &shapes)?;
         made_up.retain(|number, samples| {
-            let Some(shape) = shape_of(samples) else { return false };
+            let Some((shape, is_only)) = shape_of(samples) else { return false };
+            let doubt = if is_only { "" } else { "; fewer fields fit as well, and then these are not what there was" };
             self.lose(Loss::Value {
                 tree: layout::SHAPES.to_owned(),
                 key: number.to_be_bytes().to_vec(),
                 len: 0,
                 why: format!(
-                    "the names of the {} fields of {} documents are lost; now they are {MADE_UP}0001 and so on",
+                    "the names of the {} fields of {} documents are lost; now they are {MADE_UP}0001 and so on{doubt}",
                     shape.len(),
-                    samples.documents
+                    samples.documents,
                 ),
             });
             let mut bytes = Vec::new();
@@ -244,7 +250,12 @@ fn move_rows(
     let mut moved = 0;
     let mut rows = view.range(source, ..).filter(|row| row.as_ref().map_or(true, |(key, value)| is_moved(key, value)));
     loop {
-        let part = rows.by_ref().take(MOVED_MAX).collect::<Result<Vec<_>, _>>()?;
+        let (mut part, mut bytes) = (Vec::new(), 0);
+        while part.len() < MOVED_MAX && bytes < MOVED_BYTES_MAX {
+            let Some(row) = rows.next().transpose()? else { break };
+            bytes += row.0.len() + row.1.len();
+            part.push(row);
+        }
         if part.is_empty() {
             return Ok(moved);
         }
@@ -309,21 +320,22 @@ fn samples_without_shape(view: &ReadView, shapes: &Stored) -> Result<BTreeMap<u3
     Ok(missing)
 }
 
-/// The shape of as many names as most of these documents have values.
-fn shape_of(samples: &Samples) -> Option<Shape> {
+/// The shape of as many names as most of these documents have values, and whether no other number fits as many.
+fn shape_of(samples: &Samples) -> Option<(Shape, bool)> {
     // A value takes at least a byte.
-    let longest = samples.values.iter().map(Bytes::len).max().unwrap_or(0).min(FIELDS_MAX);
-    let mut best = (0, None);
+    let longest = samples.values.iter().map(Bytes::len).max().unwrap_or(0).min(MADE_UP_MAX);
+    let (mut best, mut is_only) = ((0, None), true);
     for fields in 0..=longest {
         let shape = Shape::new((1..=fields).map(|n| format!("{MADE_UP}{n:04}"))).ok()?;
         let fits = |value: &&Bytes| DocState::decode(Some(*value), &|_| Some(shape.clone())).is_ok();
         let count = samples.values.iter().filter(fits).count();
         // Of several the largest: what follows the tag of a text may pass for that text.
         if count > 0 && count >= best.0 {
+            is_only = count > best.0;
             best = (count, Some(shape));
         }
     }
-    best.1
+    best.1.map(|shape| (shape, is_only))
 }
 
 /// The field lists of a tree, by number; `None`: there is no such tree, or it holds something else.

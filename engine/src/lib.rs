@@ -112,7 +112,9 @@ pub use options::{
     AutoVacuum, CipherChoice, KdfCost, KeyKind, KeyProvider, KeyRequest, KeySlotInfo, KeySource, Memory, Options,
     PageAccess, RekeyOptions, RekeyProgress, Secret, VacuumProgress,
 };
-pub use salvage::{Loss, SalvageError, SalvageProgress, SalvageReport, SalvagedTree, salvage};
+pub use salvage::{
+    Loss, SalvageError, SalvageFinish, SalvageProgress, SalvageReport, SalvagedTree, salvage, salvage_then,
+};
 pub use store::Store;
 pub use txn::{
     CommitInfo, Cursor, Durability, ReadView, Savepoint, Serial, TransactionCursor, TreeId, ValueReader, ValueWriter,

@@ -98,3 +98,31 @@ fn nothing_is_made_of_nothing() {
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(!to.exists());
 }
+
+/// More than a transaction may hold has to be moved, and it is there whole or not at all.
+#[test]
+fn a_database_of_large_documents_survives_the_loss_of_its_names() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (path, to) = (dir.path().join("a.blaze"), dir.path().join("b.blaze"));
+    let db = Database::open(&path, Options::unencrypted()).expect("creates");
+    let document =
+        |n: i64| Document::from_pairs([("n", Value::from(n)), ("text", "x".repeat(40 << 10).as_str().into())]);
+    for part in 0..9 {
+        db.transaction(|tx| {
+            let things = tx.collection::<Document>("things")?;
+            (0..100).try_for_each(|n| things.insert(&document(part * 100 + n).expect("a document")).map(drop))
+        })
+        .expect("commits");
+    }
+    db.close().expect("closes");
+    let mut bytes = fs::read(&path).expect("is there");
+    // The first page of all is the catalogue's, which has not changed since the first commit.
+    bytes[HEADERS..HEADERS + PAGE].iter_mut().for_each(|byte| *byte = !*byte);
+    fs::write(&path, &bytes).expect("can be written");
+    let options = Options::unencrypted;
+    Database::salvage(&path, &options(), &to, options(), &mut |_| {}).expect("everything is there");
+    let db = Database::open(&to, options()).expect("opens");
+    let names = db.collections().expect("reads");
+    assert!(matches!(&names[..], [name] if name.starts_with("lost+found-")), "{names:?}");
+    assert_eq!(found(&db).len(), 900);
+}

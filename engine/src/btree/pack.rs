@@ -3,10 +3,10 @@
 //! A step looks at branches of level 1, from left to right: where the leaves of one would fit fewer pages by a good
 //! part, all of them are built anew, filled up (`apply_packed`); else they stay. What it says of how many pages they
 //! would take is a bound from above: keys that leaves shorten by their own beginning are counted in full, but for what
-//! all keys of the branch have in common. Long entries are counted one by one, as none is cut: pages of them are never
+//! all keys of the branch have in common. Entries are counted one by one, as none is cut: pages of long ones are never
 //! full. So packing never makes a tree longer, and what was packed is not packed again.
 //!
-//! Memory: a copy of one node per level, and one key per leaf of the step.
+//! Memory: a copy of one node per level, six bytes for each entry below one of level 1, and one key per leaf of the step.
 
 use super::apply::{EditValue, Edits, apply_packed};
 use super::build::{room_of, uvarint_len};
@@ -122,7 +122,6 @@ impl<P: PageRead> Plan<'_, P> {
 
     /// Looks at all leaves of a branch.
     fn leaves(&mut self, branch: &Branch<'_>, lows: Vec<Vec<u8>>) -> Result<(), PageError> {
-        let mut shapes = Vec::with_capacity(branch.len());
         let mut entries = Vec::new();
         let (mut first, mut last) = (Vec::new(), Vec::new());
         for i in 0..branch.len() {
@@ -135,37 +134,20 @@ impl<P: PageRead> Plan<'_, P> {
             if i + 1 == branch.len() {
                 last = self.read(at, leaf.key(leaf.len() - 1))?;
             }
-            let shape = leaf.shape();
-            if shape.used > LONG_BYTES * shape.len {
-                for i in 0..shape.len {
-                    let cell = self.read(at, leaf.cell(i))?;
-                    entries.push(Entry {
-                        suffix: cell.value - cell.key,
-                        prefix: shape.prefix_len,
-                        value: cell.end - cell.value,
-                    });
-                }
+            for i in 0..leaf.len() {
+                let cell = self.read(at, leaf.cell(i))?;
+                entries.push(Entry {
+                    prefix: leaf.prefix().len() as u16,
+                    suffix: (cell.value - cell.key) as u16,
+                    value: (cell.end - cell.value) as u16,
+                });
             }
-            shapes.push(shape);
         }
-        *self.budget = self.budget.saturating_sub(shapes.len() as u64);
+        *self.budget = self.budget.saturating_sub(branch.len() as u64);
         let common = first.iter().zip(&last).take_while(|(a, b)| a == b).count();
-        let bytes: usize = shapes
-            .iter()
-            .map(|shape| {
-                // Each suffix grows by what it is shortened by here and may not be there, and its length by a byte.
-                let longer = shape.prefix_len.saturating_sub(common);
-                let per_entry = longer + usize::from(longer > 0);
-                shape.used.saturating_sub(NODE_HEADER_BYTES + shape.prefix_len) + shape.len * per_entry
-            })
-            .sum();
         let body_bytes = self.pages.body_bytes();
-        let limit = body_bytes * self.how.fill / 100;
-        let packed = match entries.len() == shapes.iter().map(|shape| shape.len).sum() {
-            true => pages_of(&entries, common, limit, body_bytes),
-            false => bytes.div_ceil(limit - NODE_HEADER_BYTES - common),
-        };
-        let (now, packed) = (shapes.len() as u64, packed as u64);
+        let packed = pages_of(&entries, common, body_bytes * self.how.fill / 100, body_bytes);
+        let (now, packed) = (branch.len() as u64, packed as u64);
         if packed < now && (now - packed) * 100 >= now * self.how.gain {
             self.gain.packed += packed;
             self.gain.fewer += now - packed;
@@ -178,22 +160,19 @@ impl<P: PageRead> Plan<'_, P> {
     }
 }
 
-/// Entries of more bytes than this leave so much of a page empty, as none is cut, that they are looked at one by one.
-const LONG_BYTES: usize = 100;
-
 /// Lengths of an entry: its key in two parts, and its value as it stands in the leaf.
 struct Entry {
-    prefix: usize,
-    suffix: usize,
-    value: usize,
+    prefix: u16,
+    suffix: u16,
+    value: u16,
 }
 
 /// Counts the pages that these entries fill one after the other, where no page has more of its keys in common than all.
 fn pages_of(entries: &[Entry], common: usize, limit: usize, body_bytes: usize) -> usize {
     let empty = NODE_HEADER_BYTES + common;
     let (mut pages, mut used) = (1, empty);
-    for &Entry { prefix, suffix, value } in entries {
-        let key = prefix + suffix;
+    for entry in entries {
+        let (key, value) = (usize::from(entry.prefix) + usize::from(entry.suffix), usize::from(entry.value));
         let bytes = 4 + 2 + uvarint_len(key) + uvarint_len(value << 1) + key.saturating_sub(common) + value;
         if used > empty && used + bytes > room_of(used, limit, body_bytes) {
             (pages, used) = (pages + 1, empty);

@@ -35,7 +35,11 @@ use crate::options::Options;
 use crate::pager::{MissFrom, PageError, Pages, Space};
 use crate::recover::survey_damaged;
 use crate::snapshot::{Layers, Root};
+use crate::store::Store;
 use crate::superblock::Superblock;
+
+/// What is done with a new store before it gets its name.
+pub type SalvageFinish<'f> = dyn FnMut(&Store, &mut SalvageReport) -> Result<(), Box<dyn Error + Send + Sync>> + 'f;
 
 /// Copies everything that can be read of a damaged store into a new one. `from` is opened with `options`, for reading;
 /// it must not be open for writing anywhere. `to` gets its name when all is there; `into` says how it is made. The report
@@ -47,16 +51,29 @@ pub fn salvage(
     into: Options,
     progress: &mut dyn FnMut(SalvageProgress),
 ) -> Result<SalvageReport, SalvageError> {
+    salvage_then(from, options, to, into, progress, &mut |_, _| Ok(()))
+}
+
+/// As [`salvage`]; when everything is in the new store, and before it gets its name, `finish` may change it and the report.
+pub fn salvage_then(
+    from: Env,
+    options: &Options,
+    to: Env,
+    into: Options,
+    progress: &mut dyn FnMut(SalvageProgress),
+    finish: &mut SalvageFinish<'_>,
+) -> Result<SalvageReport, SalvageError> {
     let making = Making::prepare(&to)?;
     let damaged = Damaged::open(&from, options)?;
     making.finish(into, |store| {
         let mut saving = Saving::new(&damaged, store, progress);
         saving.all()?;
-        let report = saving.report;
+        let mut report = saving.report;
         // An empty store would look like what is left.
         if report.rows == 0 && !report.losses.is_empty() {
             return Err(SalvageError::Nothing(Box::new(report)));
         }
+        finish(store, &mut report).map_err(SalvageError::Finish)?;
         Ok(report)
     })
 }

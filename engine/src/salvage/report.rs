@@ -161,6 +161,8 @@ pub enum SalvageError {
     Nothing(Box<SalvageReport>),
     /// The new store could not be made.
     Target(RestoreError),
+    /// What was to be done with the new store before it gets its name could not be done.
+    Finish(Box<dyn Error + Send + Sync>),
 }
 
 impl fmt::Display for SalvageError {
@@ -180,6 +182,7 @@ impl fmt::Display for SalvageError {
                 }
             }
             Self::Target(_) => f.write_str("the new file could not be made"),
+            Self::Finish(_) => f.write_str("the new file could not be finished; there is none"),
         }
     }
 }
@@ -190,6 +193,7 @@ impl Error for SalvageError {
             Self::Source(e) => Some(e),
             Self::Nothing(_) => None,
             Self::Target(e) => Some(e),
+            Self::Finish(e) => Some(&**e),
         }
     }
 }
