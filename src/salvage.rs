@@ -1,8 +1,8 @@
 //! What can be had of a damaged database.
 //!
 //! The engine saves rows, and where it cannot say whose they are it lays them beside (`lost+found/`). Here they become a
-//! database again that opens and in which everything can be read: field lists that are lost, and with them the documents
-//! that need them, must not keep the others from being read; documents whose collection's name is lost get a collection.
+//! database again that opens and in which everything can be read: a document whose list of fields is lost has its values
+//! under names that are made up, and one whose collection's name is lost is in a collection of such a name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -42,9 +42,9 @@ impl Database {
     ///
     /// Where something is lost the new file belongs to no space: in its own it would be taken for one that has all that
     /// came before. It is bound anew like a file that never was; deletes that were not sent yet are forgotten. Documents
-    /// whose collection nobody can tell are in collections `lost+found-...`, and may be older than what was lost; where the names of
-    /// fields are lost, values are called `field-0001` and so on, in the order of the names. What is in trees `lost+found/...`
-    /// of the store is no document.
+    /// whose collection nobody can tell are in collections `lost+found-...`, and may be older than what was lost; where the
+    /// names of fields are lost, values are called `field-0001` and so on, in the order of the names. What is in trees
+    /// `lost+found/...` of the store is no document.
     ///
     /// # Errors
     /// [`ErrorKind::Open`]: the damaged file gives nothing, as its key is another one, or both of its headers are damaged.
@@ -107,9 +107,12 @@ impl Mending<'_> {
         let view = self.store.read();
         let (found, beside) = find_shapes(&view)?;
         let mut shapes = found.unwrap_or_default();
-        let mut made_up = samples_without_shape(&view, &shapes)?;
-        made_up.retain(|number, samples| {
-            let Some((shape, is_only)) = shape_of(samples) else { return false };
+        if let Some(beside) = beside {
+            move_rows(self.store, &view, &beside, layout::SHAPES, |_, _| true)?;
+        }
+        let mut missing = BTreeMap::new();
+        for (number, samples) in samples_without_shape(&view, &shapes)? {
+            let Some((shape, is_only)) = shape_of(&samples) else { continue };
             let doubt = if is_only { "" } else { "; fewer fields fit as well, and then these are not what there was" };
             self.lose(Loss::Value {
                 tree: layout::SHAPES.to_owned(),
@@ -123,9 +126,9 @@ impl Mending<'_> {
             });
             let mut bytes = Vec::new();
             shape.encode(&mut bytes);
-            shapes.insert(*number, bytes.into());
-            true
-        });
+            missing.insert(number, bytes);
+        }
+        missing.keys().for_each(|number| drop(shapes.insert(*number, Bytes::new())));
         let end = shapes.last_key_value().map_or(0, |(&last, _)| last as usize + 1);
         if end > SHAPES_MAX {
             return Ok(());
@@ -133,18 +136,15 @@ impl Mending<'_> {
         // What nothing names, or nothing that can be read.
         let mut empty = Vec::new();
         Shape::empty().encode(&mut empty);
-        let empty = Bytes::from(empty);
+        (0..end as u32).filter(|number| !shapes.contains_key(number)).for_each(|number| {
+            missing.insert(number, empty.clone());
+        });
         let target = self.store.tree(layout::SHAPES).map_err(not_written)?;
-        let numbers: Vec<u32> = (0..end as u32).collect();
-        for part in numbers.chunks(MOVED_MAX) {
+        let mut missing = missing.into_iter().peekable();
+        while missing.peek().is_some() {
             let mut tx = self.store.write();
-            for number in part {
-                let shape = shapes.remove(number).unwrap_or_else(|| empty.clone());
+            for (number, shape) in missing.by_ref().take(MOVED_MAX) {
                 tx.put(target, &number.to_be_bytes(), &shape).map_err(not_written)?;
-                if let Some(tree) = &beside {
-                    let tree = self.store.tree(tree).map_err(not_written)?;
-                    tx.delete(tree, &number.to_be_bytes()).map_err(not_written)?;
-                }
             }
             tx.commit().map_err(not_written)?;
         }

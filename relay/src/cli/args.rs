@@ -127,8 +127,9 @@ Examples:
 
 Writes everything that the database holds at this moment, beside whoever has it open. The backup is sealed with the same
 passphrase as the database. --since writes only what changed since that backup; keep all of them: a restore takes the full
-one and every increment after it. --history takes along what collections held before, where an app keeps that. An existing file is never written over. When another program writes so much meanwhile
-that the moment is gone, this says so and nothing is left; try again, or let that program make the backup.
+one and every increment after it. --history takes along what collections held before, where an app keeps that. An existing
+file is never written over. When another program writes so much meanwhile that the moment is gone, this says so and nothing
+is left; try again, or let that program make the backup.
 Exit codes: 0 the backup is whole, 1 there is none, 130 or 143 interrupted: there is none.";
 
 const RESTORE_EXAMPLES: &str = "\
@@ -155,8 +156,9 @@ Examples:
 
 For a file that `blazedb verify` or opening calls damaged, where there is neither a backup nor a relay to sync from. Copies
 everything that can be read into a new file, and lists what could not be read, by collection and key, on stderr or in the
-report. The damaged file is not changed; keep it. Exit codes: 0 nothing is lost, 1 nothing could be saved and there is no new
-file, 3 saved, but for what is listed.";
+report. Records whose collection nobody can tell are in collections `lost+found-...`; fields whose names are lost are called
+field-0001 and so on. A file of which something is lost belongs to no space any more. The damaged file is not changed; keep
+it. Exit codes: 0 nothing is lost, 1 nothing could be saved and there is no new file, 3 saved, but for what is listed.";
 
 const REKEY_EXAMPLES: &str = "\
 Examples:

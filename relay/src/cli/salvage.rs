@@ -99,6 +99,13 @@ fn save(args: &SalvageArgs, report_file: Option<File>) -> Result<SalvageReport, 
         Some(SalvageError::Source(
             cause @ (OpenError::KeyMissing | OpenError::NotEncrypted | OpenError::WrongKey | OpenError::Locked { .. }),
         )) => return Err(open::explain_cause(&args.db.db, cause)),
+        Some(SalvageError::Finish(_)) => {
+            return Err(Failure::because(
+                format!("nothing was salvaged from {from}"),
+                &error,
+                "make room if the disk is full, and run the command again; there is no new file",
+            ));
+        }
         _ => {}
     }
     Err(Failure::because(
