@@ -3,6 +3,7 @@
 //! ```text
 //! header    the newest one that holds; the older one where the newest one's tree of roots cannot be read
 //! log       commits after it, up to the first damage
+//! roots     and names: leaves in use that no branch leads to any more say themselves what they are
 //! trees     walked from their roots; what cannot be read is a hole, with the keys that it is for
 //! orphans   pages in use that no walk has reached: they lie below holes. Each finds its hole by level and keys
 //! target    made like a restored store (`backup::Making`): it has its name when it is whole
@@ -14,6 +15,7 @@
 //! A page below a hole says which keys it has and not which tree it is of. Where holes of two trees would take it, it is
 //! in neither: its rows are in a tree of their own, `lost+found/1` and on, and the report says so.
 
+mod loose;
 mod report;
 mod saving;
 
@@ -25,11 +27,9 @@ pub use self::report::{Loss, SalvageError, SalvageProgress, SalvageReport, Salva
 use self::saving::Saving;
 use crate::backup::Making;
 use crate::btree::{CellValue, Met, Subtree, TreeRoot, walk_damaged};
-use crate::disk::decode_root;
 use crate::env::{Env, LockOutcome, OpenMode, StorageFile};
 use crate::error::{CorruptionKind, OpenError};
 use crate::keys::FileKeys;
-use crate::limits::TREES_MAX;
 use crate::open::read_headers;
 use crate::options::Options;
 use crate::pager::{MissFrom, PageError, Pages, Space};
@@ -84,6 +84,8 @@ struct Damaged {
     space: Result<Space, String>,
     log_error: Option<(u64, String)>,
     roots_error: Option<String>,
+    /// Leaves of the tree of roots that its branches no longer lead to.
+    loose_roots: Vec<u64>,
     log_commit_no: u64,
     older_header: bool,
     /// Pages that the file can have.
@@ -107,27 +109,22 @@ impl Damaged {
         let (headers, keys, newest_is_gone) = read_headers(&file, &options.key, &path)?;
         let len = file.len().map_err(io("reading the file's length"))?;
         let durable = headers.iter().map(|header| header.durable_floor).max().unwrap_or(0);
-        let mut best: Option<(Superblock, Root, Option<String>)> = None;
+        let mut best: Option<(Superblock, Opened)> = None;
         let mut older_header = newest_is_gone;
         for (i, header) in headers.into_iter().enumerate() {
-            let (root, error) = open_root(&file, &header, &keys, options)?;
-            let is_whole = error.is_none();
+            let opened = Opened::open(&file, &header, &keys, options, len)?;
+            let is_whole = opened.error.is_none();
             if best.is_none() || is_whole {
                 older_header |= i > 0;
-                best = Some((header, root, error));
+                best = Some((header, opened));
             }
             if is_whole {
                 break;
             }
         }
-        let (header, root, roots_error) = best.expect("there is one header at least");
-        let page_bytes = u64::from(header.page_bytes);
-        let end = header.page_count.min(len / page_bytes);
+        let (header, opened) = best.expect("there is one header at least");
+        let Opened { root, space, end, error: roots_error, loose_roots, .. } = opened;
         let (table, log_commit_no, log_error) = survey_damaged(env, &header, &keys, options);
-        let space = match header.space {
-            Some(at) => Space::load(&root, at, header.sequence).map_err(|error| why(&error)),
-            None => Ok(Space::new(header.page_bytes as usize, header.sequence + 1)),
-        };
         let layers = Layers { root: Arc::new(root), frozen: None, active: Arc::new(table) };
         let log_error = match log_error {
             Some(error) => Some((log_commit_no, chain(&error))),
@@ -135,7 +132,7 @@ impl Damaged {
             None if log_commit_no < durable => Some((log_commit_no, "it ends before commits that were durable".into())),
             None => None,
         };
-        Ok(Self { layers, space, log_error, roots_error, log_commit_no, older_header, end, _file: file })
+        Ok(Self { layers, space, log_error, roots_error, loose_roots, log_commit_no, older_header, end, _file: file })
     }
 
     fn root(&self) -> &Root {
@@ -143,49 +140,80 @@ impl Damaged {
     }
 }
 
-/// Opens what a header names, as far as it can be read: what cannot is an error beside it.
-fn open_root(
-    file: &Arc<dyn StorageFile>,
-    header: &Superblock,
-    keys: &FileKeys,
-    options: &Options,
-) -> Result<(Root, Option<String>), OpenError> {
-    let page_bytes = header.page_bytes as usize;
-    let pages = Pages::new(Arc::clone(file), keys.clone(), page_bytes, options.memory.cache_bytes, MissFrom::File)
-        .map_err(|source| OpenError::Io { during: "making room for the page cache", source })?;
-    let mut root = Root {
-        checkpoint: header.sequence,
-        commit_no: header.commit_no,
-        trees: vec![TreeRoot::default()],
-        roots: header.roots,
-        space: header.space,
-        pages: Arc::new(pages),
-        map: None,
-        history_floor: 0,
-    };
-    let mut trees = Vec::new();
-    let mut error = None;
-    if let Some(at) = subtree_of(&header.roots) {
-        let walked: Result<(), ()> = walk_damaged(&root, at, &mut |met| {
-            match met {
-                Met::Row(key, CellValue::Inline(value)) => {
-                    let tree = key.try_into().map(u32::from_be_bytes).ok().filter(|&tree| tree as usize <= TREES_MAX);
-                    if let (Some(tree), Some(found)) = (tree, decode_root(value)) {
-                        trees.push((tree as usize, found));
-                    }
+/// What a header names, as far as it can be read.
+struct Opened {
+    root: Root,
+    space: Result<Space, String>,
+    end: u64,
+    /// Rows of the tree of roots that were read.
+    roots: u64,
+    /// Why some could not be.
+    error: Option<String>,
+    loose_roots: Vec<u64>,
+}
+
+impl Opened {
+    fn open(
+        file: &Arc<dyn StorageFile>,
+        header: &Superblock,
+        keys: &FileKeys,
+        options: &Options,
+        file_bytes: u64,
+    ) -> Result<Self, OpenError> {
+        let page_bytes = header.page_bytes as usize;
+        let pages = Pages::new(Arc::clone(file), keys.clone(), page_bytes, options.memory.cache_bytes, MissFrom::File)
+            .map_err(|source| OpenError::Io { during: "making room for the page cache", source })?;
+        let root = Root {
+            checkpoint: header.sequence,
+            commit_no: header.commit_no,
+            trees: vec![TreeRoot::default()],
+            roots: header.roots,
+            space: header.space,
+            pages: Arc::new(pages),
+            map: None,
+            history_floor: 0,
+        };
+        let space = match header.space {
+            Some(at) => Space::load(&root, at, header.sequence).map_err(|error| why(&error)),
+            None => Ok(Space::new(page_bytes, header.sequence + 1)),
+        };
+        let end = header.page_count.min(file_bytes / u64::from(header.page_bytes));
+        let mut opened = Self { root, space, end, roots: 0, error: None, loose_roots: Vec::new() };
+        opened.read_roots();
+        Ok(opened)
+    }
+
+    fn read_roots(&mut self) {
+        let mut found = Vec::new();
+        if let Some(at) = subtree_of(&self.root.roots) {
+            let walked: Result<(), ()> = walk_damaged(&self.root, at, &mut |met| {
+                match met {
+                    Met::Row(key, CellValue::Inline(value)) => found.extend(loose::read_root(key, value)),
+                    Met::Hole(hole) => self.error = Some(why(&hole.error)),
+                    Met::Row(..) | Met::Page(_) => {}
                 }
-                Met::Hole(hole) => error = Some(why(&hole.error)),
-                Met::Row(..) | Met::Page(_) => {}
+                Ok(())
+            });
+            let Ok(()) = walked else { unreachable!("nothing here fails") };
+        }
+        if let (Some(_), Ok(space)) = (&self.error, &self.space) {
+            for leaf in loose::root_leaves(&self.root, space, self.end) {
+                self.loose_roots.push(leaf.no);
+                found.extend(leaf.rows.into_iter().map(|(_, row)| row));
             }
-            Ok(())
-        });
-        let Ok(()) = walked else { unreachable!("nothing here fails") };
+        }
+        for (tree, root) in found {
+            let trees = &mut self.root.trees;
+            trees.resize(trees.len().max(tree as usize + 1), TreeRoot::default());
+            if trees[tree as usize] == TreeRoot::default() {
+                trees[tree as usize] = root;
+                self.roots += 1;
+            }
+        }
+        if self.roots == self.root.roots.entries {
+            self.error = None;
+        }
     }
-    for (tree, found) in trees {
-        root.trees.resize(root.trees.len().max(tree + 1), TreeRoot::default());
-        root.trees[tree] = found;
-    }
-    Ok((root, error))
 }
 
 fn subtree_of(root: &TreeRoot) -> Option<Subtree> {

@@ -4,12 +4,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::loose::{LooseLeaf, PageSet, name_leaves};
 use super::{Damaged, Loss, SalvageProgress, SalvageReport, SalvagedTree, subtree_of, why};
 use crate::backup::{Filler, RestoreError};
 use crate::btree::{self, CellValue, Hole, Met, Subtree, TreeRoot, ValueRef, node_facts, walk_damaged};
 use crate::error::ReadError;
 use crate::history::decode_names_value;
-use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::limits::{KEY_BYTES_MAX, TREES_MAX, VALUE_BYTES_MAX};
 use crate::memtable::{Mem, MemValue};
 use crate::pager::{PAGE_HEADER_BYTES, PageRef, first_page};
 use crate::store::Store;
@@ -21,24 +22,6 @@ const LOSSES_MAX: usize = 65_536;
 const UNPLACED_MAX: usize = 1000;
 /// Bytes of a long value in memory at once.
 const PIECE_BYTES: usize = 64 << 10;
-/// A bit for each page of the file.
-struct PageSet(Vec<u64>);
-
-impl PageSet {
-    fn new(end: u64) -> Self {
-        Self(vec![0; end.div_ceil(64) as usize])
-    }
-
-    fn insert(&mut self, no: u64) {
-        if let Some(word) = self.0.get_mut((no / 64) as usize) {
-            *word |= 1 << (no % 64);
-        }
-    }
-
-    fn has(&self, no: u64) -> bool {
-        self.0.get((no / 64) as usize).is_some_and(|word| word >> (no % 64) & 1 == 1)
-    }
-}
 
 /// A hole, whose it is, and what was found below it.
 struct TreeHole {
@@ -58,11 +41,41 @@ struct Shelf {
 /// No tree has this number.
 const NO_TREE: u32 = u32::MAX;
 
+/// What the catalogue says, in the order in which it was read: later rows replace earlier ones.
+#[derive(Default)]
+struct Names {
+    found: Vec<(u32, String)>,
+    twins: HashSet<u32>,
+    with_history: BTreeSet<String>,
+}
+
+impl Names {
+    fn add(&mut self, key: &[u8], value: &[u8]) {
+        match (std::str::from_utf8(key), decode_names_value(value)) {
+            (Ok(""), Some((ledger, None))) => drop(self.twins.insert(ledger)),
+            (Ok(name), Some((number, twin))) => {
+                self.found.push((number, name.to_owned()));
+                if let Some(twin) = twin {
+                    self.twins.insert(twin.number);
+                    self.with_history.insert(name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 /// A page in use that no walk has reached.
 struct Orphan {
     page: PageRef,
     level: u8,
     ends: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Orphan {
+    fn ends(&self) -> Option<(&[u8], &[u8])> {
+        self.ends.as_ref().map(|(first, last)| (&first[..], &last[..]))
+    }
 }
 
 pub(super) struct Saving<'s> {
@@ -73,6 +86,8 @@ pub(super) struct Saving<'s> {
     told: SalvageProgress,
     reached: PageSet,
     names: HashMap<u32, String>,
+    /// Rows of the catalogue that were read from pages.
+    names_read: u64,
     /// Trees that hold what others held before, and the ledger: they are read past.
     twins: HashSet<u32>,
     /// By tree number: the tree in the new store, and rows found.
@@ -97,6 +112,7 @@ impl<'s> Saving<'s> {
             told: SalvageProgress { pages_total: damaged.end, ..SalvageProgress::default() },
             reached: PageSet::new(damaged.end),
             names: HashMap::new(),
+            names_read: 0,
             twins: HashSet::new(),
             targets: HashMap::new(),
             holes: Vec::new(),
@@ -163,47 +179,71 @@ impl<'s> Saving<'s> {
         if let Ok(space) = &damaged.space {
             space.own_pages().for_each(|no| self.reached.insert(no));
         }
+        damaged.loose_roots.iter().for_each(|&no| self.reached.insert(no));
     }
 
     /// Reads the catalogue, as far as it can be read.
     fn read_names(&mut self) -> Result<(), RestoreError> {
         let damaged = self.damaged;
-        let mut found = Vec::new();
-        let (mut twins, mut with_history) = (HashSet::new(), BTreeSet::new());
-        let mut add = |key: &[u8], value: &[u8]| match (std::str::from_utf8(key), decode_names_value(value)) {
-            (Ok(""), Some((ledger, None))) => drop(twins.insert(ledger)),
-            (Ok(name), Some((number, twin))) => {
-                found.push((number, name.to_owned()));
-                if let Some(twin) = twin {
-                    twins.insert(twin.number);
-                    with_history.insert(name.to_owned());
-                }
-            }
-            _ => {}
-        };
+        let mut names = Names::default();
         if let Some(at) = subtree_of(&damaged.root().tree(CATALOGUE)) {
             walk_damaged(damaged.root(), at, &mut |met| {
                 match met {
                     Met::Page(no) => self.reached.insert(no),
-                    Met::Row(key, CellValue::Inline(value)) => add(key, value),
+                    Met::Row(key, CellValue::Inline(value)) => {
+                        self.names_read += 1;
+                        names.add(key, value);
+                    }
                     Met::Row(..) => {}
                     Met::Hole(hole) => self.holes.push(TreeHole { tree: CATALOGUE, hole, found_again: 0 }),
                 }
                 Ok::<(), RestoreError>(())
             })?;
         }
+        for (name, value) in self.loose_names(&names.found) {
+            self.names_read += 1;
+            names.add(&name, &value);
+        }
         let mut cursor = damaged.layers.active.cursor(CATALOGUE);
         cursor.seek(Bound::Unbounded);
         while let Some((key, entry)) = cursor.entry() {
             if let MemValue::Put(value) = entry.value() {
-                add(key, value);
+                names.add(key, value);
             }
             cursor.next();
         }
-        self.names.extend(found);
-        self.twins = twins;
-        self.report.without_history = with_history.into_iter().collect();
+        self.names.extend(names.found);
+        self.twins = names.twins;
+        self.report.without_history = names.with_history.into_iter().collect();
         Ok(())
+    }
+
+    /// Rows of the catalogue on leaves below its holes, or on any where its root is lost. The leaves do not count as reached:
+    /// where one might as well be of a tree with holes, its rows are saved in a tree of their own, too.
+    fn loose_names(&mut self, found: &[(u32, String)]) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let damaged = self.damaged;
+        let root = damaged.root();
+        let is_root_lost = damaged.roots_error.is_some() && root.tree(CATALOGUE).page.is_none();
+        let Ok(space) = &damaged.space else { return Vec::new() };
+        if !is_root_lost && self.holes.iter().all(|hole| hole.hole.level == 0) {
+            return Vec::new();
+        }
+        let named = found.iter().map(|(number, _)| *number).collect();
+        // Trees that are empty have a name and no root.
+        let names = root.tree(CATALOGUE).entries.min(TREES_MAX as u64) as usize;
+        let trees = if damaged.roots_error.is_some() { TREES_MAX } else { root.trees.len() + names } as u32;
+        let mut rows = Vec::new();
+        for LooseLeaf { no: _, rows: leaf } in
+            name_leaves(root, space, damaged.end, self.reached.clone(), &named, trees)
+        {
+            let (Some((first, _)), Some((last, _))) = (leaf.first(), leaf.last()) else { continue };
+            let hole = self.holes.iter_mut().find(|hole| is_for(&hole.hole, 0, Some((first, last))));
+            if is_root_lost || hole.is_some() {
+                hole.into_iter().for_each(|hole| hole.found_again += leaf.len() as u64);
+                rows.extend(leaf.into_iter().map(|(name, (_, value))| (name, value)));
+            }
+        }
+        rows
     }
 
     fn name(&self, tree: u32) -> String {
@@ -343,13 +383,18 @@ impl<'s> Saving<'s> {
                 continue;
             }
             let Some((orphan, children)) = self.open_orphan(no) else { continue };
+            // A branch of the tree of roots, all of whose leaves were found.
+            if orphan.level > 0 && children.iter().all(|child| self.reached.has(child.no)) {
+                continue;
+            }
             named.extend(children.iter().map(|child| child.no));
             orphans.push(orphan);
         }
         let mut unplaced = Vec::new();
         for orphan in orphans.into_iter().filter(|orphan| !named.contains(&orphan.page.no)) {
             match &self.fits(&orphan)[..] {
-                &[i] => {
+                // Without roots there may be trees that nobody knows of.
+                &[i] if damaged.roots_error.is_none() => {
                     let TreeHole { tree, hole, .. } = &self.holes[i];
                     let (tree, low, high) = (*tree, hole.low.clone(), hole.high.clone());
                     if tree != CATALOGUE && !self.twins.contains(&tree) {
@@ -358,7 +403,7 @@ impl<'s> Saving<'s> {
                 }
                 fits => {
                     let candidates = self.candidates(fits);
-                    if candidates.is_empty() || self.are_wanted(&candidates) {
+                    if candidates.is_empty() || damaged.roots_error.is_some() || self.are_wanted(&candidates) {
                         unplaced.push((candidates, orphan));
                     }
                 }
@@ -378,8 +423,7 @@ impl<'s> Saving<'s> {
             }
             let Some((orphan, _)) = self.open_orphan(no).filter(|(orphan, _)| orphan.level == 0) else { continue };
             let candidates = self.candidates(&self.fits(&orphan));
-            // Without roots there may be trees that nobody knows of.
-            if self.are_wanted(&candidates) || (candidates.is_empty() && self.damaged.roots_error.is_some()) {
+            if self.are_wanted(&candidates) || self.damaged.roots_error.is_some() {
                 strays.push((candidates, orphan));
             }
         }
@@ -394,7 +438,7 @@ impl<'s> Saving<'s> {
 
     /// Holes that a page may lie below.
     fn fits(&self, orphan: &Orphan) -> Vec<usize> {
-        (0..self.holes.len()).filter(|&i| is_for(&self.holes[i].hole, orphan)).collect()
+        (0..self.holes.len()).filter(|&i| is_for(&self.holes[i].hole, orphan.level, orphan.ends())).collect()
     }
 
     fn candidates(&self, fits: &[usize]) -> Vec<u32> {
@@ -493,7 +537,8 @@ impl<'s> Saving<'s> {
         }
         for TreeHole { tree, hole, found_again } in std::mem::take(&mut self.holes) {
             let expected = damaged.root().tree(tree).entries;
-            let is_healed = self.targets.get(&tree).is_some_and(|(_, found)| *found == expected);
+            let found = self.targets.get(&tree).map(|(_, found)| *found);
+            let is_healed = found.or((tree == CATALOGUE).then_some(self.names_read)) == Some(expected);
             // Everything that lay below it was found: nothing is missing.
             if !is_healed {
                 self.lose(range(self.name(tree), hole, found_again));
@@ -508,8 +553,9 @@ fn range(tree: String, hole: Hole, found_again: u64) -> Loss {
     Loss::Range { tree, from: low, to: high, page: page.no, level, found_again, why }
 }
 
-/// Whether a page may lie below the one that is missing. Pages between them may be missing as well.
-fn is_for(hole: &Hole, orphan: &Orphan) -> bool {
+/// Whether a page of this level, with keys from the first to the last, may lie below the one that is missing. Pages between
+/// them may be missing as well.
+fn is_for(hole: &Hole, level: u8, ends: Option<(&[u8], &[u8])>) -> bool {
     let inside = |key: &[u8]| *key >= *hole.low && hole.high.as_ref().is_none_or(|high| *key < **high);
-    hole.level > orphan.level && orphan.ends.as_ref().is_none_or(|(first, last)| inside(first) && inside(last))
+    hole.level > level && ends.is_none_or(|(first, last)| inside(first) && inside(last))
 }

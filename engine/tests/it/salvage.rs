@@ -380,6 +380,45 @@ fn a_damaged_header_or_tree_of_roots_costs_nothing_where_the_older_one_holds() {
     }
 }
 
+/// The trees' roots and names lie in leaves below branches of their own.
+#[test]
+fn roots_and_names_of_trees_come_back_where_the_branch_above_them_is_lost() {
+    let disk = SimDisk::new(1);
+    let names: Vec<String> = (0..600).map(|i| format!("tree-{i:04}")).collect();
+    // Every fifth is empty, and so has no root: the last numbers are of such.
+    let rows = |i: usize| if i % 5 == 4 { 0 } else { 3 };
+    let model = loaded(&disk, &names.iter().enumerate().map(|(i, name)| (&name[..], rows(i))).collect::<Vec<_>>());
+    let whole = disk.read_file(NAME).expect("is there");
+    let branches = kinds(&disk, 2);
+    assert_eq!(branches.len(), 2, "one above the names, one above the roots");
+    for &branch in &branches {
+        let mut file = whole.clone();
+        file[branch * PAGE + 100] ^= 1;
+        disk.write_file(NAME, &file);
+        let (saved, report) = save(&disk, &unencrypted());
+        assert!(saved == model, "every tree has its name and its rows");
+        assert!(report.losses.is_empty() && !report.older_header, "{:?}", report.losses);
+    }
+    // One of their leaves is lost as well: the others are found again, and what is missing is told.
+    let is_row = |page: &[u8]| page.windows(5).any(|text| text == b" row ");
+    let own = kinds(&disk, 1).into_iter().filter(|no| !is_row(&whole[no * PAGE..][..PAGE])).collect::<Vec<_>>();
+    assert!(own.len() >= 6, "leaves of names and of roots");
+    for leaf in own {
+        let mut file = whole.clone();
+        for page in branches.iter().chain([&leaf]) {
+            file[page * PAGE + 100] ^= 1;
+        }
+        disk.write_file(NAME, &file);
+        let (saved, report) = save(&disk, &unencrypted());
+        let named = saved.iter().filter(|(name, rows)| model.get(*name) == Some(rows)).count();
+        assert!((200..480).contains(&named), "{named} trees have their names and rows, without page {leaf}");
+        let rows: BTreeSet<&[u8]> =
+            saved.values().flat_map(BTreeMap::values).map(Vec::as_slice).filter(|row| is_row(row)).collect();
+        assert_eq!(rows.len(), 1440, "no row is lost, without page {leaf}");
+        assert!(!report.losses.is_empty(), "without page {leaf}");
+    }
+}
+
 #[test]
 fn what_the_log_says_before_it_is_damaged_is_saved() {
     let disk = SimDisk::new(1);
