@@ -520,6 +520,46 @@ fn a_destination_that_fails_ends_the_backup_and_nothing_else() {
     let _ = model;
 }
 
+/// A destination that counts what it is given, and does something each time.
+struct EachTime<F>(u64, F);
+
+impl<F: FnMut(u64)> Write for EachTime<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += 1;
+        (self.1)(self.0);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A backup writes to its destination alone: the power may go at any point of it.
+#[test]
+fn a_power_cut_in_a_backup_finds_the_store_as_it_was() {
+    let disk = SimDisk::new(1);
+    let (store, mut model) = furnished(&disk, options());
+    let (full, _) = backup(&store);
+    put(&store, "many", &7_u32.to_be_bytes(), b"newest").expect("commits");
+    model.entry("many".into()).or_default().insert(7_u32.to_be_bytes().to_vec(), b"newest".to_vec());
+    let (changes, syncs) = (disk.changes(), disk.calls(CallKind::Sync));
+    let cut = |point: u64| {
+        for (i, survivors) in Survivors::ALL.into_iter().enumerate() {
+            if i as u64 == point % 5 || scale() > 1 {
+                let after = disk.after_crash(survivors, point);
+                let store = Store::open(after.env(NAME), options().create(false)).expect("opens");
+                assert!(model_of(&store) == model, "write {point}, {survivors:?}");
+            }
+        }
+    };
+    let (mut whole, mut increment) = (EachTime(0, cut), EachTime(0, cut));
+    store.backup(&mut whole, &BackupOptions::default(), &mut |_| {}).expect("backs up");
+    store.backup_since(&mut &full[..], &mut increment, &BackupOptions::default(), &mut |_| {}).expect("backs up");
+    assert!(whole.0 > 10 && increment.0 > 5, "{} and {} writes", whole.0, increment.0);
+    assert_eq!((disk.changes(), disk.calls(CallKind::Sync)), (changes, syncs), "nothing was written to the store");
+}
+
 #[test]
 fn a_rate_is_kept_and_progress_is_told() {
     let dir = std::env::temp_dir().join(format!("blazedb-backup-rate-{}", std::process::id()));
