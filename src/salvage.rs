@@ -84,6 +84,14 @@ struct Mending<'s> {
     newest: Hlc,
 }
 
+fn lose(report: &mut SalvageReport, loss: Loss) {
+    if report.losses.len() < LOSSES_MAX {
+        report.losses.push(loss);
+    } else {
+        report.more_losses += 1;
+    }
+}
+
 impl Mending<'_> {
     fn all(&mut self) -> Result<(), Error> {
         leave_space(self.store)?;
@@ -114,7 +122,7 @@ impl Mending<'_> {
         for (number, samples) in samples_without_shape(&view, &shapes)? {
             let Some((shape, is_only)) = shape_of(&samples) else { continue };
             let doubt = if is_only { "" } else { "; fewer fields fit as well, and then these are not what there was" };
-            self.lose(Loss::Value {
+            let loss = Loss::Value {
                 tree: layout::SHAPES.to_owned(),
                 key: number.to_be_bytes().to_vec(),
                 len: 0,
@@ -123,7 +131,8 @@ impl Mending<'_> {
                     shape.len(),
                     samples.documents,
                 ),
-            });
+            };
+            lose(self.report, loss);
             let mut bytes = Vec::new();
             shape.encode(&mut bytes);
             missing.insert(number, bytes);
@@ -151,38 +160,28 @@ impl Mending<'_> {
         Ok(())
     }
 
-    fn lose(&mut self, loss: Loss) {
-        if self.report.losses.len() < LOSSES_MAX {
-            self.report.losses.push(loss);
-        } else {
-            self.report.more_losses += 1;
-        }
-    }
-
     /// Documents of a collection that need a list of fields that is lost go beside, and are named.
     fn set_aside_what_is_no_document(&mut self, view: &ReadView, tree: &str, shapes: &Shapes) -> Result<(), Error> {
         let beside = format!("{BESIDE}/{tree}");
-        let (mut lost, newest) = (Vec::new(), &mut self.newest);
-        move_rows(self.store, view, tree, &beside, |key, value| match document(key, value, shapes) {
+        let Self { store, report, newest, .. } = self;
+        let rows = move_rows(store, view, tree, &beside, |key, value| match document(key, value, shapes) {
             Ok(state) => {
                 *newest = (*newest).max(state.greatest_stamp().unwrap_or_default().hlc);
                 false
             }
             Err(why) => {
-                lost.push(Loss::Value { tree: tree.to_owned(), key: key.to_vec(), len: value.len() as u64, why });
+                lose(report, Loss::Value { tree: tree.to_owned(), key: key.to_vec(), len: value.len() as u64, why });
                 true
             }
         })?;
-        let rows = lost.len() as u64;
         if rows > 0 {
-            self.report.trees.push(SalvagedTree { name: beside, rows_expected: None, rows_found: rows });
-            self.report
+            report.trees.push(SalvagedTree { name: beside, rows_expected: None, rows_found: rows });
+            report
                 .trees
                 .iter_mut()
                 .filter(|of| of.name == tree)
                 .for_each(|of| of.rows_found = of.rows_found.saturating_sub(rows));
         }
-        lost.into_iter().for_each(|loss| self.lose(loss));
         Ok(())
     }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use blazedb::{Database, Document, ErrorKind, Options, Value};
+use blazedb_engine::Loss;
+use blazedb_engine::env::Env;
 
 const HEADERS: usize = 128 << 10;
 const PAGE: usize = 4096;
@@ -125,4 +127,45 @@ fn a_database_of_large_documents_survives_the_loss_of_its_names() {
     let names = db.collections().expect("reads");
     assert!(matches!(&names[..], [name] if name.starts_with("lost+found-")), "{names:?}");
     assert_eq!(found(&db).len(), 900);
+}
+
+/// A row that no list of fields makes a document is set aside and named; its neighbours stay.
+#[test]
+fn a_row_that_is_no_document_is_set_aside() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (path, to) = (dir.path().join("a.blaze"), dir.path().join("b.blaze"));
+    let db = Database::open(&path, Options::unencrypted()).expect("creates");
+    for (name, range) in [("one", 0..600), ("two", 600..1200)] {
+        let collection = db.collection::<Document>(name).expect("a good name");
+        for (_, document) in documents().range(range) {
+            collection.insert(document).expect("commits");
+        }
+    }
+    db.close().expect("closes");
+    let store = blazedb_engine::Store::open(Env::file(&path), blazedb_engine::Options::unencrypted()).expect("opens");
+    let mut tx = store.write();
+    let tree = tx.tree("r:two").expect("a good name");
+    tx.put(tree, &[0xFF; 16], b"no document").expect("room");
+    tx.commit().expect("commits");
+    store.close().expect("closes");
+    // A leaf of the other collection: where nothing is lost, everything is left as it is.
+    let mut bytes = fs::read(&path).expect("is there");
+    let is_leaf_of_one = |page: &[u8]| page[4] == 1 && page.windows(90).any(|text| text == [b'x'; 90]);
+    let page = (HEADERS..bytes.len()).step_by(PAGE).find(|&at| is_leaf_of_one(&bytes[at..at + PAGE])).expect("a leaf");
+    bytes[page + 100] ^= 1;
+    fs::write(&path, &bytes).expect("can be written");
+    let report = Database::salvage(&path, &Options::unencrypted(), &to, Options::unencrypted(), &mut |_| {});
+    let losses = report.expect("something is there").losses;
+    let named = losses
+        .iter()
+        .filter(|loss| matches!(loss, Loss::Value { tree, key, .. } if tree == "r:two" && **key == [0xFF; 16]));
+    assert_eq!(named.count(), 1, "{losses:?}");
+    let db = Database::open(&to, Options::unencrypted()).expect("opens");
+    assert_eq!(db.collection::<Document>("two").expect("a good name").len().expect("reads"), 600);
+    assert!(found(&db).len() > 1100, "the rest is there");
+    db.close().expect("closes");
+    let store = blazedb_engine::Store::open(Env::file(&to), blazedb_engine::Options::unencrypted()).expect("opens");
+    let view = store.read();
+    let beside = view.tree("lost+found/r:two").expect("reads").expect("it was set aside");
+    assert_eq!(view.get(beside, &[0xFF; 16]).expect("reads").as_deref(), Some(&b"no document"[..]));
 }
