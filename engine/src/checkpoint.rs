@@ -29,6 +29,7 @@ use self::due::Done;
 pub(crate) use self::edits::{TREE_ROOT_BYTES, TableEdits, TreesOfEdits};
 use self::pages::write_pages;
 pub(crate) use self::pages::{LoadPages, NewTrees, adopt_stored, tree_mut, write_load_pages, write_root};
+use crate::btree::TreeRoot;
 use crate::disk::Disk;
 use crate::error::MaintainError;
 use crate::limits::STORED_BYTES_PER_CHECKPOINT;
@@ -216,7 +217,7 @@ impl Inner {
             }
             // Commits that were shown without being written belong to the frozen table, and their group to the
             // generation that ends here.
-            if head.has_shown_unwritten(published.commit_no()) {
+            if head.has_shown_unwritten() {
                 head.writer = Some(writer);
                 self.lead_or_wait(&mut head);
                 writer = self.take_writer(&mut head)?;
@@ -297,8 +298,14 @@ impl Inner {
         // What a step has replaced says nothing about the next table.
         let done = step.is_none().then(|| {
             let space = disk.space.lock();
-            let (replaced_pages, used_pages) = (space.replaced(), space.counts().used);
-            Done { table_bytes: frozen.table.bytes(), rows: frozen.table.entries(), replaced_pages, used_pages }
+            let entries = |trees: &[TreeRoot]| trees.iter().map(|tree| tree.entries).sum::<u64>();
+            Done {
+                table_bytes: frozen.table.bytes(),
+                rows: frozen.table.entries(),
+                new_rows: entries(&written.0).saturating_sub(entries(&old.trees)),
+                replaced_pages: space.replaced(),
+                used_pages: space.counts().used,
+            }
         });
         let root = write_root(&self.env, disk, &old, written, frozen.table.commit_no, frozen.then, 1)?;
         disk.purge = purge;

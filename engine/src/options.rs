@@ -189,8 +189,9 @@ pub struct VacuumProgress {
 }
 
 /// When a store makes its file shorter by itself. Both must be so: while it is in use, at several checkpoints in a row, of
-/// what those did not need; and when it is closed, of what the file can be cut by with moving no more than 16 MiB of pages
-/// and reading no more than 64 MiB, if a checkpoint was written since it was opened and no view is open.
+/// what those did not need; and when it is closed, where half of the percentage is enough, of what the file can be cut by with
+/// moving no more than 16 MiB of pages and reading no more than 64 MiB, if a checkpoint was written since it was opened and no
+/// view is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AutoVacuum {
     /// So many percent of the file are free.

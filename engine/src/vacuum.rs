@@ -367,7 +367,9 @@ impl Inner {
             (shortest, shortest.max(space.last_named(moved_max)))
         };
         let gain = pages.saturating_sub(target);
-        if gain == 0 || gain * page_bytes < free_bytes || gain * 100 < pages * u64::from(free_percent) {
+        // Half of what is waited for while the store is in use, when the next checkpoints need the most of it.
+        let is_little = gain * page_bytes < free_bytes || 2 * gain * 100 < pages * u64::from(free_percent);
+        if gain == 0 || is_little {
             return Ok(());
         }
         self.begin_vacuum(disk, Some(target - shortest))?;

@@ -19,6 +19,7 @@ mod commit;
 mod merge;
 mod run;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use self::arena::{Arena, ArenaRows, Row};
@@ -148,8 +149,22 @@ impl Loader {
         self.finish_with(&mut |_| {})
     }
 
-    /// Like `finish`, and says how far it is, in between. `progress` must not use the store.
-    pub fn finish_with(mut self, progress: &mut dyn FnMut(LoadProgress)) -> Result<CommitInfo, CommitError> {
+    /// Like `finish`, and says how far it is, in between. `progress` must not use the store. Its panic goes on when the load
+    /// has ended, which is not told any more.
+    pub fn finish_with(self, progress: &mut dyn FnMut(LoadProgress)) -> Result<CommitInfo, CommitError> {
+        let mut panicked = None;
+        let done = self.write(&mut |now| {
+            if panicked.is_none() {
+                panicked = catch_unwind(AssertUnwindSafe(|| progress(now))).err();
+            }
+        });
+        match panicked {
+            Some(panic) => resume_unwind(panic),
+            None => done,
+        }
+    }
+
+    fn write(mut self, progress: &mut dyn FnMut(LoadProgress)) -> Result<CommitInfo, CommitError> {
         let inner = Arc::clone(&self.runs.inner);
         if self.rows == 0 {
             return Ok(CommitInfo { commit_no: inner.published_no(), changed: false });

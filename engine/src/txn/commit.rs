@@ -33,7 +33,7 @@ use crate::options::{hook_bytes, tables_bytes};
 use crate::store::Inner;
 use crate::sync::MutexGuard;
 use crate::sync::thread::{self, Thread};
-use crate::txn::head::{Failure, Head, Outcome, Running, Waiting, next_leader};
+use crate::txn::head::{Failure, Head, OpenGroup, Outcome, Running, Shown, Waiting, next_leader};
 use crate::txn::pace::{Fill, WAIT_MAX};
 use crate::txn::write_set::{Effect, WriteSet};
 use crate::txn::{CATALOGUE, Serial, TreeId, WriteTransaction};
@@ -239,12 +239,13 @@ impl Inner {
     fn show_unwritten(&self, head: &mut Head) -> bool {
         let open = &head.open;
         let room = open.bytes.len() as u64;
-        let alone = !open.sync && open.first + u64::from(open.count) == self.published_no() + 2;
+        let alone = !open.sync && open.shown.count + 1 == open.count;
         let Some(writer) = head.writer.as_ref() else { return false };
         if !alone || room > self.config.group_bytes as u64 || !writer.has_room(room) {
             return false;
         }
         let at = writer.at();
+        head.open.shown = Shown { count: open.count, bytes: open.bytes.len() };
         let told = mem::take(&mut head.open.told);
         self.publish(head.layers.clone(), Some(at), &told);
         true
@@ -267,9 +268,8 @@ impl Inner {
                 self.lead_or_wait(head);
                 continue;
             }
-            // A commit that is shown before it is written, or that is written together with such ones, cannot be taken
-            // back for want of room.
-            if durability == Durability::None || head.has_shown_unwritten(self.published_no()) {
+            // Beside commits that are shown already it fails alone where there is no room; they go with the next group.
+            if durability == Durability::None || head.has_shown_unwritten() {
                 // Twice what it needs now: its hook may add to it.
                 let wanted = (head.open.bytes.len() + 2 * tx.writes.bytes()) as u64 + LOG_ROOM_BYTES;
                 if head.writer.as_ref().is_some_and(|writer| !writer.has_room(wanted)) {
@@ -502,16 +502,20 @@ impl Inner {
                     head.spare = mem::take(&mut group.bytes);
                 }
             }
-            Err(AppendError::DiskFull { during, source }) if group.first > self.published_no() => {
+            Err(AppendError::DiskFull { during, source }) if group.count > group.shown.count => {
                 head.writer = Some(writer);
                 self.fail(head, &group.outcome, &Failure::DiskFull(Arc::new(Poison { during, source })));
+                // Nothing of the group was written. Those of it that are shown wait for the next one.
+                let shown = group.shown;
+                if shown.count > 0 {
+                    let mut bytes = mem::take(&mut group.bytes);
+                    bytes.truncate(shown.bytes);
+                    head.open =
+                        OpenGroup { bytes, first: group.first, count: shown.count, shown, ..OpenGroup::default() };
+                }
             }
-            // A group with commits that were shown before they were written cannot be taken back.
-            Err(AppendError::DiskFull { during, source }) => {
-                head.writer = Some(writer);
-                self.poison(head, during, source, &group.outcome);
-            }
-            Err(AppendError::Broken { during, source }) => {
+            // For those that are shown there was room.
+            Err(AppendError::DiskFull { during, source } | AppendError::Broken { during, source }) => {
                 // The writer stays with the store, unused: it holds the file's lock until the store is closed.
                 head.writer = Some(writer);
                 self.poison(head, during, source, &group.outcome);

@@ -74,11 +74,20 @@ pub(super) struct OpenGroup {
     pub(super) first: u64,
     pub(super) count: u32,
     pub(super) sync: bool,
-    /// Commits of it that are published already: those without durability.
+    /// Its first commits, which are published already: those without durability.
+    pub(super) shown: Shown,
+    /// What feeds will be told of the others.
     pub(super) told: Vec<Commit>,
     pub(super) outcome: Outcome,
     /// Whom to wake when it is done; the first leads it if nobody does.
     pub(super) waiting: Waiting,
+}
+
+/// How many commits of a group are published before they are written, and where they end in its bytes.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Shown {
+    pub(super) count: u32,
+    pub(super) bytes: usize,
 }
 
 /// Threads that are woken when this goes, whichever way.
@@ -144,9 +153,9 @@ impl Head {
         self.open.count > 0
     }
 
-    /// Returns whether commits up to `published` are in the open group: shown, and not written yet.
-    pub(crate) fn has_shown_unwritten(&self, published: u64) -> bool {
-        self.open.count > 0 && self.open.first <= published
+    /// Returns whether commits of the open group are shown, and not written yet.
+    pub(crate) fn has_shown_unwritten(&self) -> bool {
+        self.open.shown.count > 0
     }
 
     /// Returns the payload of the open group and the number of its first commit.

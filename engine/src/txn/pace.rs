@@ -226,4 +226,16 @@ mod tests {
         pace.has_waited(1000, Duration::ZERO);
         assert_eq!(pace.wait(81 * MS, 1000, [fill(1000)[0], log]), None);
     }
+
+    /// As docs/promises.md has it.
+    #[test]
+    fn no_commit_waits_longer_than_32_times_its_share() {
+        for bytes in [1, 1_000, 50_000, 500_000, 1_000_000] {
+            for full in [250_000, 950_000, 1_000_000, 5_000_000] {
+                let wait = pace_of(1000 * MS).wait(Duration::ZERO, bytes, fill(full)).unwrap_or_default();
+                let own = Duration::from_micros(bytes);
+                assert!(wait <= (own * 32).max(Duration::from_millis(4)), "{wait:?} of {own:?} with {full}");
+            }
+        }
+    }
 }

@@ -1,11 +1,14 @@
 //! Disks that fail: every call of every kind, syncs in particular, and disks that are full.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use blazedb_engine::env::{CallKind, Fault, SimDisk, Survivors};
+use blazedb_engine::env::{CallKind, Fault, SimDisk, SlowSyncs, Survivors};
 use blazedb_engine::{CommitError, Durability, Env, MaintainError, Memory, Options, Store};
 
-use crate::support::{Model, NAME, get, model_of, open, options, put, roomy, workload};
+use crate::support::{Model, NAME, get, model_of, open, options, put, roomy, scale, workload};
 
 /// Whatever fails: what was acknowledged is there after reopening, and after a crash, too.
 #[test]
@@ -228,7 +231,7 @@ fn retries_on_a_full_disk_end_and_go_on_when_there_is_room() {
                     let _ = answers.send(tx.commit());
                 });
                 // Not joined: a commit that never returns is what is looked for.
-                let answer = answered.recv_timeout(std::time::Duration::from_secs(30)).expect("a commit answers");
+                let answer = answered.recv_timeout(Duration::from_secs(30)).expect("a commit answers");
                 match answer {
                     Ok(_) => assert_eq!(n, tries, "no room for it"),
                     Err(CommitError::DiskFull { .. }) => assert!(n < tries, "there is room"),
@@ -265,5 +268,93 @@ fn a_full_disk_beside_commits_that_were_shown_unwritten_fails_one_transaction() 
         let store = Store::open(disk.env(NAME), Options::unencrypted()).expect("opens again");
         assert_eq!(get(&store, "t", b"shown"), Some(vec![3; 10]));
         assert_eq!(get(&store, "t", b"large").map(|value| value.len()), Some(900 << 10));
+    }
+}
+
+/// What a hook adds, and the names of new trees, are known when nobody looks for room any more.
+#[test]
+fn a_transaction_that_grows_on_a_full_disk_takes_none_along_that_are_shown() {
+    let with_hook = |store: &Store, durability| {
+        let mut tx = store.write();
+        let tree = tx.tree("t").expect("a good name");
+        tx.put(tree, b"small", b"1").expect("a good row");
+        tx.commit_with(durability, |serial| Ok(serial.put(tree, b"large", &[3; 900 << 10])?))
+    };
+    let with_names = |store: &Store, durability| {
+        let mut tx = store.write();
+        for n in 0..2000 {
+            let tree = tx.tree(&format!("{n:0>400}")).expect("a good name");
+            tx.put(tree, b"k", b"v").expect("a good row");
+        }
+        tx.commit_with(durability, |_| Ok(()))
+    };
+    let how = Options::unencrypted;
+    for durability in [Durability::Durable, Durability::Buffered, Durability::None] {
+        for grow in [&with_hook as &dyn Fn(&Store, Durability) -> _, &with_names] {
+            let disk = SimDisk::new(1);
+            let store = Store::open(disk.env(NAME), how()).expect("opens");
+            // The log has room ahead, which a full disk does not take away.
+            (0..20_u8).for_each(|n| _ = put(&store, "t", &[n], &[n; 20_000]).expect("there is room"));
+            disk.set_capacity(Some(used(&disk)));
+            let mut tx = store.write();
+            let tree = tx.tree("t").expect("a good name");
+            tx.put(tree, b"shown", b"1").expect("a good row");
+            tx.commit_with(Durability::None, |_| Ok(())).expect("there is room");
+            let before = model_of(&store);
+            let grown = grow(&store, durability);
+            assert!(matches!(grown, Err(CommitError::DiskFull { .. })), "{durability:?}: {grown:?}");
+            assert!(model_of(&store) == before, "{durability:?}: nothing of it is there, and nothing is gone");
+            disk.set_capacity(None);
+            put(&store, "t", b"last", b"1").expect("there is room again");
+            let disk = disk.after_crash(Survivors::None, 1);
+            let store = Store::open(disk.env(NAME), how()).expect("opens again");
+            assert!(get(&store, "t", b"shown").is_some(), "{durability:?}: the durable commit after it keeps it");
+            assert_eq!(model_of(&store)["t"].len(), before["t"].len() + 1, "{durability:?}");
+            store.verify(&mut |_| {}).expect("sound");
+        }
+    }
+}
+
+/// Large commits join a group while its leader waits for them, small ones are shown at once, and the disk is full now and then.
+#[test]
+fn threads_on_a_disk_that_becomes_full_lose_nothing_that_is_shown() {
+    for seed in 0..5 * scale() {
+        let disk = SimDisk::new(seed);
+        let env = disk.env(NAME);
+        let storage = Arc::new(SlowSyncs::new(Arc::clone(&env.storage), Duration::from_millis(1)));
+        let store = Store::open(Env { storage, threads: true, ..env }, Options::unencrypted()).expect("opens");
+        put(&store, "t", b"first", b"1").expect("there is room");
+        let tree = store.tree("t").expect("a good name");
+        let (stop, full, shown) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for i in 0..4_u8 {
+                let (store, stop, full, shown) = (&store, &stop, &full, &shown);
+                scope.spawn(move || {
+                    let (is_small, mut n) = (i < 2, 0_u64);
+                    while !stop.load(Ordering::Relaxed) {
+                        n += 1;
+                        let len = if is_small { 100 } else { 300_000 + n * 7919 % 300_000 };
+                        let mut tx = store.write();
+                        tx.put(tree, &[i, (n % 3) as u8], &vec![i; len as usize]).expect("a good row");
+                        let durability = if is_small { Durability::None } else { Durability::Durable };
+                        let counter = match tx.commit_with(durability, |_| Ok(())) {
+                            Ok(_) => shown,
+                            Err(CommitError::DiskFull { .. }) => full,
+                            Err(error) => panic!("seed {seed}: {error:?}"),
+                        };
+                        counter.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            for i in 0..40 {
+                std::thread::sleep(Duration::from_millis(5));
+                let room = (i * 37_123 + seed * 7919) % 700_000;
+                disk.set_capacity((i % 3 < 2).then(|| used(&disk) + room));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        disk.set_capacity(None);
+        assert!(full.into_inner() > 0 && shown.into_inner() > 100, "seed {seed}: it was full, and went on");
+        store.close().unwrap_or_else(|e| panic!("seed {seed}: {e:?}"));
     }
 }

@@ -1,6 +1,7 @@
 //! Loads: against a model, beside everything else that a store does, with crashes and errors at every call.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use blazedb_engine::env::{CallKind, Fault, SimDisk, Survivors};
 use blazedb_engine::{CommitError, Durability, FeedEvent, Memory, Options, Store, WriteError};
@@ -424,4 +425,21 @@ fn runs_are_sealed() {
         assert!(bytes.len() > 4 << 20, "there is a run");
         assert_eq!(!bytes.windows(16).any(|window| window == b"canary-of-a-load"), hidden);
     }
+}
+
+/// The caller's own panic is none of the storage's.
+#[test]
+fn a_panic_of_who_is_told_of_progress_ends_nothing() {
+    let disk = SimDisk::new(1);
+    let store = Store::open(disk.env(NAME), options()).expect("creates");
+    let mut loader = store.loader();
+    let tree = loader.tree("t").expect("a good name");
+    for i in 0..5000_u32 {
+        loader.put(tree, &i.to_be_bytes(), &[2; 100]).expect("a good row");
+    }
+    let ended = catch_unwind(AssertUnwindSafe(|| loader.finish_with(&mut |_| panic!("of who is told"))));
+    assert_eq!(ended.expect_err("it goes on").downcast_ref(), Some(&"of who is told"));
+    put(&store, "t", b"after", b"1").expect("commits");
+    assert_eq!(model_of(&store)["t"].len(), 5001, "the load was made");
+    store.close().expect("closes");
 }
