@@ -63,7 +63,7 @@ impl Options {
     }
 
     /// Sets when the file is made shorter without anybody asking: beside commits, and when the database is closed, which
-    /// moves up to 16 MiB of it. `None`: never. Default: where 20 % of it and 256 KiB are of no use.
+    /// moves up to 16 MiB of it. `None`: never. Default: where 20 % of it, or 10 % as it is closed, and 256 KiB are of no use.
     #[must_use]
     pub fn auto_vacuum(mut self, when: Option<AutoVacuum>) -> Self {
         self.engine.auto_vacuum = when;
