@@ -56,8 +56,8 @@ impl Mender<'_> {
     /// Seals a page and all below it; returns its proof. A page that is reached a second time stays as it is.
     fn mend(&mut self, no: u64, kind: PageKind, depth: usize) -> u64 {
         let first = PAGES_START as usize / self.page_bytes;
-        let Some(at) = usize::try_from(no).ok().and_then(|no| no.checked_mul(self.page_bytes)) else { return 0 };
-        if at < first * self.page_bytes || at + self.page_bytes > self.file.len() {
+        let Some(at) = self.page_at(no) else { return 0 };
+        if at < first * self.page_bytes {
             return 0;
         }
         if depth == 0 || !self.sealed.insert(no) {
@@ -268,10 +268,16 @@ fn check_walk(bodies: &Bodies, root: &TreeRoot, is_sound: bool, left: &mut usize
 }
 
 impl Mender<'_> {
+    /// Where a page of the file is.
+    fn page_at(&self, no: u64) -> Option<usize> {
+        let at = usize::try_from(no).ok()?.checked_mul(self.page_bytes)?;
+        (at.checked_add(self.page_bytes)? <= self.file.len()).then_some(at)
+    }
+
     /// As `mend`, for the tree whose values name trees.
     fn mend_roots(&mut self, no: u64, kind: PageKind) -> u64 {
-        let Some(at) = usize::try_from(no).ok().and_then(|no| no.checked_mul(self.page_bytes)) else { return 0 };
-        if kind == PageKind::Leaf && at >= PAGES_START as usize && at + self.page_bytes <= self.file.len() {
+        let Some(at) = self.page_at(no) else { return 0 };
+        if kind == PageKind::Leaf && at >= PAGES_START as usize {
             let body = self.file[at + PAGE_HEADER_BYTES..at + self.page_bytes].to_vec();
             for (value_at, value) in crate::btree::fuzz_inline_values(&body) {
                 let Ok(value) = <[u8; 25]>::try_from(value) else { continue };
