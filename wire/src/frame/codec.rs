@@ -94,10 +94,36 @@ pub(crate) fn inflate(codec: Codec, frame: &[u8]) -> Result<Bytes, DecodeError> 
     out_header.copy_from_slice(header);
     let packed = reader.rest();
     let inflated = match codec {
-        Codec::Zstd => zstd::bulk::decompress_to_buffer(packed, out_body).ok(),
+        // One frame: by itself it would take any number, and such as are to be skipped.
+        Codec::Zstd => (zstd::zstd_safe::find_frame_compressed_size(packed) == Ok(packed.len()))
+            .then(|| zstd::bulk::decompress_to_buffer(packed, out_body).ok())
+            .flatten(),
         Codec::Lz4 => lz4_flex::block::decompress_into(packed, out_body).ok(),
         Codec::None => None,
     };
     // spec: F-21
     if inflated == Some(len) { Ok(Bytes::from(out)) } else { Err(refused) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // spec: F-21
+    #[test]
+    fn a_body_is_one_frame_of_zstd() {
+        let body = vec![7; 5000];
+        let pack = |bytes: &[u8]| zstd::bulk::compress(bytes, ZSTD_LEVEL).unwrap();
+        let skipped = [0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3];
+        let inflated = |parts: &[&[u8]]| {
+            let len = u32::try_from(body.len()).unwrap().to_le_bytes();
+            inflate(Codec::Zstd, &[&[0; HEADER_BYTES], &len[..], &parts.concat()].concat())
+        };
+        assert_eq!(inflated(&[&pack(&body)]).unwrap()[HEADER_BYTES..], body);
+        let halves = [pack(&body[..2500]), pack(&body[2500..])];
+        for parts in [[&halves[0][..], &halves[1]], [&skipped, &pack(&body)], [&pack(&body), &skipped]] {
+            let error = inflated(&parts).expect_err("more than one frame");
+            assert!(matches!(error.kind, DecodeErrorKind::Inflate(_)), "{error}");
+        }
+    }
 }

@@ -11,6 +11,10 @@ use bytes::Bytes;
 /// what gRPC itself says there.
 pub const METADATA_BYTES_MAX: usize = 6 * 1024;
 
+/// Bytes of metadata that are taken from a peer, each value counted with its name and 32 more, as HTTP/2 counts header fields
+/// (RFC 9113, 6.5.2): more than a peer may send of those, and no more than that where one field has many values.
+pub const METADATA_RECEIVED_MAX: usize = 32 * 1024;
+
 /// Ends the names of values that are bytes.
 const BINARY_SUFFIX: &str = "-bin";
 
@@ -42,7 +46,7 @@ pub enum MetadataError {
     WrongKind(String),
     /// What came under this name is not base64.
     NotBase64(String),
-    /// More than [`METADATA_BYTES_MAX`].
+    /// More than [`METADATA_BYTES_MAX`] to send, or than [`METADATA_RECEIVED_MAX`] that came.
     TooMuch,
 }
 
@@ -56,7 +60,9 @@ impl fmt::Display for MetadataError {
             }
             Self::WrongKind(name) => write!(f, "`{name}`: bytes go under a name that ends in -bin, and text does not"),
             Self::NotBase64(name) => write!(f, "the value of `{name}` is not base64"),
-            Self::TooMuch => write!(f, "more than {METADATA_BYTES_MAX} bytes of metadata"),
+            Self::TooMuch => {
+                write!(f, "more than {METADATA_BYTES_MAX} bytes of metadata, or {METADATA_RECEIVED_MAX} that came")
+            }
         }
     }
 }
@@ -104,7 +110,7 @@ impl Metadata {
     }
 
     /// Takes one header field as it came. What HTTP and gRPC keep for themselves is passed over; several values of bytes
-    /// may come in one field, with commas between. Memory: what came, once more.
+    /// may come in one field, with commas between. Memory: at most [`METADATA_RECEIVED_MAX`] for all fields.
     pub fn receive(&mut self, name: &str, value: &[u8]) -> Result<(), MetadataError> {
         if !is_name(name) || is_reserved(name) {
             return Ok(());
@@ -112,15 +118,31 @@ impl Metadata {
         if !name.ends_with(BINARY_SUFFIX) {
             // Not visible ASCII: no text, and nothing that the peer was allowed to send.
             if let Some(text) = std::str::from_utf8(value).ok().filter(|text| is_text(text.trim_ascii().as_bytes())) {
-                let text = MetadataValue::Text(text.trim_ascii().to_owned());
-                self.entries.push((Cow::Owned(name.to_owned()), text));
+                return self.take(name, MetadataValue::Text(text.trim_ascii().to_owned()));
             }
             return Ok(());
         }
         for part in value.split(|&byte| byte == b',') {
             let bytes = decode(part.trim_ascii()).ok_or_else(|| MetadataError::NotBase64(name.to_owned()))?;
-            self.entries.push((Cow::Owned(name.to_owned()), MetadataValue::Binary(Bytes::from(bytes))));
+            self.take(name, MetadataValue::Binary(Bytes::from(bytes)))?;
         }
+        Ok(())
+    }
+
+    fn take(&mut self, name: &str, value: MetadataValue) -> Result<(), MetadataError> {
+        let entry = |name: &str, value: &MetadataValue| {
+            let len = match value {
+                MetadataValue::Text(text) => text.len(),
+                MetadataValue::Binary(bytes) => bytes.len(),
+            };
+            name.len() + len + 32
+        };
+        let bytes: usize = self.iter().map(|(name, value)| entry(name, value)).sum();
+        // spec: G-20
+        if bytes + entry(name, &value) > METADATA_RECEIVED_MAX {
+            return Err(MetadataError::TooMuch);
+        }
+        self.entries.push((Cow::Owned(name.to_owned()), value));
         Ok(())
     }
 
@@ -272,6 +294,17 @@ mod tests {
         let mut metadata = Metadata::new();
         assert_eq!(metadata.append_binary("x-bin", vec![0; METADATA_BYTES_MAX]), Err(MetadataError::TooMuch));
         assert!(metadata.is_empty());
+    }
+
+    // spec: G-20
+    #[test]
+    fn a_field_of_many_values_takes_no_more_memory_than_many_fields() {
+        let (name, mut metadata) = (format!("{}-bin", "n".repeat(4000)), Metadata::new());
+        assert_eq!(metadata.receive(&name, ",".repeat(3900).as_bytes()), Err(MetadataError::TooMuch));
+        assert_eq!(metadata.iter().count(), 8);
+        let mut metadata = Metadata::new();
+        (0..100).for_each(|_| metadata.receive("x-text", &[b'a'; 120]).unwrap());
+        assert_eq!(metadata.iter().count(), 100, "what 16 KiB of header fields can say");
     }
 
     // spec: G-20

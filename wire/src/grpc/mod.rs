@@ -24,7 +24,9 @@ pub use message::{
     Inflate, MESSAGE_BYTES_MAX, MessageBuf, MessageDecoder, PACK_BYTES_MAX, PREFIX_BYTES, Packer, encode_message,
     encode_packed,
 };
-pub use metadata::{METADATA_BYTES_MAX, Metadata, MetadataError, MetadataValue, RETRY_PUSHBACK, STATUS_DETAILS};
+pub use metadata::{
+    METADATA_BYTES_MAX, METADATA_RECEIVED_MAX, Metadata, MetadataError, MetadataValue, RETRY_PUSHBACK, STATUS_DETAILS,
+};
 pub use status::{Code, MESSAGE_TEXT_BYTES_MAX, Status, percent_decode, percent_encode};
 pub use timeout::{format_timeout, parse_timeout};
 pub use web::{answer_web_type, web_trailers};

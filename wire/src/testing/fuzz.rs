@@ -302,6 +302,7 @@ pub fn fuzz_metadata(data: &[u8]) {
         let before = metadata.iter().count();
         match metadata.receive(name, value) {
             Ok(()) => trailers.push((name, value)),
+            Err(MetadataError::TooMuch) => {}
             Err(error) => assert_eq!(error, MetadataError::NotBase64(name.to_owned())),
         }
         assert!(metadata.iter().skip(before).all(|(taken, _)| taken == name));
