@@ -58,7 +58,8 @@ impl Database {
     /// it takes the last full one and all increments since, in order.
     ///
     /// # Errors
-    /// As [`Database::backup`]; and if `base` is not whole, of another file, or older than a change of the master key.
+    /// As [`Database::backup`]; and if `base` is not whole, of another file, or older than a change of the master key, or of
+    /// a key that opened the file.
     pub fn backup_since(
         &self,
         base: &mut dyn Read,

@@ -29,7 +29,8 @@ pub enum BackupError {
     Base(Box<RestoreError>),
     /// The backup that this one was to build on is of another store.
     OtherStore,
-    /// The store's master key was changed since the backup that this one was to build on.
+    /// The store's master key, or a key that opened it, was changed or taken away since the backup that this one was to build
+    /// on: no one key would open both, and a chain is restored with one.
     KeyChanged,
     /// The system gave no random bytes.
     Entropy(io::Error),
@@ -53,7 +54,7 @@ impl fmt::Display for BackupError {
                 "the backup to build on is of another store (a restored store is one, too); make a full one",
             ),
             Self::KeyChanged => {
-                f.write_str("the master key was changed since the backup to build on; make a full one")
+                f.write_str("a key of the store was changed since the backup to build on; make a full one")
             }
             Self::Entropy(_) => f.write_str("the system gave no random bytes; try again"),
         }

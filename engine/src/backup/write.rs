@@ -25,7 +25,7 @@ use crate::btree::{ValueRef, leaf_of};
 use crate::env::Clock;
 use crate::error::ReadError;
 use crate::history::{Twin, key};
-use crate::keys::EpochKey;
+use crate::keys::{EpochKey, KeySlot, SlotKind};
 use crate::snapshot::{Layers, Value, Walk};
 use crate::store::{Inner, Store};
 use crate::txn::view::PastHeld;
@@ -289,6 +289,14 @@ impl Inner {
                 break (EpochKey::new(key.epoch, key.cipher, key.master().cloned()), state.wrapped.clone());
             }
         };
+        if let Some(base) = &base {
+            // A chain is restored with one key: what opened the first of it must open all.
+            let header = base.index.header();
+            let is_there = |slot: &KeySlot| slot.kind == SlotKind::Empty || slots.contains(slot);
+            if header.epoch != key.epoch || !header.slots.iter().all(is_there) {
+                return Err(BackupError::KeyChanged);
+            }
+        }
         let mut id = [0; 16];
         self.env.entropy.public(&mut id).map_err(BackupError::Entropy)?;
         let base_id = base.as_ref().map(|base| (base.index.header().id, base.index.header().commit_no));

@@ -350,6 +350,41 @@ fn increments_are_of_one_store_and_one_master_key() {
     assert!(restored(&[&full], 5) == restored(&[&new], 6));
 }
 
+/// A chain is restored with one key: none is made that no key opens as a whole.
+#[test]
+fn increments_end_where_a_key_is_changed_or_taken_away() {
+    let disk = SimDisk::new(1);
+    let (store, model) = furnished(&disk, roomy());
+    let since = |base: &[u8]| {
+        let mut out = Vec::new();
+        store.backup_since(&mut &*base, &mut out, &BackupOptions::default(), &mut |_| {}).map(|_| out)
+    };
+    let (second, third) = (KeySource::Raw([9; 32].into()), KeySource::Raw([10; 32].into()));
+    let cost = KdfCost::InsecureForTests;
+    let (full, _) = backup(&store);
+    store.add_key(&second, cost).expect("there is room");
+    let added = since(&full).expect("who had the key has it still");
+    let all = since(&added).expect("nothing was changed");
+    let target = SimDisk::new(5);
+    restore_all(target.env(NAME), options(), &[&full, &added, &all], &key()).expect("with the first key");
+    let restored = Store::open(target.env(NAME), options().create(false)).expect("whole");
+    assert!(model_of(&restored) == model);
+    store.change_key(&third, cost).expect("is changed");
+    for base in [&full, &added, &all] {
+        assert!(matches!(since(base), Err(BackupError::KeyChanged)), "the first key opens no more");
+    }
+    let (full, _) = backup(&store);
+    store.remove_key(&second).expect("is taken away");
+    assert!(matches!(since(&full), Err(BackupError::KeyChanged)), "one of two keys is gone");
+    let (full, _) = backup(&store);
+    store.rekey(&RekeyOptions::new(third, cost)).expect("begins");
+    assert!(matches!(since(&full), Err(BackupError::KeyChanged)), "a change of the master key is under way");
+    let (full, _) = backup(&store);
+    let during = since(&full).expect("both have the new key");
+    store.rekey_all(&mut |_| {}).expect("ends");
+    since(&during).expect("and after it");
+}
+
 #[test]
 fn every_flipped_bit_and_every_cut_of_a_backup_is_noticed() {
     for how in [options(), unencrypted()] {

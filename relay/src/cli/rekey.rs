@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use blazedb::{
-    CipherChoice, Database, Error, ErrorKind, KdfCost, KeySource, Options, RekeyOptions, RekeyProgress, Secret,
+    CipherChoice, Database, Error, ErrorKind, KdfCost, KeySlotInfo, KeySource, Options, RekeyOptions, RekeyProgress,
+    Secret,
 };
 use zeroize::Zeroizing;
 
@@ -55,8 +56,11 @@ pub(crate) fn run(args: &RekeyArgs) -> Outcome {
     }
     let cipher = args.cipher.map(choice);
     let is_cipher_there = cipher.is_none() || db.cipher() == cipher;
-    // Not where an earlier run has done all of it.
-    let is_left = if has_new { !is_cipher_there } else { new.is_some() || !is_resumed || !is_cipher_there };
+    // Not where an earlier run has done all of it: the new passphrase alone opens the file, at the cost that is asked for.
+    let slots = db.key_slots();
+    let is_kdf_there = args.kdf.is_none_or(|kdf| is_light(&slots) == matches!(kdf, Kdf::Light));
+    let is_all_there = slots.len() == 1 && is_cipher_there && is_kdf_there;
+    let is_left = if has_new { !is_all_there } else { new.is_some() || !is_resumed || !is_cipher_there };
     if is_left {
         begin(args, &db, &old, new.as_ref(), cipher)?;
         eprintln!("the new key is in place; sealing what was written before");
@@ -104,6 +108,10 @@ fn not_encrypted(path: &Path) -> Failure {
     )
 }
 
+fn is_light(slots: &[KeySlotInfo]) -> bool {
+    slots.iter().all(|slot| slot.memory_kib <= LIGHT_KIB)
+}
+
 /// Puts the new key in place.
 fn begin(
     args: &RekeyArgs,
@@ -119,10 +127,9 @@ fn begin(
             "add --drop-other-keys if that is meant, or let the program that added them do it (Database::rekey)",
         ));
     }
-    let was_light = slots.iter().all(|slot| slot.memory_kib <= LIGHT_KIB);
     let cost = match args.kdf {
         Some(Kdf::Light) => KdfCost::Light,
-        None if was_light => KdfCost::Light,
+        None if is_light(&slots) => KdfCost::Light,
         Some(Kdf::Standard) | None => KdfCost::Standard,
     };
     let key = KeySource::Passphrase(Secret::from(new.unwrap_or(old).as_str()));

@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use blazedb_engine::{Env, KdfCost, KeySource, Options, Secret, Store};
 use serde_json::json;
 
-use crate::support::{Background, Folder, ndjson, records, wait};
+use crate::support::{Background, Folder, PASSPHRASE, ndjson, records, wait};
 
 /// Key epochs of the pages that hold anything.
 fn epochs(folder: &Folder, db: &str) -> Vec<u16> {
@@ -78,13 +79,9 @@ fn a_second_key_is_not_dropped_unasked() {
     let file = folder.write("r.ndjson", ndjson(&records(3)));
     folder.import(&file, "a.blaze", "things", &[]);
     let path = folder.path().join("a.blaze");
-    let store = blazedb_engine::Store::open(
-        blazedb::Env::file(&path),
-        blazedb_engine::Options::passphrase(crate::support::PASSPHRASE),
-    )
-    .expect("opens");
+    let store = Store::open(Env::file(&path), Options::passphrase(PASSPHRASE)).expect("opens");
     store
-        .add_key(&blazedb::KeySource::Passphrase("of somebody else".into()), blazedb::KdfCost::InsecureForTests)
+        .add_key(&KeySource::Passphrase("of somebody else".into()), KdfCost::InsecureForTests)
         .expect("there is room for four");
     store.close().expect("closes");
     folder.run(["rekey", "--db", "a.blaze"]).refused(1, &["2 keys open a.blaze", "--drop-other-keys"]);
@@ -158,4 +155,35 @@ fn a_damaged_file_says_how_far_it_came_and_not_to_try_again() {
     // As it says: with the new passphrase.
     let args = ["salvage", "--db", "a.blaze", "--to", "b.blaze", "--passphrase-file", "new.txt", "--kdf", "light"];
     assert_eq!(folder.run(args).code, 3);
+}
+
+/// Where the new passphrase opens a file already, others may as well.
+#[test]
+fn who_else_opens_a_file_is_said_and_not_kept_in_silence() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", ndjson(&records(3)));
+    folder.import(&file, "a.blaze", "things", &[]);
+    folder.write("new.txt", "another passphrase\n");
+    folder.write("other.txt", "somebody else's passphrase\n");
+    let passphrase = |text: &str| KeySource::Passphrase(Secret::from(text));
+    let how = Options::passphrase(PASSPHRASE);
+    let store = Store::open(Env::file(folder.path().join("a.blaze")), how).expect("opens");
+    for text in ["another passphrase", "somebody else's passphrase"] {
+        store.add_key(&passphrase(text), KdfCost::Light).expect("there is room");
+    }
+    store.remove_key(&passphrase(PASSPHRASE)).expect("is taken away");
+    store.close().expect("closes");
+
+    let args = ["rekey", "--db", "a.blaze", "--new-passphrase-file", "new.txt"];
+    folder.run(args).refused(1, &["2 keys open a.blaze", "--drop-other-keys"]);
+    let other = ["stats", "--db", "a.blaze", "--passphrase-file", "other.txt"];
+    folder.run(other).ok();
+    let changed = folder.run(args.iter().chain(&["--drop-other-keys"])).ok();
+    assert!(changed.stdout.contains("only the new passphrase opens it"), "{}", changed.stdout);
+    folder.run(other).refused(1, &["the passphrase does not open a.blaze"]);
+    // What it costs to try a passphrase is changed, too.
+    let changed = folder.run(args.iter().chain(&["--kdf", "standard"])).ok();
+    assert!(changed.stdout.contains("key 2,"), "{}", changed.stdout);
+    let again = folder.run(args.iter().chain(&["--kdf", "standard"])).ok();
+    assert!(again.stderr.contains("opens with the new passphrase already"), "{}", again.stderr);
 }
