@@ -502,20 +502,13 @@ fn an_error_at_every_call_of_a_restore_leaves_nothing() {
     assert!(failed > 30, "{failed} errors");
 }
 
-/// A destination that does something after a while.
-struct Midway<'m> {
-    left: usize,
-    then: &'m mut dyn FnMut() -> io::Result<()>,
-}
+/// A destination that counts what it is given, and does something each time.
+struct EachTime<F>(u64, F);
 
-impl Write for Midway<'_> {
+impl<F: FnMut(u64) -> io::Result<()>> Write for EachTime<F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.left > 0 {
-            self.left -= 1;
-            if self.left == 0 {
-                (self.then)()?;
-            }
-        }
+        self.0 += 1;
+        (self.1)(self.0)?;
         Ok(bytes.len())
     }
 
@@ -528,7 +521,7 @@ impl Write for Midway<'_> {
 fn a_backup_that_held_too_much_says_so() {
     let disk = SimDisk::new(1);
     let (store, _) = furnished(&disk, options().snapshot_bytes_max(1));
-    let mut then = || {
+    let then = || {
         for round in 0..200_u32 {
             for i in (0..600_u32).step_by(13) {
                 put(&store, "many", &i.to_be_bytes(), &round.to_le_bytes()).expect("commits");
@@ -539,7 +532,7 @@ fn a_backup_that_held_too_much_says_so() {
         }
         Ok(())
     };
-    let mut out = Midway { left: 3, then: &mut then };
+    let mut out = EachTime(0, |nth| if nth == 3 { then() } else { Ok(()) });
     let ended = store.backup(&mut out, &BackupOptions::default(), &mut |_| {});
     assert!(matches!(ended, Err(BackupError::Read(ReadError::SnapshotTooOld { .. }))), "{ended:?}");
 }
@@ -548,26 +541,11 @@ fn a_backup_that_held_too_much_says_so() {
 fn a_destination_that_fails_ends_the_backup_and_nothing_else() {
     let disk = SimDisk::new(1);
     let (store, model) = furnished(&disk, options());
-    let mut then = || Err(io::ErrorKind::StorageFull.into());
-    let ended = store.backup(&mut Midway { left: 4, then: &mut then }, &BackupOptions::default(), &mut |_| {});
+    let mut out = EachTime(0, |nth| if nth == 4 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) });
+    let ended = store.backup(&mut out, &BackupOptions::default(), &mut |_| {});
     assert!(matches!(ended, Err(BackupError::Output(_))), "{ended:?}");
     put(&store, "t", b"k", b"v").expect("the store goes on");
     let _ = model;
-}
-
-/// A destination that counts what it is given, and does something each time.
-struct EachTime<F>(u64, F);
-
-impl<F: FnMut(u64)> Write for EachTime<F> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += 1;
-        (self.1)(self.0);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A backup writes to its destination alone: the power may go at any point of it.
@@ -587,6 +565,7 @@ fn a_power_cut_in_a_backup_finds_the_store_as_it_was() {
                 assert!(model_of(&store) == model, "write {point}, {survivors:?}");
             }
         }
+        Ok(())
     };
     let (mut whole, mut increment) = (EachTime(0, cut), EachTime(0, cut));
     store.backup(&mut whole, &BackupOptions::default(), &mut |_| {}).expect("backs up");
