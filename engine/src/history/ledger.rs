@@ -17,6 +17,8 @@ use crate::snapshot::{Layers, Value, Walk};
 
 /// Milliseconds between two times in the ledger at least.
 pub(crate) const MARK_MS: u64 = 1000;
+/// Times that are ahead of the clock and go, at most, with the first commit of each second of it.
+pub(crate) const MARKS_TAKEN_BACK: usize = 4;
 
 /// What a twin holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -61,8 +61,8 @@ impl Store {
     }
 
     /// Returns the store as it was at a time, in milliseconds since 1970: at the newest commit known to be made by then.
-    /// Times are kept once a second, of every store with a tree whose history is kept; a clock that was set back stands
-    /// still here until it is where it was.
+    /// Times are kept once a second, of every store with a tree whose history is kept. Behind a clock that is set back they
+    /// stand still; of those that are ahead of it the newest four go with the first commit of each second, until it goes on.
     pub fn as_of_time(&self, wall_ms: u64) -> Result<PastView, ReadError> {
         let commit_no = self.read().held().with(|layers| {
             let oldest = layers.active.twins().and_then(|twins| twins.pairs().filter_map(|(_, twin)| twin.since).min());

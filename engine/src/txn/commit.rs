@@ -24,7 +24,6 @@ use bytes::Bytes;
 
 use crate::change::{Change, ChangeKind, Commit};
 use crate::error::{CommitError, HookError, Poison, WriteError};
-use crate::history::ledger::{MARK_MS, mark_key};
 use crate::limits::TREES_MAX;
 use crate::log::group::HEADER_BYTES;
 use crate::log::redo::CommitEncoder;
@@ -362,38 +361,6 @@ impl Inner {
             Err(AppendError::Broken { during, source }) => {
                 Err(CommitError::Poisoned { source: self.poison_with(head, during, source) })
             }
-        }
-    }
-
-    /// Where history is kept, notes when a commit was made: the first one of a second.
-    #[inline]
-    pub(crate) fn mark_time(&self, head: &mut Head, tx: &mut WriteTransaction) {
-        if head.layers.active.twins().is_some() || tx.marks_time {
-            self.mark_time_now(head, tx);
-        }
-    }
-
-    #[cold]
-    fn mark_time_now(&self, head: &mut Head, tx: &mut WriteTransaction) {
-        let twins = head.layers.active.twins();
-        if !tx.marks_time && !twins.is_some_and(|twins| twins.is_any_kept()) {
-            return;
-        }
-        let known = twins.map(|twins| twins.ledger);
-        let Some(ledger) = known.filter(|&ledger| ledger != 0).or_else(|| self.names.reserve_ledger().ok()) else {
-            return;
-        };
-        let last = match head.last_mark_ms {
-            Some(last) => last,
-            // Where it cannot be read the next checkpoint will say so.
-            None => head.layers.mark_before(u64::MAX >> 1).ok().flatten().map_or(0, |(_, at_ms)| at_ms),
-        };
-        head.last_mark_ms = Some(last);
-        let now = self.env.clock.wall_ms();
-        if tx.marks_time || now >= last.saturating_add(MARK_MS) || last == 0 {
-            let now = now.max(last);
-            head.last_mark_ms = Some(now);
-            tx.writes.put_own(ledger, &mark_key(head.layers.commit_no() + 1), &now.to_le_bytes());
         }
     }
 

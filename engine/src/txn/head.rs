@@ -49,6 +49,8 @@ pub(crate) struct Head {
     pub(crate) pace: Pace,
     /// The last time that the ledger has; `None`: not known yet.
     pub(crate) last_mark_ms: Option<u64>,
+    /// When times that were ahead of the clock were last taken back.
+    pub(crate) taken_back_ms: Option<u64>,
 }
 
 pub(crate) enum Running {
@@ -123,6 +125,7 @@ impl Head {
             loading: false,
             pace: Pace::default(),
             last_mark_ms: None,
+            taken_back_ms: None,
         }
     }
 

@@ -134,6 +134,11 @@ impl WriteSet {
         self.insert(tree, key, &[value], Effect::Put { ends: Box::default() });
     }
 
+    /// Deletes what the store itself had to say.
+    pub(crate) fn delete_own(&mut self, tree: u32, key: &[u8]) {
+        self.insert(tree, key, &[], Effect::Delete);
+    }
+
     /// Makes sure that a key can be put whose value is written ahead.
     pub(crate) fn check_stored(&self, key: &[u8]) -> Result<(), WriteError> {
         check_key(key)?;
