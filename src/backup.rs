@@ -193,6 +193,7 @@ pub(crate) fn not_restored(e: blazedb_engine::RestoreError) -> Error {
         E::TargetExists { .. }
         | E::Busy { .. }
         | E::InTheWay { .. }
+        | E::LogInTheWay { .. }
         | E::NoBackup
         | E::TooManyParts { .. }
         | E::NotFull { .. }

@@ -680,7 +680,7 @@ impl fmt::Display for CommitError {
             Self::Read(_) => f.write_str("a read that the commit needed failed; run the transaction again"),
             Self::Write(_) => f.write_str("a write inside the commit was refused"),
             Self::Hook(_) => f.write_str("the commit's hook refused the transaction"),
-            Self::DiskFull { .. } => f.write_str("the disk is full; make room and run the transaction again"),
+            Self::DiskFull { .. } => f.write_str("the disk is full; make room and try again"),
             Self::Poisoned { .. } => f.write_str(
                 "the store stopped writing after a disk error; reads go on, reopen the store to see what is durable",
             ),

@@ -95,7 +95,7 @@ mod vacuum;
 
 pub use backup::{
     BackupDamage, BackupError, BackupId, BackupOptions, BackupProgress, BackupReport, RestoreAt, RestoreError,
-    RestoreProgress, RestoreReport, restore, restore_at,
+    RestoreProgress, RestoreReport, names_in_the_making, restore, restore_at,
 };
 pub use change::{Change, ChangeFeed, ChangeKind, Commit, FeedEvent};
 pub use env::{Clock, Entropy, Env, Storage, StorageFile};

@@ -98,6 +98,11 @@ pub enum RestoreError {
         /// That file.
         path: String,
     },
+    /// What no store has made has a name that the new one needs for its log.
+    LogInTheWay {
+        /// That file.
+        path: String,
+    },
     /// No backup was given.
     NoBackup,
     /// More increments than there may be.
@@ -216,6 +221,12 @@ impl fmt::Display for RestoreError {
             Self::Busy { path } => write!(f, "{path} is in use: another restore to this name is under way"),
             Self::InTheWay { path } => {
                 write!(f, "{path} is in the way, and no leftover of a restore; move it away")
+            }
+            Self::LogInTheWay { path } => {
+                write!(
+                    f,
+                    "{path} is in the way: the new store needs this name, and no store has made that file; move it away"
+                )
             }
             Self::NoBackup => f.write_str("no backup was given"),
             Self::TooManyParts { max } => {

@@ -37,7 +37,7 @@ pub use self::error::{BackupError, Damage as BackupDamage, RestoreError};
 #[cfg(any(test, feature = "testing"))]
 pub(crate) use self::read::fuzz;
 pub(crate) use self::restore::{Filler, Making};
-pub use self::restore::{RestoreAt, RestoreProgress, RestoreReport, restore, restore_at};
+pub use self::restore::{RestoreAt, RestoreProgress, RestoreReport, names_in_the_making, restore, restore_at};
 pub use self::write::{BackupOptions, BackupProgress, BackupReport};
 
 /// Names one backup: random, in its header, and in the header of an increment that builds on it.

@@ -21,8 +21,8 @@ use crate::error::{OpenError, ReadError};
 use crate::history::Moment;
 use crate::limits::VALUE_BYTES_MAX;
 use crate::load::Loader;
-use crate::log::writer::{is_log, log_file_names};
-use crate::open::MAKING_SUFFIX;
+use crate::log::writer::{check_log_names, is_log, log_file_names};
+use crate::open::{MAKING_SUFFIX, new_file_name};
 use crate::options::{KeySource, Options};
 use crate::store::Store;
 use crate::superblock::MAGIC;
@@ -31,7 +31,7 @@ use crate::txn::{Durability, TreeId};
 /// How far a restore is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RestoreProgress {
-    /// Rows restored.
+    /// Rows restored; told with 0 of everything before anything is made.
     pub rows: u64,
     /// Bytes read of all backups.
     pub bytes_read: u64,
@@ -153,6 +153,7 @@ fn restore_with(
     let mut chain = Chain::open(parts, key)?;
     let header = chain.header().clone();
     let mut rewind = Rewind::new(at.as_ref().map(|at| at.moment), &header)?;
+    progress(RestoreProgress::default());
     making.finish(options, |store| {
         let mut told = RestoreProgress::default();
         let mut filler = Filler::new(store);
@@ -369,6 +370,16 @@ impl<'s> Filler<'s> {
     }
 }
 
+/// Returns the names of all files that a restore or a salvage to this name may have made so far, and leaves behind where its
+/// process ends: who starts the next one need not care, as it removes them. That of the new store comes first.
+pub fn names_in_the_making(store: &str) -> Vec<String> {
+    let name = format!("{store}{MAKING_SUFFIX}");
+    let mut names = vec![new_file_name(&name)];
+    names.extend(log_file_names(&name));
+    names.insert(0, name);
+    names
+}
+
 /// A store that is made under another name and gets its own when it is whole.
 pub(crate) struct Making {
     env: Env,
@@ -381,6 +392,13 @@ impl Making {
         let temporary = Env { name: format!("{}{MAKING_SUFFIX}", env.name), ..env.clone() };
         let this = Self { env: env.clone(), temporary };
         this.check_target()?;
+        // With them no writer would open what is made.
+        check_log_names(env).map_err(|error| match error {
+            OpenError::InTheWay { path } => {
+                RestoreError::LogInTheWay { path: Env { name: path, ..env.clone() }.describe() }
+            }
+            error => RestoreError::Create(error),
+        })?;
         this.remove_leftover()?;
         Ok(this)
     }

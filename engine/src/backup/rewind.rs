@@ -114,9 +114,11 @@ impl Rewind {
         let oldest = self.kept.values().map(|kept| kept.oldest).max();
         let target = match (target, oldest) {
             (Some(target), _) if target == self.commit_no => target,
-            (_, None) => return Err(RestoreError::NoHistory { newest: self.commit_no, made_ms: self.made_ms }),
+            _ if self.kept.values().all(|kept| kept.oldest == self.commit_no) => {
+                return Err(RestoreError::NoHistory { newest: self.commit_no, made_ms: self.made_ms });
+            }
             (Some(target), Some(oldest)) if target >= oldest => target,
-            (_, Some(oldest)) => return Err(RestoreError::BeforeHistory { oldest }),
+            (_, oldest) => return Err(RestoreError::BeforeHistory { oldest: oldest.unwrap_or(self.commit_no) }),
         };
         self.target = Some(target);
         Ok(Some(target))

@@ -45,10 +45,11 @@ const KNOWN_MAX: usize = 64 << 10;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct BackupOptions {
-    /// Bytes of backup per second at most, so that a disk has time for others. Default: as fast as it goes.
+    /// Bytes of backup per second at most, so that a disk has time for others; 0 like `None`, the default: as fast as it goes.
     pub bytes_per_second: Option<u64>,
     /// Takes the history of trees along that is kept (`Store::set_history`): then any moment that it reaches back to can be
-    /// restored (`restore_at`). Default: no, the present alone.
+    /// restored (`restore_at`). Default: no, the present alone. Of which trees history is kept, and how much, goes along
+    /// either way, and a restored store keeps it from then on.
     pub history: bool,
 }
 
@@ -279,7 +280,7 @@ impl Inner {
             Some(past) => ReadView::of_past(past),
             None => ReadView::new(self),
         };
-        let kept = if past.is_some() { kept_trees(view)? } else { Vec::new() };
+        let kept = kept_trees(view)?;
         let keys = view.held().layers().ok_or(ReadError::Closed)?.root.pages.keys().clone();
         let (key, slots) = loop {
             let state = self.key_state.lock();
@@ -320,7 +321,7 @@ impl Inner {
                 rows_total = rows_total.saturating_add(rows);
             }
         }
-        for kept in &kept {
+        for kept in kept.iter().filter(|_| options.history) {
             let rows = view.held().with(|layers| Ok(layers.root.tree(kept.twin.number).entries))?;
             rows_total = rows_total.saturating_add(rows);
         }
@@ -336,15 +337,18 @@ impl Inner {
             scratch: Vec::new(),
             keeping: None,
         };
-        writer.all(&kept)?;
+        writer.all(&kept, options.history)?;
         let totals = writer.totals;
+        // What is said of history is no tree, and none of its rows.
+        let trees = view.tree_names()?.len() as u64;
+        let rows = totals.rows - kept.len() as u64;
         let bytes = writer.out.finish(&totals).map_err(BackupError::Output)?;
         Ok(BackupReport {
             id: header.id,
             base: base_id.map(|(id, _)| id),
             commit_no: header.commit_no,
-            trees: totals.trees,
-            rows: totals.rows,
+            trees,
+            rows,
             kept: totals.kept,
             bytes,
         })
@@ -352,7 +356,7 @@ impl Inner {
 }
 
 impl Writer<'_, '_> {
-    fn all(&mut self, kept: &[KeptTree]) -> Result<(), BackupError> {
+    fn all(&mut self, kept: &[KeptTree], history: bool) -> Result<(), BackupError> {
         if let Some(base) = &mut self.base {
             base.begin().map_err(of_base)?;
         }
@@ -362,7 +366,7 @@ impl Writer<'_, '_> {
             }
         }
         if !kept.is_empty() {
-            self.history(kept)?;
+            self.history(kept, history)?;
         }
         if let Some(base) = &mut self.base {
             base.finish().map_err(of_base)?;
@@ -370,21 +374,32 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    /// What is kept of which tree, when commits were made, and the twins. spec: BK-13
-    fn history(&mut self, kept: &[KeptTree]) -> Result<(), BackupError> {
+    /// What is kept of which tree, when commits were made, and the twins. Without the versions themselves history begins
+    /// with this backup, and its twins are empty: who restores it keeps history of the same trees. spec: BK-13
+    fn history(&mut self, kept: &[KeptTree], with_versions: bool) -> Result<(), BackupError> {
         let before = self.begin_tree(&KEPT)?;
         self.index(&[], None, &[])?;
         for kept in kept {
-            let says = self.view.held().with(|layers| Ok(Kept::of(layers, &kept.twin)?))?;
+            let mut says = self.view.held().with(|layers| Ok(Kept::of(layers, &kept.twin)?))?;
+            if !with_versions {
+                says.oldest = self.view.commit_no();
+            }
             self.row(kept.name.as_bytes(), &says.encode())?;
         }
         self.end_tree(before)?;
-        if let Some(ledger) = self.view.held().with(|layers| Ok(layers.ledger()))? {
+        let ledger = self.view.held().with(|layers| Ok(layers.ledger()))?;
+        if let Some(ledger) = ledger.filter(|_| with_versions) {
             self.tree(&TIMES, Of::Times(ledger))?;
         }
         for kept in kept {
             let name = [&TWIN[..], kept.name.as_bytes()].concat();
-            self.tree(&name, Of::Past { tree: kept.tree, twin: kept.twin.number })?;
+            if with_versions {
+                self.tree(&name, Of::Past { tree: kept.tree, twin: kept.twin.number })?;
+            } else {
+                let before = self.begin_tree(&name)?;
+                self.index(&[], None, &[])?;
+                self.end_tree(before)?;
+            }
         }
         Ok(())
     }
@@ -678,7 +693,7 @@ struct Limit<'c> {
 
 impl<'c> Limit<'c> {
     fn new(clock: &'c dyn Clock, per_second: Option<u64>) -> Self {
-        Self { clock, since_ms: clock.monotonic_ms(), per_second: per_second.map(|n| n.max(1)), slept_ms: 0 }
+        Self { clock, since_ms: clock.monotonic_ms(), per_second: per_second.filter(|&n| n > 0), slept_ms: 0 }
     }
 
     /// Waits until so many bytes may have been written. A clock that stands still costs no more than the time it takes.

@@ -65,6 +65,7 @@ pub fn salvage_then(
 ) -> Result<SalvageReport, SalvageError> {
     let making = Making::prepare(&to)?;
     let damaged = Damaged::open(&from, options)?;
+    progress(SalvageProgress::default());
     making.finish(into, |store| {
         let mut saving = Saving::new(&damaged, store, progress);
         saving.all()?;

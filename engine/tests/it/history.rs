@@ -664,7 +664,8 @@ fn a_backup_and_a_salvage_take_the_present_over() {
         let restored = Store::open(target.env(NAME), how.clone()).expect("opens");
         assert_eq!(model_of(&restored), model);
         let tree = restored.tree("t").expect("a good name");
-        assert!(restored.history(tree).expect("reads").is_none(), "history is not taken over");
+        let history = restored.history(tree).expect("reads").expect("it is kept as it was");
+        assert_eq!(history.versions, 0, "and begins with the restore");
 
         let crashed = disk.after_crash(Survivors::All, 1);
         let target = SimDisk::new(3);

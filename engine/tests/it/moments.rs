@@ -144,6 +144,50 @@ fn long_versions_travel_and_increments_keep_the_past_that_did_not_change() {
     assert!(matches!(refused, Err(RestoreError::NoHistory { .. })), "{refused:?}");
 }
 
+/// A backup that leaves the versions out still says of which trees they are kept, wherever in a chain it stands: the restored
+/// store keeps as much of the same trees, from the restore on. spec: BK-13, BK-14
+#[test]
+fn a_restored_store_keeps_history_of_the_same_trees_also_where_the_backup_left_it_out() {
+    for with_history in [[false, false], [true, false], [false, true]] {
+        let disk = SimDisk::new(5);
+        let store = with_versions(&disk, &roomy());
+        let other = store.tree("other").expect("a good name");
+        let kept = [("t", History { keep_ms: 1 << 40, keep_bytes: u64::MAX }), ("other", History::ALL)];
+        store.set_history(store.tree("t").expect("a good name"), Some(kept[0].1)).expect("commits");
+        store.set_history(other, Some(kept[1].1)).expect("commits");
+        put(&store, "plain", b"k", b"v").expect("commits");
+        let mut parts: Vec<Vec<u8>> = Vec::new();
+        for history in with_history {
+            put(&store, "t", b"more", &[history.into(); 300]).expect("commits");
+            let (mut out, how) = (Vec::new(), BackupOptions::default().history(history));
+            match parts.last() {
+                None => store.backup(&mut out, &how, &mut |_| {}),
+                Some(base) => store.backup_since(&mut &base[..], &mut out, &how, &mut |_| {}),
+            }
+            .expect("backs up");
+            parts.push(out);
+        }
+        let target = SimDisk::new(6);
+        let newest = store.read().commit_no();
+        let chain: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
+        let report = restored_at(&chain, &roomy(), Moment::Commit(newest), &target).expect("restores");
+        assert_eq!(report.trees, 3, "what is said of history is no tree");
+        let restored = Store::open(target.env(NAME), roomy()).expect("opens");
+        for (name, keep) in kept {
+            let tree = restored.tree(name).expect("a good name");
+            let info = restored.history(tree).expect("reads").expect("history is on as it was");
+            assert_eq!((info.keep, info.versions), (keep, 0), "{with_history:?}");
+        }
+        let plain = restored.tree("plain").expect("a good name");
+        assert_eq!(restored.history(plain).expect("reads"), None);
+        let earlier = restored_at(&chain, &roomy(), Moment::Commit(newest - 1), &SimDisk::new(7));
+        match with_history[1] {
+            true => drop(earlier.expect("it is in the increment")),
+            false => assert!(matches!(earlier, Err(RestoreError::NoHistory { .. })), "{earlier:?}"),
+        }
+    }
+}
+
 /// Backups with history of every format version are restored for ever, as of each of their commits. spec: BK-13
 #[test]
 fn kept_backups_with_history_are_restored_for_ever() {

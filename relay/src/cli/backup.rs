@@ -11,16 +11,13 @@ use super::failure::Failure;
 use super::open::{self, Intent};
 use super::partial::Partial;
 use super::ui::{self, Progress};
-use super::{Outcome, exit};
+use super::{Outcome, exit, target};
 
 /// Runs `blazedb backup`.
 pub(crate) fn run(args: &BackupArgs) -> Outcome {
     let to_stdout = args.output.as_os_str() == "-";
-    if !to_stdout && args.output.exists() {
-        return Err(Failure::new(
-            format!("{} exists, and a backup is never written over a file", args.output.display()),
-            "choose another name, or move it away",
-        ));
+    if !to_stdout {
+        target::check_free(&args.output, "a backup is never written")?;
     }
     let (db, _) = open::open(&args.db, Intent::Read)?;
     let report =

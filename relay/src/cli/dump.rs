@@ -24,7 +24,7 @@ const LINE_BYTES: usize = 16;
 const WHOLE_BYTES_MAX: u64 = 2 * (BATCH_SINGLE_BYTES_MAX + COLUMNS_ROWS_BYTES_MAX) as u64;
 
 /// What a database begins with, all but the last byte of its magic.
-const STORE_MAGIC: &[u8] = b"BLAZEDB";
+pub(crate) const STORE_MAGIC: &[u8; 7] = b"BLAZEDB";
 
 /// How dumping may end early.
 enum Stop {

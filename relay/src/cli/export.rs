@@ -15,11 +15,15 @@ use super::args::{ExportArgs, OutputFormat};
 use super::failure::Failure;
 use super::open::{self, Intent};
 use super::partial::Partial;
+use super::target::check_no_database;
 use super::ui;
 use super::{Outcome, exit};
 
 /// Runs the command.
 pub(crate) fn run(args: &ExportArgs) -> Outcome {
+    if let Some(path) = &args.output {
+        check_no_database(path, &args.db.db)?;
+    }
     let (db, _) = open::open(&args.db, Intent::Read)?;
     let names = db.collections().map_err(|e| broken(&e))?;
     if !names.contains(&args.collection) {

@@ -26,6 +26,7 @@ mod serve;
 mod signals;
 mod space;
 mod sync;
+mod target;
 mod ui;
 mod vacuum;
 

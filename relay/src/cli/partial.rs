@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::failure::Failure;
 use super::signals;
+use super::target::check_no_log;
 
 /// `X.partial`, which becomes `X`.
 pub(crate) struct Partial<'a> {
@@ -25,6 +26,7 @@ impl<'a> Partial<'a> {
     /// Makes the file for a `what`. `is_private`: for its owner alone. From now on Ctrl-C and SIGTERM remove it and end the
     /// process.
     pub(crate) fn create(target: &'a Path, what: &str, is_private: bool) -> Result<Self, Failure> {
+        check_no_log(target)?;
         let mut name = target.as_os_str().to_owned();
         name.push(".partial");
         let path = PathBuf::from(name);
@@ -69,7 +71,7 @@ impl<'a> Partial<'a> {
     /// Gives it its name, durably. Where somebody made a file of that name meanwhile, that one stays unless `over`.
     pub(crate) fn finish(self, over: bool) -> io::Result<()> {
         self.file.sync_all()?;
-        if !over && self.target.exists() {
+        if !over && fs::symlink_metadata(self.target).is_ok() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let mut path = self.path.lock();

@@ -8,18 +8,14 @@ use blazedb_engine::RestoreError;
 
 use super::args::RestoreArgs;
 use super::failure::Failure;
+use super::target::{self, InTheMaking};
 use super::ui::{self, Progress};
 use super::{Outcome, exit, open, passphrase};
 
 /// Runs `blazedb restore`.
 pub(crate) fn run(args: &RestoreArgs) -> Outcome {
     let shown = args.db.db.display();
-    if args.db.db.exists() {
-        return Err(Failure::new(
-            format!("{shown} exists, and nothing is restored over a file"),
-            "choose another name, or move it away",
-        ));
-    }
+    target::check_free(&args.db.db, "nothing is restored")?;
     if args.backups.iter().filter(|path| path.as_os_str() == "-").count() > 1 {
         return Err(Failure::new("stdin is one backup", "give the others as files"));
     }
@@ -40,9 +36,11 @@ pub(crate) fn run(args: &RestoreArgs) -> Outcome {
     let (backup, options) = options(args)?;
     let options = open::with_cost(options, args.create.kdf);
     let parts = inputs.iter_mut().map(|input| &mut **input as &mut dyn Read).collect();
+    let making = InTheMaking::listen(&args.db.db, None)?;
     let mut reading: Option<Progress> = None;
     let mut verifying: Option<Progress> = None;
     let mut tell = |now: RestoreProgress| {
+        making.begins(&args.db.db);
         if now.verify_total > 0 {
             reading = None;
             let bar = verifying.get_or_insert_with(|| Progress::start("verifying (KiB)", now.verify_total / 1024));
@@ -56,7 +54,7 @@ pub(crate) fn run(args: &RestoreArgs) -> Outcome {
         None => Database::restore(&args.db.db, options, parts, &backup, &mut tell),
         Some(moment) => Database::restore_at(&args.db.db, options, parts, &backup, moment, &mut tell),
     };
-    drop((reading, verifying));
+    drop((reading, verifying, making));
     let report = restored.map_err(|e| explain(args, &e))?;
     ui::line(&format!(
         "{shown}: {} restored and verified, as of commit {} of the database that was backed up",
@@ -97,6 +95,9 @@ fn explain(args: &RestoreArgs, error: &Error) -> Failure {
                             that the database had when it was backed up; --unencrypted if it had none"
         }
         ErrorKind::Corrupt => "use another backup, or an older chain of them; nothing was left behind",
+        _ if matches!(cause, Some(RestoreError::InTheWay { .. } | RestoreError::LogInTheWay { .. })) => {
+            "move that file away, or choose another name"
+        }
         ErrorKind::State if args.at.is_some() => {
             "see which moments the backups hold, above; give the full backup first and then every increment in order"
         }

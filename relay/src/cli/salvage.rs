@@ -5,10 +5,11 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use blazedb::{Database, Options, SalvageReport};
-use blazedb_engine::{OpenError, SalvageError};
+use blazedb_engine::{OpenError, RestoreError, SalvageError};
 
 use super::args::SalvageArgs;
 use super::failure::Failure;
+use super::target::{self, InTheMaking, is_empty};
 use super::ui::{self, Progress, Table};
 use super::{Outcome, exit, open, passphrase};
 
@@ -17,18 +18,14 @@ const SHOWN_MAX: usize = 50;
 
 /// Runs `blazedb salvage`.
 pub(crate) fn run(args: &SalvageArgs) -> Outcome {
-    let (from, to) = (args.db.db.display(), args.to.display());
+    let from = args.db.db.display();
     if !args.db.db.exists() {
         return Err(Failure::new(format!("there is no database file {from}"), "check the path"));
     }
-    if args.to.exists() {
-        return Err(Failure::new(
-            format!("{to} exists, and nothing is salvaged over a file"),
-            "choose another name, or move it away",
-        ));
-    }
+    target::check_free(&args.to, "nothing is salvaged")?;
     // Before anything else: a report that cannot be written must not be found out about when all is done, and neither it
     // nor what is saved goes over a file.
+    args.report.as_deref().map_or(Ok(()), target::check_no_log)?;
     let report_file = args.report.as_deref().map(create_report).transpose().map_err(|e| {
         let path = args.report.as_deref().unwrap_or(&args.to).display();
         match e.kind() {
@@ -60,10 +57,6 @@ fn create_report(path: &Path) -> io::Result<File> {
     }
 }
 
-fn is_empty(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0)
-}
-
 fn save(args: &SalvageArgs, report_file: Option<File>) -> Result<SalvageReport, Failure> {
     if args.to.exists() {
         return Err(Failure::new("--to and --report name the same file", "choose another name for one of them"));
@@ -76,11 +69,15 @@ fn save(args: &SalvageArgs, report_file: Option<File>) -> Result<SalvageReport, 
         Options::passphrase(secret.as_str())
     };
     let making = open::with_cost(opening.clone(), args.create.kdf);
+    let target = InTheMaking::listen(&args.to, args.report.as_deref())?;
     let mut progress: Option<Progress> = None;
     let saved = Database::salvage(&args.db.db, &opening, &args.to, making, &mut |now| {
+        if now.pages_total == 0 {
+            return target.begins(&args.to);
+        }
         progress.get_or_insert_with(|| Progress::start("pages", now.pages_total)).set(now.pages.min(now.pages_total));
     });
-    drop(progress);
+    drop((progress, target));
     let error = match saved {
         Ok(report) => {
             tell(args, &report, report_file)?;
@@ -88,7 +85,9 @@ fn save(args: &SalvageArgs, report_file: Option<File>) -> Result<SalvageReport, 
         }
         Err(error) => error,
     };
-    match std::error::Error::source(&error).and_then(|source| source.downcast_ref::<SalvageError>()) {
+    let cause = std::error::Error::source(&error);
+    let is_target = cause.is_some_and(|cause| cause.is::<RestoreError>());
+    match cause.and_then(|cause| cause.downcast_ref::<SalvageError>()) {
         Some(SalvageError::Nothing(report)) => {
             list(report, report_file)?;
             return Err(Failure::new(
@@ -99,11 +98,14 @@ fn save(args: &SalvageArgs, report_file: Option<File>) -> Result<SalvageReport, 
         Some(SalvageError::Source(
             cause @ (OpenError::KeyMissing | OpenError::NotEncrypted | OpenError::WrongKey | OpenError::Locked { .. }),
         )) => return Err(open::explain_cause(&args.db.db, cause)),
-        Some(SalvageError::Finish(_)) => {
+        cause if is_target || matches!(cause, Some(SalvageError::Finish(_))) => {
             return Err(Failure::because(
-                format!("nothing was salvaged from {from}"),
+                format!("nothing was salvaged from {from}, which is as it was"),
                 &error,
-                "make room if the disk is full, and run the command again; there is no new file",
+                format!(
+                    "see that {} can be written and that its disk has room; there is no new file",
+                    args.to.display()
+                ),
             ));
         }
         _ => {}

@@ -174,20 +174,100 @@ fn what_is_cut_off_leaves_no_partial_file() {
     }
     folder.run(["backup", "--db", "a.blaze", "-o", "x.bak"]).ok();
 
-    // A restore leaves what it was making, which the next one to that name removes.
-    let mut running = Background::start(
-        folder.program().args(["restore", "-", "--db", "b.blaze", "--kdf", "light"]).stdin(Stdio::piped()),
-    );
-    let mut input = running.child.stdin.take().expect("a pipe");
+    // A restore that waits for more of the backup, and for its first byte; what a kill leaves the next one removes.
     let bytes = fs::read(folder.path().join("x.bak")).expect("is there");
-    input.write_all(&bytes[..bytes.len() / 2]).expect("the program reads");
-    appears(&folder, "b.blaze.restoring");
-    signal(&running.child, "-INT");
-    assert_ne!(wait(&mut running.child, Duration::from_secs(20)), 0);
-    assert!(!folder.path().join("b.blaze").exists());
+    for (name, code, begun) in [("-INT", 130, true), ("-TERM", 143, true), ("-INT", 130, false), ("-KILL", 0, true)] {
+        let mut running = Background::start(
+            folder.program().args(["restore", "-", "--db", "b.blaze", "--kdf", "light"]).stdin(Stdio::piped()),
+        );
+        let mut input = running.child.stdin.take().expect("a pipe");
+        if begun {
+            input.write_all(&bytes[..bytes.len() / 2]).expect("the program reads");
+            appears(&folder, "b.blaze.restoring");
+        } else {
+            // It has asked to be told of signals as soon as it reads.
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        signal(&running.child, name);
+        let ended = wait(&mut running.child, Duration::from_secs(20));
+        assert!(!folder.path().join("b.blaze").exists());
+        if name != "-KILL" {
+            assert_eq!(ended, code);
+            running.wait_for("nothing was left behind");
+            assert_eq!(left(), ["x.bak"], "after {name}, {begun}");
+        }
+    }
+    assert_ne!(left(), ["x.bak"], "a kill has left what was there");
     folder.run(["restore", "x.bak", "--db", "b.blaze", "--kdf", "light"]).ok();
     assert_eq!(left(), ["x.bak"], "the next one removed it");
     assert_eq!(folder.export("b.blaze", "things"), folder.export("a.blaze", "things"));
+}
+
+/// A salvage that is stopped leaves neither a database nor a report.
+#[test]
+fn a_salvage_that_is_stopped_leaves_nothing() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", ndjson(&records(60_000)));
+    folder.import(&file, "a.blaze", "things", &[]);
+    let begin = || {
+        let args = ["salvage", "--db", "a.blaze", "--to", "s.blaze", "--report", "s.txt", "--kdf", "light"];
+        Background::start(folder.program().args(args))
+    };
+    for (name, code) in [("-INT", 130), ("-TERM", 143)] {
+        let mut running = begin();
+        appears(&folder, "s.blaze.restoring");
+        signal(&running.child, name);
+        assert_eq!(wait(&mut running.child, Duration::from_secs(20)), code);
+        running.wait_for("nothing was left behind");
+        let left: Vec<_> = fs::read_dir(folder.path())
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
+            .filter(|name| name.starts_with("s."))
+            .collect();
+        assert_eq!(left, [""; 0], "after {name}");
+    }
+    assert_eq!(wait(&mut begin().child, Duration::from_secs(60)), 0);
+}
+
+/// Names that a database needs for its log are no names for what is made beside it, and what lies under those that a new
+/// database needs is seen before anything is made.
+#[test]
+fn names_of_logs_and_links_to_nothing_are_refused() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", ndjson(&records(20)));
+    folder.import(&file, "a.blaze", "things", &[]);
+    let needs = ["a.blaze-log.1 is a name that the database a.blaze needs for its log", "choose another name"];
+    folder.run(["backup", "--db", "a.blaze", "-o", "a.blaze-log.1"]).refused(1, &needs);
+    folder.run(["export", "--db", "a.blaze", "--collection", "things", "-o", "a.blaze-log.1"]).refused(1, &needs);
+    folder.run(["salvage", "--db", "a.blaze", "--to", "s.blaze", "--report", "a.blaze-log.1"]).refused(1, &needs);
+    folder.run(["backup", "--db", "a.blaze", "-o", "x.bak"]).ok();
+    folder.run(["restore", "x.bak", "--db", "a.blaze-log.1", "--kdf", "light"]).refused(1, &needs);
+    folder.run(["backup", "--db", "a.blaze", "-o", "other-log.1"]).ok();
+
+    for name in ["a.blaze", "./a.blaze"] {
+        let args = ["export", "--db", "a.blaze", "--collection", "things", "-o", name];
+        folder.run(args).refused(1, &["is a database, and nothing is written over one", "choose another name"]);
+    }
+    folder.run(["verify", "--db", "a.blaze"]).ok();
+
+    folder.write("q.blaze-log.0", "notes of somebody");
+    let in_the_way = ["q.blaze-log.0 is in the way", "move that file away"];
+    folder.run(["restore", "x.bak", "--db", "q.blaze", "--kdf", "light"]).refused(1, &in_the_way);
+    let said = ["q.blaze-log.0 is in the way", "see that q.blaze can be written", "there is no new file"];
+    let ran = folder.run(["salvage", "--db", "a.blaze", "--to", "q.blaze"]).refused(1, &said);
+    assert!(!ran.stderr.contains("passphrase"), "{}", ran.stderr);
+    assert_eq!(fs::read(folder.path().join("q.blaze-log.0")).expect("is there"), b"notes of somebody");
+    assert!(!folder.path().join("q.blaze").exists());
+
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("nowhere", folder.path().join("link")).expect("makes a link");
+        let link = ["link is a link to a file that is not there", "remove the link"];
+        folder.run(["backup", "--db", "a.blaze", "-o", "link"]).refused(1, &link);
+        folder.run(["restore", "x.bak", "--db", "link"]).refused(1, &link);
+        folder.run(["salvage", "--db", "a.blaze", "--to", "link"]).refused(1, &link);
+        assert!(fs::symlink_metadata(folder.path().join("link")).expect("is there").is_symlink());
+    }
 }
 
 fn appears(folder: &Folder, name: &str) {
