@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 #[cfg(all(unix, target_pointer_width = "64"))]
@@ -125,11 +126,13 @@ struct RealFile {
     /// Who opened it. A process that is forked from that one has everything twice that must be there once: nonces, numbers of
     /// commits, the place where the log goes on.
     process: u32,
+    /// Whether this handle has the lock.
+    locked: AtomicBool,
 }
 
 impl RealFile {
     fn new(file: File) -> Self {
-        Self { file, process: std::process::id() }
+        Self { file, process: std::process::id(), locked: AtomicBool::new(false) }
     }
 
     /// Returns the file to whoever may change it.
@@ -142,6 +145,18 @@ impl RealFile {
             self.process
         );
         Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+    }
+}
+
+/// A child that another thread starts has all handles for the moment until it is another program, and with them the lock:
+/// closing this one alone would not give it up.
+impl Drop for RealFile {
+    fn drop(&mut self) {
+        if *self.locked.get_mut()
+            && let Ok(file) = self.owned()
+        {
+            let _ = file.unlock();
+        }
     }
 }
 
@@ -181,7 +196,10 @@ impl StorageFile for RealFile {
 
     fn try_lock(&self) -> io::Result<LockOutcome> {
         match self.owned()?.try_lock() {
-            Ok(()) => Ok(LockOutcome::Acquired),
+            Ok(()) => {
+                self.locked.store(true, Ordering::Relaxed);
+                Ok(LockOutcome::Acquired)
+            }
             Err(TryLockError::WouldBlock) => Ok(LockOutcome::Held),
             Err(TryLockError::Error(e)) => Err(e),
         }

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use blazedb_engine::env::{SimDisk, Survivors};
+use blazedb_engine::env::{LockOutcome, OpenMode, SimDisk, Survivors};
 use blazedb_engine::{
     BackupOptions, CommitError, Env, KeySource, MaintainError, Memory, OpenError, Options, ReadError, RestoreError,
     Store, restore,
@@ -264,6 +264,43 @@ fn what_is_forked_writes_nothing() {
     store.close().expect("closes");
     let store = Store::open(Env::file(&path), options()).expect("opens");
     assert_eq!(store.read().get(tree, b"k").expect("reads").as_deref(), Some(&b"parent"[..]));
+}
+
+/// A program that another thread starts has every handle for the moment until it runs. The lock of a file that is closed
+/// meanwhile goes at once all the same: who makes a store opens it a second time.
+#[test]
+fn a_child_keeps_no_lock_of_a_file_that_is_closed() {
+    unsafe extern "C" {
+        fn fork() -> i32;
+        fn kill(pid: i32, signal: i32) -> i32;
+        fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
+        fn sleep(seconds: u32) -> u32;
+        fn _exit(status: i32) -> !;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let env = Env::file(folder.path().join("x"));
+    let open = || env.storage.open(&env.name, OpenMode::Create).expect("a file");
+    let file = open();
+    assert_eq!(file.try_lock().expect("locks"), LockOutcome::Acquired);
+    // SAFETY: takes nothing and gives a number; the child does nothing but sleep and end.
+    let child = unsafe { fork() };
+    if child == 0 {
+        // SAFETY: as above.
+        unsafe {
+            sleep(60);
+            _exit(0)
+        }
+    }
+    assert_eq!(open().try_lock().expect("asks"), LockOutcome::Held);
+    drop(file);
+    let found = open().try_lock().expect("asks");
+    let mut status = -1;
+    // SAFETY: the child is ours, and `status` is there for the call to write to.
+    unsafe {
+        kill(child, 9);
+        waitpid(child, &raw mut status, 0);
+    }
+    assert_eq!(found, LockOutcome::Acquired, "while the child has a copy of the handle");
 }
 
 #[test]
