@@ -346,7 +346,9 @@ fn threads_on_a_disk_that_becomes_full_lose_nothing_that_is_shown() {
                     }
                 });
             }
-            for i in 0..40 {
+            // Where others take the processor it goes on until there was enough of both.
+            let is_enough = || full.load(Ordering::Relaxed) > 0 && shown.load(Ordering::Relaxed) > 100;
+            for i in (0..4000).take_while(|&i| i < 40 || !is_enough()) {
                 std::thread::sleep(Duration::from_millis(5));
                 let room = (i * 37_123 + seed * 7919) % 700_000;
                 disk.set_capacity((i % 3 < 2).then(|| used(&disk) + room));
