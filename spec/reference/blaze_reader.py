@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 FIELDS, NAME, ROW, FIELD, KEYS, SHAPES = 4096, 255, 1 << 20, 1 << 20, 16384, 4096
 BATCH, BATCH_SINGLE, OPS, DEPS, ATTRS = 256 << 10, (1 << 20) + (64 << 10), 65536, 1024, 1024
 BODY, IDS, ERROR_TEXT, DEPTH = 4 << 20, 4096, 1024, 32
-ROWS, BATCHES, TABLE, DIGITS = 2 << 20, 4096, 65536, 38
+ROWS, BATCHES, TABLE, DIGITS, CLASSES = 2 << 20, 4096, 65536, 38, 65536
 KINDS = "Hello Welcome Push Ack Entry Error Ping Pong Bye DigestRequest Digest Entries Pushes".split()
 ERRORS = ("Malformed Unauthenticated PermissionDenied SpaceMismatch EpochMismatch NeedFrom NameClash TooLarge Overloaded "
           "Unsupported Internal ShuttingDown CursorAhead").split()
@@ -618,9 +618,11 @@ def spells_uuid(text):
 class Column:
     """The values of one field: gives tags and payloads as a row has them."""
 
-    def __init__(self, cut):
+    def __init__(self, cut, classes_before):
         self.mask = cut.uvarint()
         check(self.mask < 1 << 19, "K-9")
+        self.classes_sum = classes_before + self.mask.bit_count()
+        check(self.classes_sum <= CLASSES, "L-22")
         there = [c for c in range(19) if self.mask >> c & 1]
         self.classes = Numbers(cut) if len(there) > 1 else None
         self.places, self.places_seen, self.seen, self.values, self.decimal_places = -1, -1, 0, {}, {}
@@ -745,7 +747,10 @@ def columns(data):
     over = [Numbers(cut) for _ in range(6)] if flags else []
     streams = [Numbers(cut) for _ in range(6)]
     op_attrs, documents = Cut(cut.prefixed(BODY)), Dictionary(cut, True)
-    fields = {name: Column(cut) for name in names}
+    fields, classes_sum = {}, 0
+    for name in names:
+        fields[name] = Column(cut, classes_sum)
+        classes_sum = fields[name].classes_sum
     cut.end()
 
     replicas_used, forms_used = FirstUse(len(replicas), "K-11"), FirstUse(len(forms), "K-11")

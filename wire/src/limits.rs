@@ -1,4 +1,4 @@
-//! Limits: every ceiling of the formats, with its unit and its reason (spec/limits.md, L-1 to L-21).
+//! Limits: every ceiling of the formats, with its unit and its reason (spec/limits.md, L-1 to L-22).
 //!
 //! A decoder compares an untrusted length with one of these *and* with the bytes that are left before it allocates
 //! anything. The sums that tie limits to each other are `const` asserts at the end of this file.
@@ -76,7 +76,13 @@ pub const COLUMNS_BATCHES_MAX: usize = 4096;
 /// Most entries of each table of a columnar batch (spec: L-20).
 pub const COLUMNS_TABLE_MAX: usize = 65_536;
 
-// Every batch can travel in columns.
+/// Most classes of values in the columns of one columnar batch, in sum over its columns (spec: L-22).
+///
+/// Each is a stream that a reader has open while it writes rows, and costs it some 200 bytes for perhaps three of its own.
+/// As many as names: enough for values of one class in each field. What has more travels in rows.
+pub const COLUMNS_CLASSES_MAX: usize = 65_536;
+
+// Every batch is short enough to travel in columns.
 const _: () = assert!(BATCH_SINGLE_BYTES_MAX <= COLUMNS_ROWS_BYTES_MAX);
 // The largest operation fits a batch of its own: head, dependencies, attributes twice, collection name, operation
 // header. What is left over is slack for varints.

@@ -79,7 +79,7 @@ fn tags_are_those_of_the_document() {
     check("value.md", "## Tags", &table(["Type", "Meaning", "info", "Payload"], rows));
 }
 
-// spec: L-1 to L-21
+// spec: L-1 to L-22
 #[test]
 fn limits_are_those_of_the_document() {
     let number = |n: usize| match n {
@@ -130,6 +130,11 @@ fn limits_are_those_of_the_document() {
             "digits of a decimal, and of them behind the point",
             limits::DECIMAL_DIGITS_MAX,
             "what SQL databases and Arrow hold",
+        ),
+        (
+            "classes in the columns of a columnar batch, in sum over its columns",
+            limits::COLUMNS_CLASSES_MAX,
+            "each is a stream that a reader has open, for three bytes or so",
         ),
     ];
     let rows = rows

@@ -4,9 +4,9 @@
 
 use blazedb_wire::testing::Gen;
 use blazedb_wire::{
-    Batch, BatchBuilder, BatchHead, Codec, Columns, Document, DocumentId, Frame, FrameKind, HEADER_BYTES, Hlc,
-    MergeKind, Op, OpKind, ReplicaId, Row, RowRef, Shape, SpaceId, Value, ValueRef, encode_value, push_frame,
-    validate_body, validate_value,
+    Batch, BatchBuilder, BatchHead, Codec, Columns, DecodeErrorKind, Document, DocumentId, Frame, FrameKind,
+    HEADER_BYTES, Hlc, MergeKind, Op, OpKind, ReplicaId, Row, RowRef, Shape, SpaceId, Value, ValueRef, encode_value,
+    push_frame, validate_body, validate_value,
 };
 use bytes::Bytes;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -17,6 +17,8 @@ struct Counting;
 thread_local! {
     static BYTES: Cell<usize> = const { Cell::new(0) };
     static CALLS: Cell<usize> = const { Cell::new(0) };
+    static LIVE: Cell<usize> = const { Cell::new(0) };
+    static PEAK: Cell<usize> = const { Cell::new(0) };
 }
 
 // SAFETY: every call goes to the system's allocator unchanged; counting touches a thread-local number alone, which
@@ -25,11 +27,15 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = BYTES.try_with(|bytes| bytes.set(bytes.get() + layout.size()));
         let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
+        let live =
+            LIVE.try_with(|live| live.replace(live.get().wrapping_add(layout.size())).wrapping_add(layout.size()));
+        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(live.unwrap_or(0))));
         // SAFETY: the caller keeps the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        let _ = LIVE.try_with(|live| live.set(live.get().wrapping_sub(layout.size())));
         // SAFETY: the caller keeps the contract of `dealloc`, and every block came from `System`.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -52,8 +58,17 @@ fn count_calls<T>(work: impl FnOnce() -> T) -> (usize, T) {
     (CALLS.get() - before, result)
 }
 
+/// Returns the most bytes that `work` holds at once.
+fn peak<T>(work: impl FnOnce() -> T) -> (usize, T) {
+    LIVE.set(1 << 40);
+    PEAK.set(1 << 40);
+    let result = work();
+    (PEAK.get() - (1 << 40), result)
+}
+
 #[test]
 fn the_counter_counts() {
+    assert_eq!(peak(|| drop((vec![0u8; 500], vec![0u8; 500]))), (1000, ()));
     assert!(count(|| vec![0u8; 1000]).0 >= 1000);
 }
 
@@ -345,4 +360,79 @@ fn a_struct_goes_to_a_row_and_back_without_an_allocation_of_its_own() {
         blazedb_wire::serde::from_row::<Ticket<'_>>(row).expect("our own")
     });
     assert_eq!((bytes, &read), (0, &ticket));
+}
+
+/// A columnar batch with one operation for every 4,096 names, whose columns all say this.
+fn columns_of(names: usize, column: &[u8]) -> Vec<u8> {
+    let shapes = names.div_ceil(4096);
+    let mut out = [&[1, 0][..], &[7; 16], &[1], &[5; 16], b"\x01\x01c"].concat();
+    put_uvarint(&mut out, names as u64);
+    (0..names).for_each(|n| out.extend_from_slice(format!("\x05{n:05x}").as_bytes()));
+    put_uvarint(&mut out, shapes as u64);
+    for shape in 0..shapes {
+        let end = names.min((shape + 1) * 4096);
+        put_uvarint(&mut out, (end - shape * 4096) as u64);
+        (shape * 4096..end).for_each(|n| put_uvarint(&mut out, n as u64));
+    }
+    put_uvarint(&mut out, shapes as u64);
+    for shape in 0..shapes {
+        out.extend_from_slice(&[0, 0, 0]);
+        put_uvarint(&mut out, shape as u64);
+    }
+    // As many batches, each of one operation of a form of its own on the same document.
+    assert!(shapes > 4, "else runs would be lists");
+    put_uvarint(&mut out, shapes as u64);
+    let mut put_stream = |groups: &[u64]| {
+        let mut bytes = Vec::new();
+        groups.iter().for_each(|&n| put_uvarint(&mut bytes, n));
+        put_uvarint(&mut out, bytes.len() as u64);
+        out.extend_from_slice(&bytes);
+    };
+    put_stream(&[(shapes as u64) << 1 | 1, 1]);
+    (0..8).for_each(|_| put_stream(&[]));
+    put_stream(&std::iter::once(2 * shapes as u64).chain(0..shapes as u64).collect::<Vec<_>>());
+    (0..6).for_each(|_| put_stream(&[]));
+    put_stream(&[2, 0, (shapes as u64 - 1) << 1 | 1, 1]);
+    out.push(16);
+    out.extend_from_slice(&[9; 16]);
+    (0..names).for_each(|_| out.extend_from_slice(column));
+    out
+}
+
+fn put_uvarint(out: &mut Vec<u8>, mut n: u64) {
+    while n > 0x7f {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}
+
+// spec: L-22
+#[test]
+fn columns_of_all_classes_are_refused_before_they_are_opened() {
+    // All 19 classes, all streams empty, in 65,536 columns: what 159 KB of a compressed frame say.
+    let mut column = Vec::new();
+    put_uvarint(&mut column, (1 << 19) - 1);
+    column.extend_from_slice(&[0; 1 + 2 + 1 + 3 + 2 + 2 + 4 + 12 + 3 + 4 + 6]);
+    let bytes = columns_of(65_536, &column);
+    let (peak, refused) = peak(|| Columns::decode(&bytes));
+    let limit = DecodeErrorKind::Limit { what: "classes in columns", given: 65_550, max: 65_536 };
+    assert_eq!(refused.map(drop).map_err(|error| error.kind), Err(limit));
+    println!("refused with {peak} bytes");
+    assert!(peak < 32 << 20, "{peak}");
+}
+
+// spec: L-20, L-22
+#[test]
+fn the_most_columns_of_the_widest_classes_take_little() {
+    // In each of 65,536 fields a text, or 2^64 as a decimal.
+    let text = [0x80, 0x10, 0, 0, 0];
+    let wide = [&[0x80, 0x80, 4, 0, 0, 2, 2, 9, 9][..], &[0; 8], &[1]].concat();
+    for column in [&text[..], &wide] {
+        let bytes = columns_of(65_536, column);
+        let (peak, columns) = peak(|| Columns::decode(&bytes));
+        println!("{} bytes read with {peak}", bytes.len());
+        assert_eq!(columns.map(|columns| columns.batches().len()), Ok(16));
+        assert!(peak < 64 << 20, "{peak}");
+    }
 }

@@ -32,7 +32,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use blazedb_wire::{
-    DecodeError, DecodeErrorKind, ErrorCode, ErrorFrame, Frame, Hello, PROTOCOL_VERSION, Reads, SpaceId, Welcome,
+    DecodeError, DecodeErrorKind, ErrorCode, ErrorFrame, Frame, FrameHeader, FrameKind, Hello, PROTOCOL_VERSION, Reads,
+    SpaceId, Welcome,
 };
 use bytes::Bytes;
 
@@ -149,6 +150,14 @@ impl Hub {
             }
             let Some(waiting) = state.waiting.pop_front() else { return };
             let length = waiting.len();
+            // A stranger's body is not worth a look: before the Hello only the header says what it is.
+            if state.phase == Phase::BeforeHello
+                && let Waiting::Frame(bytes) = &waiting
+                && let Some(header) = bytes.first_chunk().and_then(|header| FrameHeader::decode(header).ok())
+                && !matches!(header.kind, FrameKind::Hello | FrameKind::Bye | FrameKind::Error)
+            {
+                return self.close(now, conn, Some(no_hello()), out);
+            }
             let frame = match waiting {
                 Waiting::Frame(bytes) => Frame::decode(bytes),
                 Waiting::Batch(batch) => Ok(Frame::Push(batch)),
@@ -194,7 +203,7 @@ impl Hub {
             // A client that reports an error is about to go; there is nothing to say back.
             Frame::Error(_) => self.close(now, conn, None, out),
             _ if !streaming => {
-                self.close(now, conn, Some(fatal(ErrorCode::Malformed, "the first frame of a stream is Hello")), out);
+                self.close(now, conn, Some(no_hello()), out);
             }
             Frame::Ping(nonce) => self.answer(now, conn, &Frame::Pong(nonce), out),
             Frame::Pong(_) => {}
@@ -425,6 +434,10 @@ fn streaming<'a>(
 /// An error that ends the stream and that a retry does not cure.
 fn fatal(code: ErrorCode, text: &str) -> ErrorFrame {
     ErrorFrame::fatal(code, text)
+}
+
+fn no_hello() -> ErrorFrame {
+    fatal(ErrorCode::Malformed, "the first frame of a stream is Hello")
 }
 
 /// An error after which the client may come back, or go on where the stream stays open.

@@ -1,7 +1,7 @@
 //! Who gets what, in which order.
 
 use blazedb_relay::hub::{HubLimits, Input};
-use blazedb_wire::{ErrorCode, Frame, Reads, SpaceId};
+use blazedb_wire::{ErrorCode, Frame, FrameKind, Reads, SpaceId};
 use bytes::Bytes;
 
 use crate::rig::{Rig, SPACE, create, entry_of, replica, update};
@@ -470,4 +470,20 @@ fn pushes_are_admitted_one_by_one() {
     let silent = rig.open(SPACE);
     rig.send(silent, &frame);
     assert_eq!(rig.seen(silent).closed_with().code, ErrorCode::Malformed);
+}
+
+#[test]
+fn before_hello_no_body_is_looked_at() {
+    for kind in [FrameKind::Push, FrameKind::Pushes, FrameKind::Entries, FrameKind::Ping] {
+        let mut rig = Rig::new();
+        let stranger = rig.open(SPACE);
+        // A body that nobody could read, under a checksum of nothing.
+        let mut bytes = Frame::Bye.to_bytes().to_vec();
+        bytes[3] = kind.number();
+        bytes[8] = 4;
+        bytes.extend_from_slice(b"junk");
+        rig.handle(Input::Frame { conn: stranger, bytes: bytes.into() });
+        let closed = rig.seen(stranger).closed_with();
+        assert_eq!((closed.code, closed.text.as_str()), (ErrorCode::Malformed, "the first frame of a stream is Hello"));
+    }
 }

@@ -54,6 +54,7 @@ pub fn rule(encoding: Encoding, error: &DecodeError) -> &'static str {
             "batches in columns" => "L-19",
             "names in columns" | "shapes in columns" | "replicas in columns" | "forms in columns" => "L-20",
             "decimal digits" | "decimal places" => "L-21",
+            "classes in columns" => "L-22",
             "epoch" | "protocol" => "O-17",
             "transactions" => "F-12",
             // Bodies, envelopes and streams.

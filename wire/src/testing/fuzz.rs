@@ -2,6 +2,7 @@
 
 use crate::batch::{Batch, BatchBuilder, Columns};
 use crate::envelope::Envelope;
+use crate::error::EncodeError;
 use crate::explain::{Encoding, explain, rule};
 use crate::frame::{COMPRESS_BYTES_MIN, Codec, Frame, FrameHeader, FrameKind, HEADER_BYTES, compress_frame};
 use crate::grpc::{
@@ -148,7 +149,10 @@ fn check_batch(batch: &Batch, data: &[u8]) {
     }
     assert_eq!(next, batch.len(), "transactions cover the batch");
     // Rows and columns say the same.
-    let columns = Columns::encode(std::slice::from_ref(batch)).expect("every batch fits columns");
+    let columns = match Columns::encode(std::slice::from_ref(batch)) {
+        Err(EncodeError::Limit { what: "classes in columns", .. }) => return,
+        columns => columns.expect("every other batch fits columns"),
+    };
     let back = Columns::decode(&columns).expect("what was written is accepted");
     assert_eq!(back.batches(), std::slice::from_ref(batch), "lossless");
 }

@@ -106,6 +106,38 @@ fn a_short_batch_that_stands_for_too_many_rows_is_refused_early() {
     assert!(matches!(error.kind, DecodeErrorKind::Limit { what: "rows of columns", .. }), "{error}");
 }
 
+// spec: L-22
+#[test]
+fn classes_are_limited_in_sum() {
+    let values = [
+        Value::Null,
+        Value::Bool(false),
+        Value::Bool(true),
+        Value::I64(0),
+        Value::U64(u64::MAX),
+        Value::F64(0.0),
+        Value::F64(f64::from(0.1f32)),
+        Value::F64(0.1 + 0.2),
+        Value::Timestamp(blazedb_wire::Timestamp(0)),
+        Value::Uuid(blazedb_wire::Uuid([1; 16])),
+        Value::Text("0190a0b0-1234-7abc-8def-0123456789ab".to_owned()),
+        Value::Text(String::new()),
+        Value::Bytes(Vec::new()),
+        Value::Array(Vec::new()),
+        Value::Map(Document::new()),
+        Value::Decimal("0.1".parse().expect("a decimal")),
+    ];
+    let wide = |value: &Value| -> Document { (0..4096).map(|n| (format!("{n:03x}"), value.clone())).collect() };
+    let batch = |document: &Document| batch_of(head(), &[Op { cursor: 0, ..create(document) }]);
+    let mut batches: Vec<Batch> = values.iter().map(|value| batch(&wide(value))).collect();
+    let columns = Columns::encode(&batches).expect("at the limit");
+    assert_eq!(Columns::decode(&columns).map(Columns::into_batches), Ok(batches.clone()));
+    let one_more = [("000", Value::VectorF32(Vec::new().into()))].into_iter().collect();
+    batches.push(batch(&one_more));
+    let refused = Err(EncodeError::Limit { what: "classes in columns", given: 65_537, max: 65_536 });
+    assert_eq!(Columns::encode(&batches).map(drop), refused);
+}
+
 // spec: K-17
 #[test]
 fn rows_out_of_columns_are_checked_as_rows() {

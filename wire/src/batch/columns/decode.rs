@@ -448,8 +448,9 @@ pub(super) fn decode(bytes: &[u8], at: usize) -> Result<Columns, DecodeError> {
         ms: 0,
         cursor: 0,
     };
+    let mut classes = 0;
     for _ in &tables.names {
-        ops.columns.push(Column::read(&mut reader)?);
+        ops.columns.push(Column::read(&mut reader, &mut classes)?);
     }
     reader.finish()?;
 

@@ -8,7 +8,7 @@ use crate::batch::{Batch, KIND_COLUMNS, op_bits};
 use crate::envelope::Envelope;
 use crate::error::EncodeError;
 use crate::id::ReplicaId;
-use crate::limits::{BATCH_OPS_MAX, COLUMNS_BATCHES_MAX, COLUMNS_ROWS_BYTES_MAX};
+use crate::limits::{BATCH_OPS_MAX, COLUMNS_BATCHES_MAX, COLUMNS_CLASSES_MAX, COLUMNS_ROWS_BYTES_MAX};
 use crate::op::OpRef;
 use crate::shape::Shape;
 use crate::value::encode::check_limit;
@@ -84,6 +84,9 @@ impl<'a> Tables<'a> {
     }
 }
 
+/// What L-22 counts.
+const CLASSES: &str = "classes in columns";
+
 fn step(before: u64, now: u64) -> u64 {
     zigzag(now.wrapping_sub(before).cast_signed())
 }
@@ -109,7 +112,7 @@ pub(super) fn encode(batches: &[&Batch], envelopes: Option<&[&Envelope]>) -> Res
     };
     let heads = heads(batches, &mut tables);
     let over = envelopes.map(envelope_streams);
-    let (ops, columns) = op_streams(batches, &mut tables);
+    let (ops, columns) = op_streams(batches, &mut tables)?;
 
     let mut out = vec![KIND_COLUMNS, if envelopes.is_some() { FLAG_ENVELOPES } else { 0 }];
     out.extend_from_slice(space.as_bytes());
@@ -118,8 +121,11 @@ pub(super) fn encode(batches: &[&Batch], envelopes: Option<&[&Envelope]>) -> Res
     out.extend_from_slice(&heads);
     out.extend_from_slice(&over.unwrap_or_default());
     out.extend_from_slice(&ops);
+    let mut classes = 0;
     for column in columns {
-        column.finish(&mut out);
+        classes += column.finish(&mut out);
+        // Again, since only a whole column says of which classes its floats are.
+        check_limit(CLASSES, classes, COLUMNS_CLASSES_MAX)?;
     }
     Ok(Bytes::from(out))
 }
@@ -201,13 +207,16 @@ fn envelope_streams(envelopes: &[&Envelope]) -> Vec<u8> {
 }
 
 /// Returns the streams of the operations, and the columns of the values.
-fn op_streams<'a>(batches: &[&'a Batch], tables: &mut Tables<'a>) -> (Vec<u8>, Vec<ColumnBuilder<'a>>) {
+fn op_streams<'a>(
+    batches: &[&'a Batch],
+    tables: &mut Tables<'a>,
+) -> Result<(Vec<u8>, Vec<ColumnBuilder<'a>>), EncodeError> {
     let mut streams: [Vec<u64>; 6] = Default::default();
     let [forms, mores, millis, counters, cursors, attrs_lens] = &mut streams;
     let mut documents = Vec::new();
     let mut attrs = Vec::new();
     let mut columns: Vec<ColumnBuilder<'a>> = Vec::new();
-    let (mut ms, mut cursor) = (0, 0);
+    let (mut ms, mut cursor, mut classes) = (0, 0, 0);
     for op in batches.iter().flat_map(|batch| batch.ops()) {
         forms.push(tables.form(&op));
         mores.push(op.more.into());
@@ -225,12 +234,14 @@ fn op_streams<'a>(batches: &[&'a Batch], tables: &mut Tables<'a>) -> (Vec<u8>, V
         let Some(row) = op.set else { continue };
         let shape = tables.shape(row.shape()) as usize;
         for (field, &name) in row.fields().zip(&tables.shape_names[shape]) {
-            columns[name as usize].push(field);
+            classes += usize::from(columns[name as usize].push(field));
         }
+        // Here already, so that what is gathered stays small (spec: L-22).
+        check_limit(CLASSES, classes, COLUMNS_CLASSES_MAX)?;
     }
     let mut out = Vec::new();
     streams.iter().for_each(|stream| put_numbers(&mut out, stream));
     put_prefixed(&mut out, &attrs);
     put_ids(&mut out, &documents);
-    (out, columns)
+    Ok((out, columns))
 }

@@ -7,7 +7,7 @@
 use super::heap::{Ids, Planes, Strings, put_ids, put_planes, put_strings};
 use super::numbers::{Numbers, Series, put_numbers, put_series};
 use crate::error::{DecodeError, DecodeErrorKind};
-use crate::limits::DECIMAL_DIGITS_MAX;
+use crate::limits::{COLUMNS_CLASSES_MAX, COLUMNS_TABLE_MAX, DECIMAL_DIGITS_MAX};
 use crate::reader::Reader;
 use crate::row::RawField;
 use crate::value::scalar::{TAG_ARRAY, TAG_MAP, TAG_VECTOR_32, TAG_VECTOR_64, decode_scalar, encode_scalar};
@@ -100,6 +100,8 @@ fn uuid_of(text: &[u8]) -> Option<[u8; 16]> {
 #[derive(Default)]
 pub(super) struct ColumnBuilder<'a> {
     classes: Vec<u8>,
+    /// The classes so far, all floats as one.
+    mask: u32,
     integers: Vec<i64>,
     unsigned: Vec<[u8; 8]>,
     /// All floats; their classes are settled at the end.
@@ -117,8 +119,8 @@ pub(super) struct ColumnBuilder<'a> {
 }
 
 impl<'a> ColumnBuilder<'a> {
-    /// Adds the value of a field of a checked row.
-    pub(super) fn push(&mut self, field: RawField<'a>) {
+    /// Adds the value of a field of a checked row; returns true if it is the first of its class, all floats being one.
+    pub(super) fn push(&mut self, field: RawField<'a>) -> bool {
         // A checked row has no other tags.
         let scalar = decode_scalar(field.tag, field.payload).unwrap_or(Some(ValueRef::Null));
         let class = match scalar {
@@ -170,6 +172,9 @@ impl<'a> ColumnBuilder<'a> {
             Some(_) => class::NULL,
         };
         self.classes.push(class);
+        let before = self.mask;
+        self.mask |= 1 << class;
+        self.mask != before
     }
 
     fn decimal(&mut self, decimal: Decimal, payload: &'a [u8]) -> u8 {
@@ -193,8 +198,8 @@ impl<'a> ColumnBuilder<'a> {
         class
     }
 
-    /// Appends the column.
-    pub(super) fn finish(mut self, out: &mut Vec<u8>) {
+    /// Appends the column; returns the number of its classes.
+    pub(super) fn finish(mut self, out: &mut Vec<u8>) -> usize {
         let places = self.floats.iter().filter_map(|&x| places_of(x)).max();
         let (mut decimals, mut floats_32, mut floats_64) = (Vec::new(), Vec::new(), Vec::new());
         let mut floats = self.floats.iter();
@@ -247,6 +252,7 @@ impl<'a> ColumnBuilder<'a> {
                 _ => put_strings(out, &self.strings[usize::from(class - class::TEXT)]),
             }
         }
+        mask.count_ones() as usize
     }
 }
 
@@ -268,25 +274,38 @@ enum Values<'a> {
 /// A column that is being read.
 pub(super) struct Column<'a> {
     at: usize,
-    mask: u64,
-    seen: u64,
+    mask: u32,
+    seen: u32,
     /// None where all values are of one class.
     classes: Option<Numbers<'a>>,
-    /// The classes of the mask, ascending, with their values.
-    values: Vec<(u8, Values<'a>)>,
+    /// The values of the classes of the mask, ascending.
+    values: Vec<Values<'a>>,
     /// Places of the decimals, and those that the floats seen so far ask for.
     places: Option<u8>,
     places_seen: Option<u8>,
 }
 
+// What a reader holds for the columns themselves is bounded by this sum (spec: L-20, L-22).
+const _: () = assert!(
+    COLUMNS_TABLE_MAX * size_of::<Column<'static>>() + COLUMNS_CLASSES_MAX * size_of::<Values<'static>>() <= 20 << 20
+);
+
 impl<'a> Column<'a> {
-    pub(super) fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
+    /// Opens the next column; `classes` counts the classes of all columns so far.
+    pub(super) fn read(reader: &mut Reader<'a>, classes: &mut usize) -> Result<Self, DecodeError> {
         let at = reader.offset();
-        let mask = reader.uvarint()?;
+        let given = reader.uvarint()?;
         // spec: K-9
-        if mask >> class::COUNT != 0 {
+        if given >> class::COUNT != 0 {
             let max = (1 << class::COUNT) - 1;
-            return Err(DecodeError::new(at, DecodeErrorKind::OutOfRange { what: "classes", given: mask, max }));
+            return Err(DecodeError::new(at, DecodeErrorKind::OutOfRange { what: "classes", given, max }));
+        }
+        let mask = given as u32;
+        *classes += mask.count_ones() as usize;
+        // spec: L-22
+        if *classes > COLUMNS_CLASSES_MAX {
+            let (given, max) = (*classes as u64, COLUMNS_CLASSES_MAX as u64);
+            return Err(DecodeError::new(at, DecodeErrorKind::Limit { what: "classes in columns", given, max }));
         }
         let classes = if mask.count_ones() > 1 { Some(Numbers::read(reader)?) } else { None };
         let mut values = Vec::with_capacity(mask.count_ones() as usize);
@@ -314,7 +333,7 @@ impl<'a> Column<'a> {
                 class::DECIMAL_WIDE => Values::WideDecimals(Numbers::read(reader)?, Strings::read(reader)?),
                 _ => Values::Strings(Strings::read(reader)?),
             };
-            values.push((class, of_class));
+            values.push(of_class);
         }
         Ok(Self { at, mask, seen: 0, classes, values, places, places_seen: None })
     }
@@ -323,12 +342,15 @@ impl<'a> Column<'a> {
     pub(super) fn next(&mut self, heap: &mut Vec<u8>) -> Result<u8, DecodeError> {
         let class = match &mut self.classes {
             Some(classes) => classes.below(class::COUNT.into(), "class")? as u8,
-            None => self.values.first().map_or(class::COUNT, |entry| entry.0),
+            // The only class, or 32 where there are no values at all.
+            None => self.mask.trailing_zeros() as u8,
         };
         let refuse = |rule| Err(DecodeError::new(self.at, DecodeErrorKind::NotCanonical(rule)));
         // spec: K-9
-        let Some((_, values)) = self.values.iter_mut().find(|entry| entry.0 == class) else { return refuse("K-9") };
-        self.seen |= 1 << class;
+        let bit = 1u32.checked_shl(class.into()).unwrap_or(0);
+        let index = (self.mask & bit.wrapping_sub(1)).count_ones() as usize;
+        let Some(values) = self.values.get_mut(index).filter(|_| self.mask & bit != 0) else { return refuse("K-9") };
+        self.seen |= bit;
         let value = match values {
             Values::Nothing => return Ok(class),
             Values::Integers(series) if class == class::TIMESTAMP => Value::Timestamp(Timestamp(series.next()?)),
@@ -422,7 +444,7 @@ impl<'a> Column<'a> {
         if let Some(classes) = &self.classes {
             classes.finish()?;
         }
-        for (_, values) in &self.values {
+        for values in &self.values {
             match values {
                 Values::Nothing => {}
                 Values::Integers(series) | Values::ShortFloats(_, series) => series.finish()?,

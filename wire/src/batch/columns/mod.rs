@@ -15,7 +15,8 @@
 //! batch could not, and no second set of checks has to agree with the first. The normative text is spec/columns.md.
 //! Ideas: Automerge's and bitcode's columns (runs and differences), Parquet's dictionaries, ALP's decimal floats.
 //!
-//! Memory: the tables, and the row batches, which are limited in sum before they are written (spec: L-18).
+//! Memory: the tables; the columns, whose classes are limited in sum (spec: L-22); and the row batches, which are
+//! limited in sum before they are written (spec: L-18).
 
 mod decode;
 mod encode;
@@ -44,7 +45,8 @@ impl Columns {
     /// Turns row batches of one space into columns.
     ///
     /// Costs about two microseconds per operation. It is an error to give none, batches of several spaces, or more than
-    /// the limits of spec/limits.md (L-18, L-19, L-10 for all batches together).
+    /// the limits of spec/limits.md (L-18, L-19, L-22, L-10 for all batches together). L-22 alone can hit a single batch:
+    /// thousands of fields, each with values of many types. Such batches travel as they are.
     pub fn encode(batches: &[Batch]) -> Result<Bytes, EncodeError> {
         let batches: Vec<&Batch> = batches.iter().collect();
         encode::encode(&batches, None)

@@ -11,7 +11,7 @@ use crate::reader::Reader;
 use crate::writer::{put_prefixed, put_uvarint, uvarint_len};
 
 /// From this many equal neighbours on they are written as a run (spec: K-3).
-pub(super) const RUN_MIN: u64 = 4;
+pub(super) const RUN_MIN: u8 = 4;
 
 /// The greatest power of 1,000 by which a series is divided (spec: K-6).
 const UNIT_MAX: u8 = 2;
@@ -33,7 +33,7 @@ pub(super) fn put_numbers(out: &mut Vec<u8>, numbers: &[u64]) {
         let mut at = 0;
         while let Some(&number) = numbers.get(at) {
             let run = numbers[at..].iter().take_while(|&&next| next == number).count();
-            if run as u64 >= RUN_MIN {
+            if run >= RUN_MIN.into() {
                 put_list(&mut groups, &numbers[list_at..at]);
                 put_uvarint(&mut groups, (run as u64) << 1 | 1);
                 put_uvarint(&mut groups, number);
@@ -68,8 +68,8 @@ pub(super) struct Numbers<'a> {
     /// Numbers left in the present group.
     left: u64,
     last: u64,
-    /// How many times `last` came in a row, in lists.
-    streak: u64,
+    /// How many times `last` came in a row, in lists; less than `RUN_MIN`.
+    streak: u8,
     /// A stream of zeros has no bytes (spec: K-2).
     absent: bool,
     any: bool,
@@ -109,7 +109,7 @@ impl<'a> Numbers<'a> {
             if head & 1 == 1 {
                 let number = self.reader.uvarint()?;
                 // spec: K-3
-                if self.left < RUN_MIN || (self.group != Group::None && number == self.last) {
+                if self.left < RUN_MIN.into() || (self.group != Group::None && number == self.last) {
                     return refuse(at, "K-3");
                 }
                 (self.group, self.last) = (Group::Run, number);
