@@ -9,7 +9,7 @@ use blazedb_relay::serve::{
     Access, Answer, Caller, ConnId, Exchange, Gate, GateConnection, Method, Refusal, Requests, Step,
 };
 use blazedb_relay::token::Grant;
-use blazedb_wire::grpc::{Code, Metadata, Status};
+use blazedb_wire::grpc::{Code, Metadata, MetadataError, Status};
 use bytes::Bytes;
 
 /// Largest payload that a request may ask for.
@@ -55,20 +55,23 @@ fn unary(caller: &Caller, message: &[u8]) -> Result<Answer, Status> {
     if let Some(status) = asked.status {
         return Err(status);
     }
-    let (metadata, trailers) = echoed(caller);
+    let (metadata, trailers) = echoed(caller)?;
     Ok(Answer { message: payload_message(asked.size)?, metadata, trailers })
 }
 
 /// Returns what is sent back of what a client sent along.
-fn echoed(caller: &Caller) -> (Metadata, Metadata) {
+///
+/// A call may bring more than an answer takes along: then it is refused.
+fn echoed(caller: &Caller) -> Result<(Metadata, Metadata), Status> {
+    let refused = |error: MetadataError| Status::new(Code::ResourceExhausted, error.to_string());
     let (mut before, mut after) = (Metadata::new(), Metadata::new());
     if let Some(text) = caller.metadata.text(ECHO_INITIAL) {
-        before.append_text(ECHO_INITIAL, text).expect("it came so");
+        before.append_text(ECHO_INITIAL, text).map_err(refused)?;
     }
     if let Some(bytes) = caller.metadata.binary(ECHO_TRAILING) {
-        after.append_binary(ECHO_TRAILING, bytes.clone()).expect("it came so");
+        after.append_binary(ECHO_TRAILING, bytes.clone()).map_err(refused)?;
     }
-    (before, after)
+    Ok((before, after))
 }
 
 /// Many messages in, one out: how many bytes their payloads have.
@@ -111,9 +114,16 @@ struct Duplex {
 
 impl Exchange for Duplex {
     fn begin(&mut self, caller: &Caller) -> Metadata {
-        let (before, after) = echoed(caller);
-        self.after = after;
-        before
+        match echoed(caller) {
+            Ok((before, after)) => {
+                self.after = after;
+                before
+            }
+            Err(status) => {
+                self.ends = Some(status);
+                Metadata::new()
+            }
+        }
     }
 
     fn poll_step(&mut self, requests: &mut Requests, cx: &mut Context<'_>) -> Poll<Step> {

@@ -196,6 +196,8 @@ pub(super) async fn answer<G: Gate>(
                 status = deadlines.reached() => return Err(status),
             };
             let Answer { message, metadata, trailers: after } = answer;
+            sendable(&metadata)?;
+            sendable(&after)?;
             let trailers = with_metadata(grpc::trailers(&Status::ok()), &after);
             if message.len() <= shared.limits.send_buffer_bytes_max {
                 let message = encode_message(message).map_err(|_| too_long())?;
@@ -208,10 +210,16 @@ pub(super) async fn answer<G: Gate>(
         }
         Method::Streaming(_, mut exchange) => {
             let metadata = exchange.begin(&caller);
+            sendable(&metadata)?;
             let running = running.take().expect("nobody else takes it");
             Ok((metadata, Reply::Method(MethodBody::new(exchange, requests, deadlines, running))))
         }
     }
+}
+
+/// A method may send on what came, of which there may be more than an answer takes along (spec: G-20).
+fn sendable(metadata: &Metadata) -> Result<(), Status> {
+    metadata.check_to_send().map_err(|error| Status::new(Code::ResourceExhausted, error.to_string()))
 }
 
 fn too_long() -> Status {
@@ -291,7 +299,12 @@ impl MethodBody {
                         self.closing = Some((too_long(), Metadata::new()));
                     }
                 }
-                Poll::Ready(Step::End(status, after)) => self.closing = Some((status, after)),
+                Poll::Ready(Step::End(status, after)) => {
+                    self.closing = Some(match sendable(&after) {
+                        Ok(()) => (status, after),
+                        Err(status) => (status, Metadata::new()),
+                    });
+                }
                 Poll::Pending => break,
             }
         }

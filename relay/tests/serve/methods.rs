@@ -5,6 +5,7 @@
 mod service;
 
 use blazedb::transport::{Answer, CallError, CallOptions, Client, ClientOptions, Metadata};
+use blazedb_wire::grpc::METADATA_BYTES_MAX;
 
 use super::*;
 
@@ -228,6 +229,34 @@ async fn a_call_of_a_method_ends_when_nobody_takes_it_and_when_the_relay_goes() 
     assert_eq!(error.status().unwrap().code, Code::Unavailable, "{error}");
     drop(answers);
     soon("shutdown", task).await.unwrap();
+}
+
+// spec: G-20
+#[tokio::test]
+async fn metadata_that_came_is_not_sent_back_beyond_the_limit() {
+    let server = Interop::start(|_| {}).await;
+    let io = TokioIo::new(tls_to(server.dir.path(), server.address, b"h2").await);
+    let (mut requests, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    for (name, value) in [
+        ("x-grpc-test-echo-initial", "a".repeat(METADATA_BYTES_MAX)),
+        ("x-grpc-test-echo-trailing-bin", "YWFh".repeat(METADATA_BYTES_MAX / 4)),
+    ] {
+        for method in ["UnaryCall", "FullDuplexCall"] {
+            let request = Request::post(format!("https://localhost{SERVICE}{method}"))
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .header(name, &value)
+                .body(http_body_util::Full::new(message(&number(2, 1))))
+                .unwrap();
+            let response = soon("answer", requests.send_request(request)).await.expect("the server lives");
+            let head = response.headers().get("grpc-status").cloned();
+            let body = soon("the body", response.into_body().collect()).await.unwrap();
+            let status = head.or_else(|| body.trailers()?.get("grpc-status").cloned());
+            assert_eq!(status.as_ref().map(|code| code.as_bytes()), Some(&b"8"[..]), "{method}, {name}");
+        }
+    }
+    server.stop().await;
 }
 
 // spec: G-15, G-16, G-22

@@ -101,12 +101,15 @@ impl Metadata {
 
     fn append(&mut self, name: &str, value: MetadataValue) -> Result<(), MetadataError> {
         self.entries.push((Cow::Owned(name.to_owned()), value));
-        let bytes: usize = self.encoded().map(|(name, value)| name.len() + value.len()).sum();
-        if bytes > METADATA_BYTES_MAX {
+        self.check_to_send().inspect_err(|_| {
             self.entries.pop();
-            return Err(MetadataError::TooMuch);
-        }
-        Ok(())
+        })
+    }
+
+    /// Says whether all this may be sent (spec: G-20). What was appended may; what came may be more than that.
+    pub fn check_to_send(&self) -> Result<(), MetadataError> {
+        let bytes: usize = self.encoded().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > METADATA_BYTES_MAX { Err(MetadataError::TooMuch) } else { Ok(()) }
     }
 
     /// Takes one header field as it came. What HTTP and gRPC keep for themselves is passed over; several values of bytes
