@@ -60,6 +60,6 @@ pub use row::{RawField, Row, RowRef, encode_body};
 pub use shape::Shape;
 pub use time::{Hlc, Stamp};
 pub use value::{
-    ArrayRef, Decimal, DecimalError, Document, Element, MapRef, Timestamp, Uuid, Value, ValueRef, Vector, VectorRef,
-    encode_value, validate_body, validate_value,
+    ArrayRef, Decimal, DecimalError, Document, Element, MapRef, Timestamp, Uuid, Value, ValueIndex, ValueRef, Vector,
+    VectorRef, encode_value, validate_body, validate_value,
 };

@@ -9,7 +9,7 @@ use crate::shape::Shape;
 use crate::value::encode::{Encoder, check_limit};
 use crate::value::sequence::{Sequence, close_sequence, open_sequence};
 use crate::value::validate::validate_body_at;
-use crate::value::{Document, Value, ValueRef};
+use crate::value::{Document, Value, ValueIndex, ValueRef};
 use bytes::Bytes;
 use std::fmt;
 
@@ -43,6 +43,11 @@ impl<'a> RawField<'a> {
     #[inline]
     pub fn value(&self) -> ValueRef<'a> {
         ValueRef::trusted(self.tag, self.payload)
+    }
+
+    /// Reads the keys of the field, which must come from a valid row, once for many look-ups.
+    pub fn index(&self) -> ValueIndex<'a> {
+        ValueIndex::trusted(self.tag, self.payload)
     }
 }
 
@@ -134,6 +139,11 @@ impl Row {
         self.as_ref().get(name)
     }
 
+    /// Returns what lies at the end of a path of names; see [`RowRef::get_path`].
+    pub fn get_path<'n>(&self, path: impl IntoIterator<Item = &'n str>) -> Option<ValueRef<'_>> {
+        self.as_ref().get_path(path)
+    }
+
     /// Returns the document, owned.
     pub fn to_document(&self) -> Document {
         self.as_ref().to_document()
@@ -211,6 +221,30 @@ impl<'a> RowRef<'a> {
     #[inline]
     pub fn get(&self, name: &str) -> Option<ValueRef<'a>> {
         self.shape.index_of(name).map(|index| self.get_index(index))
+    }
+
+    /// Returns tag and payload of a field.
+    pub fn raw(&self, name: &str) -> Option<RawField<'a>> {
+        self.shape.index_of(name).map(|index| self.field(index))
+    }
+
+    /// Returns what lies at the end of a path of names: of a field, then each of a field of the map before it.
+    ///
+    /// Allocates nothing. The first step is a binary search in the shape, each further one a scan of the keys of that
+    /// field's maps; [`RawField::index`] saves that where there are many.
+    ///
+    /// ```
+    /// use blazedb_wire::{Document, Row, Value, ValueRef};
+    ///
+    /// let map = |name: &str, value: Value| -> Document { [(name, value)].into_iter().collect() };
+    /// let row = Row::encode(&map("author", Value::Map(map("name", Value::Text("Ada".to_owned())))))?;
+    /// assert!(matches!(row.as_ref().get_path(["author", "name"]), Some(ValueRef::Text("Ada"))));
+    /// assert!(row.as_ref().get_path(["author", "born"]).is_none());
+    /// # Ok::<(), blazedb_wire::EncodeError>(())
+    /// ```
+    pub fn get_path<'n>(&self, path: impl IntoIterator<Item = &'n str>) -> Option<ValueRef<'a>> {
+        let mut path = path.into_iter();
+        self.get(path.next()?)?.get_path(path)
     }
 
     /// Iterates over names and values, by ascending name.

@@ -418,7 +418,6 @@ fn columns_of_all_classes_are_refused_before_they_are_opened() {
     let (peak, refused) = peak(|| Columns::decode(&bytes));
     let limit = DecodeErrorKind::Limit { what: "classes in columns", given: 65_550, max: 65_536 };
     assert_eq!(refused.map(drop).map_err(|error| error.kind), Err(limit));
-    println!("refused with {peak} bytes");
     assert!(peak < 32 << 20, "{peak}");
 }
 
@@ -431,8 +430,85 @@ fn the_most_columns_of_the_widest_classes_take_little() {
     for column in [&text[..], &wide] {
         let bytes = columns_of(65_536, column);
         let (peak, columns) = peak(|| Columns::decode(&bytes));
-        println!("{} bytes read with {peak}", bytes.len());
         assert_eq!(columns.map(|columns| columns.batches().len()), Ok(16));
         assert!(peak < 64 << 20, "{peak}");
     }
+}
+
+/// A value of many shapes: 4,096 maps of two keys each, in two rounds, the second of which comes from the last to the first.
+fn many_shapes() -> Row {
+    let map = |n: usize| {
+        Value::Map(
+            [(format!("{:04}", n * 7919 % 4096), Value::I64(n as i64)), ("x".to_owned(), Value::Null)]
+                .into_iter()
+                .collect(),
+        )
+    };
+    let maps = (0..4096).chain((0..4096).rev()).map(map).collect();
+    Row::encode(&[("maps", Value::Array(maps))].into_iter().collect()).expect("small")
+}
+
+#[test]
+fn nested_look_ups_allocate_nothing() {
+    // The second map has the keys of the first the other way round: they are in the order of the first use.
+    let map = |names: [&str; 3]| -> Value {
+        Value::Map(names.into_iter().zip(1..).map(|(name, n)| (name, Value::I64(n))).collect())
+    };
+    let first: Value = map(["m", "n", "o"]);
+    let second: Value = map(["a", "n", "z"]);
+    let third: Value = map(["a", "m", "z"]);
+    let nested: Document =
+        [("list", Value::Array(vec![first, second, third])), ("map", map(["n", "o", "z"]))].into_iter().collect();
+    let row = Row::encode(&[("top", Value::Map(nested))].into_iter().collect()).expect("small");
+    let (bytes, found) = count(|| row.get_path(["top", "map", "z"]).map(|value| matches!(value, ValueRef::I64(3))));
+    assert_eq!((bytes, found), (0, Some(true)));
+    let all = || {
+        let Some(ValueRef::Array(list)) = row.get_path(["top", "list"]) else { panic!("a list") };
+        let mut names = 0;
+        for map in list.iter() {
+            let ValueRef::Map(map) = map else { panic!("a map") };
+            names += map.iter().map(|(name, _)| usize::from(name.as_bytes()[0])).sum::<usize>();
+            assert!(map.iter().is_sorted_by_key(|(name, _)| name));
+            assert!(map.iter().all(
+                |(name, value)| matches!((map.get(name), value), (Some(ValueRef::I64(a)), ValueRef::I64(b)) if a == b)
+            ));
+        }
+        names
+    };
+    let expected = "mnoanzamz".bytes().map(usize::from).sum();
+    assert_eq!(count(all), (0, expected));
+    // A small index lies on the stack.
+    let nested: Document = [("map", map(["n", "o", "z"]))].into_iter().collect();
+    let row = Row::encode(&[("top", Value::Map(nested))].into_iter().collect()).expect("small");
+    let field = row.as_ref().raw("top").expect("there");
+    assert_eq!(count(|| field.index().value().get_path(["map", "z"]).is_some()), (0, true));
+}
+
+#[test]
+fn look_ups_in_values_of_many_shapes_are_not_quadratic() {
+    let row = many_shapes();
+    let field = row.as_ref().raw("maps").expect("there");
+    let started = std::time::Instant::now();
+    let index = field.index();
+    let ValueRef::Array(maps) = index.value() else { panic!("a list") };
+    let mut sum = 0;
+    for round in 0..50 {
+        for at in 0..maps.len() {
+            let at = (at + round) % maps.len();
+            let Some(ValueRef::Map(map)) = maps.get(at) else { panic!("a map") };
+            let n = at.min(8191 - at);
+            let Some(ValueRef::I64(found)) = map.get(&format!("{:04}", n * 7919 % 4096)) else { panic!("its number") };
+            assert_eq!(found, n as i64);
+            sum += map.iter().count() + usize::from(map.get_index(1).0 == "x");
+        }
+    }
+    assert_eq!(sum, 50 * 8192 * 3);
+    // A scan of the keys for each of these would be 400,000 times 4,000 keys and shapes: many seconds, whatever the build.
+    assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
+    assert_eq!(index.value().to_value(), field.value().to_value());
+    // Without an index, a walk in the order in which they lie goes over the shapes once.
+    let started = std::time::Instant::now();
+    let ValueRef::Array(maps) = field.value() else { panic!("a list") };
+    assert_eq!(maps.iter().take(4096).filter(|map| matches!(map, ValueRef::Map(map) if map.len() == 2)).count(), 4096);
+    assert!(started.elapsed().as_millis() < 500, "{:?}", started.elapsed());
 }

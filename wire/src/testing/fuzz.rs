@@ -55,6 +55,7 @@ pub fn fuzz_value(data: &[u8]) {
     assert_eq!(valid.err(), borrowed.as_ref().err().copied());
     let (Ok(owned), Ok(borrowed)) = (owned, borrowed) else { return };
     assert_eq!(walk(&borrowed), owned);
+    assert_eq!(walk(&RawField { tag, payload }.index().value()), owned);
     let mut again = Vec::new();
     assert_eq!(encode_value(&owned, &mut again), Ok(tag));
     assert_eq!(again, payload, "canonical");
@@ -113,9 +114,10 @@ pub fn fuzz_row(data: &[u8]) {
             assert!(error.offset <= body.len());
             assert_eq!(RowRef::decode(&shape, body), Err(error));
             // Getters over bytes that nobody checked say something, but do not panic.
-            for (name, value) in row.iter() {
+            for (index, (name, value)) in row.iter().enumerate() {
                 let _ = value.to_value();
                 let _ = row.get(name);
+                let _ = row.field(index).index().value().to_value();
             }
         }
     }

@@ -15,7 +15,7 @@ pub(crate) mod table;
 pub(crate) mod validate;
 mod vector;
 
-pub use borrowed::{ArrayRef, MapRef, ValueRef};
+pub use borrowed::{ArrayRef, MapRef, ValueIndex, ValueRef};
 pub use decimal::{Decimal, DecimalError};
 pub use document::Document;
 pub use encode::encode_value;

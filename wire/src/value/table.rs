@@ -13,11 +13,8 @@ use crate::small::{Small, first_repeat};
 pub(crate) struct Table<'a> {
     /// The whole table.
     raw: &'a [u8],
-    /// The keys, each with its length.
-    keys: &'a [u8],
-    /// The shapes, each with its count.
-    shapes: &'a [u8],
-    key_count: usize,
+    /// Where the shapes begin, each with its count.
+    shapes_at: usize,
     shape_count: usize,
 }
 
@@ -26,11 +23,9 @@ impl<'a> Table<'a> {
     pub(crate) fn split(payload: &'a [u8]) -> Result<(Self, &'a [u8]), DecodeError> {
         let mut reader = Reader::new(payload);
         let key_count = reader.count(TABLE_KEYS_MAX, 1, "keys in a table")?;
-        let keys_at = reader.offset();
         for _ in 0..key_count {
             reader.bytes_prefixed(NAME_BYTES_MAX, "key bytes")?;
         }
-        let keys_end = reader.offset();
         let shape_count = reader.count(TABLE_SHAPES_MAX, 1, "shapes in a table")?;
         let shapes_at = reader.offset();
         for _ in 0..shape_count {
@@ -38,38 +33,23 @@ impl<'a> Table<'a> {
                 reader.uvarint()?;
             }
         }
-        let end = reader.offset();
-        let part = |from: usize, to: usize| payload.get(from..to).unwrap_or_default();
-        let table = Self {
-            raw: part(0, end),
-            keys: part(keys_at, keys_end),
-            shapes: part(shapes_at, end),
-            key_count,
-            shape_count,
-        };
-        Ok((table, reader.rest()))
+        let raw = payload.get(..reader.offset()).unwrap_or_default();
+        Ok((Self { raw, shapes_at, shape_count }, reader.rest()))
     }
 
-    /// Iterates over the keys in the order of the table.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        let mut reader = Reader::new(self.keys);
-        (0..self.key_count).map_while(move |_| reader.str_prefixed(NAME_BYTES_MAX, "key bytes").ok())
+    /// Returns where the first shape lies in the table.
+    pub(crate) const fn shapes_at(&self) -> usize {
+        self.shapes_at
     }
 
-    /// Returns the place of a key.
-    pub(crate) fn find_key(&self, name: &str) -> Option<u64> {
-        let mut reader = Reader::new(self.keys);
-        (0..self.key_count as u64)
-            .find(|_| reader.bytes_prefixed(NAME_BYTES_MAX, "key bytes").is_ok_and(|key| key == name.as_bytes()))
-    }
-
-    /// Returns the number of fields of a shape, and where it says that in the table, the places of its keys behind it.
-    pub(crate) fn shape(&self, index: u64) -> Option<(u64, usize)> {
+    /// Returns the number of fields of a shape, and where it says that in the table, the places of its keys behind it;
+    /// `from` is a shape that is not behind it, and where that one lies.
+    pub(crate) fn shape(&self, index: u64, from: (u64, usize)) -> Option<(u64, usize)> {
         if index >= self.shape_count as u64 {
             return None;
         }
-        let mut reader = Reader::with_offset(self.shapes, self.raw.len() - self.shapes.len());
-        for _ in 0..index {
+        let mut reader = Reader::with_offset(self.raw.get(from.1..)?, from.1);
+        for _ in from.0..index {
             for _ in 0..reader.uvarint().ok()? {
                 reader.uvarint().ok()?;
             }
@@ -81,6 +61,49 @@ impl<'a> Table<'a> {
     /// Returns the bytes of the table.
     pub(crate) const fn raw(&self) -> &'a [u8] {
         self.raw
+    }
+}
+
+/// The keys of a table, in its order; the bytes are those of a container payload.
+#[derive(Clone, Copy)]
+pub(crate) struct Keys<'a> {
+    bytes: &'a [u8],
+    left: usize,
+}
+
+impl<'a> Keys<'a> {
+    pub(crate) fn of(payload: &'a [u8]) -> Self {
+        let mut reader = Reader::new(payload);
+        let left = reader.count(TABLE_KEYS_MAX, 1, "keys in a table").unwrap_or_default();
+        Self { bytes: reader.rest(), left }
+    }
+
+    /// Returns how many are left.
+    pub(crate) const fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Returns how many bytes were taken since these keys were those.
+    pub(crate) const fn bytes_since(&self, before: &Self) -> usize {
+        before.bytes.len() - self.bytes.len()
+    }
+
+    /// Returns the keys behind the first `keys`, which take so many bytes.
+    pub(crate) fn skipped(&self, bytes: usize, keys: usize) -> Self {
+        Self { bytes: self.bytes.get(bytes..).unwrap_or_default(), left: self.left.saturating_sub(keys) }
+    }
+}
+
+impl<'a> Iterator for Keys<'a> {
+    type Item = &'a str;
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a str> {
+        self.left = self.left.checked_sub(1)?;
+        let mut reader = Reader::new(self.bytes);
+        let key = reader.str_prefixed(NAME_BYTES_MAX, "key bytes").ok()?;
+        self.bytes = reader.rest();
+        Some(key)
     }
 }
 
