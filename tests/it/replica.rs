@@ -174,7 +174,7 @@ fn a_moment_is_restored_without_its_space() {
     assert_eq!(notes(&peer).get(id).unwrap(), Some(note(9, 1)));
 }
 
-/// spec: D-2
+/// spec: D-2, D-6
 #[test]
 fn every_opening_writes_under_a_name_of_its_own() {
     let disk = SimDisk::new(1);
@@ -198,6 +198,16 @@ fn every_opening_writes_under_a_name_of_its_own() {
     }
     assert_ne!(names[0][1], names[1][1]);
     assert!(names.iter().all(|replicas| replicas[1] != first[0]));
+    // A name with nothing left to say is given up, and never comes again.
+    let db = open(&disk);
+    let mut relay = TinyRelay::default();
+    relay.push(&db, Verdict::Applied);
+    relay.pull(&db);
+    db.close().unwrap();
+    let db = open(&disk);
+    notes(&db).insert(&note(3, 3)).unwrap();
+    let last = db.replica().hello().unwrap().replicas;
+    assert_eq!((last.len(), last.contains(&first[0])), (1, false));
 }
 
 /// spec: D-1

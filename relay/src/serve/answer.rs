@@ -80,7 +80,9 @@ async fn route<G: Gate>(
         return upgrade(shared, &mut request, running);
     }
     let Some(dialect) = Dialect::of(request.headers()) else {
-        return if matches!(path, wire::SYNC_PATH | wire::HEALTH_CHECK_PATH | wire::HEALTH_WATCH_PATH) {
+        // spec: G-2
+        let own = matches!(path, wire::SYNC_PATH | wire::HEALTH_CHECK_PATH | wire::HEALTH_WATCH_PATH);
+        return if own || shared.gate.method(path).is_some() {
             plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-type must be application/grpc or application/grpc-web\n")
         } else {
             plain(StatusCode::NOT_FOUND, "not found\n")
@@ -139,6 +141,7 @@ async fn call<G: Gate>(
         wire::SYNC_PATH => plainly(Reply::Sync(grpc::sync(shared, &parts.headers, source, running).await?)),
         wire::HEALTH_CHECK_PATH => {
             let serving = !*shared.stop.borrow();
+            grpc::call_timeout(&parts.headers)?;
             match health::asked(&shared.limits, &parts.headers, source).await? {
                 Service::Known => {
                     let trailers = Some(grpc::trailers(&Status::ok()));

@@ -277,6 +277,8 @@ async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<Socket>, p
         // One request a connection: the only plain page is the health answer.
         .keep_alive(false);
     let activity = Arc::new(Activity::new(limits));
+    let known = Arc::clone(&activity.known);
+    let stream = Metered::new(stream, known, limits.stranger_bytes_max, limits.stranger_bytes_per_second);
     let service = service(&shared, &activity);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
     let mut stop = shared.stop.clone();

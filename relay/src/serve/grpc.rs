@@ -126,10 +126,12 @@ pub(super) fn encoding_field(headers: &HeaderMap) -> Option<&[u8]> {
     headers.get("grpc-encoding").map(HeaderValue::as_bytes)
 }
 
-/// Returns the request's `grpc-timeout`, if it has one (spec: G-7).
+/// Returns the request's `grpc-timeout`, if it has one (spec: G-7); what is over before it began ends the call here, as an
+/// answer could be faster than a timer.
 pub(super) fn call_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
     let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
     match parse_timeout(value.as_bytes()) {
+        Some(Duration::ZERO) => Err(Status::new(Code::DeadlineExceeded, "grpc-timeout is over")),
         Some(timeout) => Ok(Some(timeout)),
         None => Err(Status::new(Code::Internal, "grpc-timeout is misshapen")),
     }

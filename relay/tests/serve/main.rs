@@ -19,7 +19,9 @@ use std::time::Duration;
 use blazedb::transport::{FrameReceiver, FrameSender, Target, TransportError, Trust, open_stream, parse_fingerprint};
 use blazedb_relay::serve::{ConnId, Gate, GateConnection, Limits, Outbound, Refusal, ServeConfig, ServeError, bind};
 use blazedb_relay::token::{self, Grant, LEEWAY_S};
-use blazedb_wire::grpc::{Code, MESSAGE_BYTES_MAX, MessageDecoder, SYNC_PATH, Status, encode_message};
+use blazedb_wire::grpc::{
+    Code, HEALTH_CHECK_PATH, MESSAGE_BYTES_MAX, MessageDecoder, SYNC_PATH, Status, encode_message,
+};
 use bytes::{Buf as _, Bytes};
 use http::{Request, Response, StatusCode};
 use http_body_util::channel::{Channel, Sender as BodySender};
@@ -640,6 +642,20 @@ async fn the_clients_deadline_ends_the_call() {
     let request = relay.request(Some(&token)).header("grpc-timeout", "5x").body(misshapen).unwrap();
     let response = soon("answer", requests.send_request(request)).await.unwrap();
     assert_eq!(status_in(response.headers()).code, Code::Internal);
+    // No time at all is over, however fast the answer is.
+    for (path, zero) in [(SYNC_PATH, "0S"), (HEALTH_CHECK_PATH, "0n"), (HEALTH_CHECK_PATH, "00000000H")] {
+        let request = Request::post(format!("{}{path}", relay.url()))
+            .header("content-type", "application/grpc")
+            .header("authorization", format!("Bearer {token}"))
+            .header("grpc-timeout", zero)
+            .body(http_body_util::Full::new(message(&[])))
+            .unwrap();
+        let io = TokioIo::new(relay.tls(b"h2").await);
+        let (mut requests, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        let response = soon("answer", requests.send_request(request)).await.unwrap();
+        assert_eq!(status_in(response.headers()).code, Code::DeadlineExceeded, "{path} {zero}");
+    }
     relay.stop().await;
 }
 

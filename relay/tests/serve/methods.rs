@@ -231,6 +231,44 @@ async fn a_call_of_a_method_ends_when_nobody_takes_it_and_when_the_relay_goes() 
     soon("shutdown", task).await.unwrap();
 }
 
+// spec: G-2
+#[tokio::test]
+async fn a_method_is_not_called_by_another_content_type() {
+    let server = Interop::start(|_| {}).await;
+    let io = TokioIo::new(tls_to(server.dir.path(), server.address, b"h2").await);
+    let (mut requests, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    for (method, answered) in [("UnaryCall", 415), ("FullDuplexCall", 415), ("NoSuchCall", 404)] {
+        let request = Request::post(format!("https://localhost{SERVICE}{method}"))
+            .header("content-type", "application/json")
+            .body(http_body_util::Full::new(Bytes::new()))
+            .unwrap();
+        let response = soon("answer", requests.send_request(request)).await.unwrap();
+        assert_eq!(response.status().as_u16(), answered, "{method}");
+    }
+    server.stop().await;
+}
+
+// spec: G-11
+#[tokio::test]
+async fn a_stranger_is_read_slowly_over_http1_too() {
+    let server =
+        Interop::start(|limits| (limits.stranger_bytes_max, limits.stranger_bytes_per_second) = (16_384, 32_768)).await;
+    let io = TokioIo::new(tls_to(server.dir.path(), server.address, b"http/1.1").await);
+    let (mut requests, connection) = http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::post(format!("{SERVICE}UnaryCall"))
+        .header("host", "localhost")
+        .header("content-type", "application/grpc-web")
+        .body(http_body_util::Full::new(message(&field(3, &field(2, &[0; 49_152])))))
+        .unwrap();
+    let started = std::time::Instant::now();
+    let response = soon("answer", requests.send_request(request)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(started.elapsed() > Duration::from_millis(700), "32 KiB beyond the first 16: {:?}", started.elapsed());
+    server.stop().await;
+}
+
 // spec: G-20
 #[tokio::test]
 async fn metadata_that_came_is_not_sent_back_beyond_the_limit() {

@@ -69,7 +69,7 @@ impl FrameKind {
     ];
 
     /// Numbers that are reserved for kinds to come, with their names.
-    pub const RESERVED: [(u8, &'static str); 8] = [
+    pub const RESERVED: [(u8, &'static str); 9] = [
         (32, "SnapshotOffer"),
         (33, "SnapshotChunk"),
         (34, "State"),
@@ -78,6 +78,7 @@ impl FrameKind {
         (37, "Presence"),
         (38, "Sealed"),
         (39, "AuthRefresh"),
+        (40, "Signature"),
     ];
 
     /// Returns the number in the format.
