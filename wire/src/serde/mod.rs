@@ -24,6 +24,11 @@
 //! One place where types do not survive: through `#[serde(flatten)]`, untagged and internally tagged enums serde
 //! buffers content in a form of its own that knows no timestamps, UUIDs, decimals and vectors. A field of such a type still
 //! reads back from that (by its text, or from a list), but a `Value` there becomes text, or an array.
+//!
+//! Nor does the strictness: out of that form serde itself makes the fields, by its own defaults. There 2^53 + 1 becomes the `f64`
+//! 2^53, 1e300 an infinite `f32`, text becomes bytes, and an array of its fields a struct, without an error. Who must not
+//! have that keeps numbers, bytes and structs out of flattened, untagged and internally tagged types, or reads a
+//! [`Value`](crate::Value) there and turns it with [`from_value`].
 
 mod deserializer;
 mod error;
