@@ -35,6 +35,8 @@ pub(super) struct Rewind {
     /// known.
     by_then: Option<(u64, u64)>,
     after: Option<u64>,
+    /// The newest time of a commit.
+    newest_ms: u64,
     /// The commit whose state is restored, as soon as it is known.
     target: Option<u64>,
     /// The key whose versions are being read, and whether one of them has counted.
@@ -46,8 +48,8 @@ impl Rewind {
         let (commit_no, made_ms) = (header.commit_no, header.wall_ms);
         let is_ahead = match moment {
             Some(Moment::Commit(at)) => at > commit_no,
-            Some(Moment::Time(at_ms)) => at_ms > made_ms,
-            None => false,
+            // When the backup was made a clock may have been behind: what it says of its commits counts as well.
+            Some(Moment::Time(_)) | None => false,
         };
         if is_ahead {
             return Err(RestoreError::AfterBackup { newest: commit_no, made_ms });
@@ -61,6 +63,7 @@ impl Rewind {
             twins: 0,
             by_then: None,
             after: None,
+            newest_ms: 0,
             target: None,
             last: None,
         })
@@ -86,8 +89,10 @@ impl Rewind {
         let (_, commit_no) = at.filter(|_| chain.value_len == 8).ok_or_else(broken)?;
         let mut bytes = [0; 8];
         chain.read_value(&mut bytes)?;
+        let at_ms = decode_u64(&bytes);
+        self.newest_ms = self.newest_ms.max(at_ms.unwrap_or(0));
         let Some(Moment::Time(wall_ms)) = self.moment else { return Ok(()) };
-        match decode_u64(&bytes) {
+        match at_ms {
             Some(at_ms) if at_ms <= wall_ms => (self.by_then, self.after) = (Some((commit_no, at_ms)), None),
             _ => {
                 self.after.get_or_insert(commit_no);
@@ -101,6 +106,9 @@ impl Rewind {
         let Some(moment) = self.moment else { return Ok(None) };
         if let Some(target) = self.target {
             return Ok(Some(target));
+        }
+        if matches!(moment, Moment::Time(at_ms) if at_ms > self.made_ms.max(self.newest_ms)) {
+            return Err(RestoreError::AfterBackup { newest: self.commit_no, made_ms: self.made_ms });
         }
         let target = match moment {
             Moment::Commit(commit_no) => Some(commit_no),

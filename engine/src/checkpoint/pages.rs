@@ -9,7 +9,8 @@ use crate::btree::{self, Edits, TreeRoot, value_pages};
 use crate::disk::Disk;
 use crate::env::Env;
 use crate::history::Twins;
-use crate::history::ledger::{LedgerEdits, Meta, mark_key, point_before};
+use crate::history::clock;
+use crate::history::ledger::{LedgerEdits, Meta, PagePoints};
 use crate::history::purge::Purge;
 use crate::history::take::{Taken, apply_rows, apply_table, note_taken};
 use crate::limits::TREES_MAX;
@@ -144,9 +145,14 @@ impl LoadPages<'_> {
     pub(crate) fn mark_time(&mut self, now_ms: u64) -> Result<(), PageError> {
         let Some(twins) = self.twins.filter(|twins| twins.ledger != 0) else { return Ok(()) };
         let ledger = *tree_mut(&mut self.trees.trees, twins.ledger);
-        let last = point_before(&self.writer, &ledger, 0, self.commit_no)?.map_or(0, |(_, at_ms)| at_ms);
+        let points = PagePoints { pages: &self.writer, ledger };
         let mut edits = LedgerEdits::default();
-        edits.put(&mark_key(self.commit_no), &now_ms.max(last).to_le_bytes());
+        for (key, at_ms) in clock::mark(&points, (self.commit_no, now_ms), clock::window_of(twins), true)?.edits {
+            match at_ms {
+                Some(at_ms) => edits.put(&key, &at_ms.to_le_bytes()),
+                None => edits.delete(&key),
+            }
+        }
         self.trees.apply(&mut self.writer, twins.ledger, &mut edits)
     }
 }

@@ -3,6 +3,7 @@
 //! | key | value |
 //! |---|---|
 //! | `u32 0, u64 commit` | when it was made, in milliseconds since 1970, not before the one before |
+//! | `u32 FFFFFFFF, u64 commit` | the same under a clock that is behind the last time |
 //! | `u32 twin` | `u64 floor, u64 bytes, u64 taken` |
 //! | `u32 twin, u64 commit` | `u64 taken` when this commit's checkpoint was written |
 //!
@@ -17,8 +18,10 @@ use crate::snapshot::{Layers, Value, Walk};
 
 /// Milliseconds between two times in the ledger at least.
 pub(crate) const MARK_MS: u64 = 1000;
-/// Times that are ahead of the clock and go, at most, with the first commit of each second of it.
-pub(crate) const MARKS_TAKEN_BACK: usize = 4;
+/// The number of points that say when commits were made.
+pub(crate) const TIMES: u32 = 0;
+/// The number of those that say so of a clock which is behind the last time. No tree has it.
+pub(crate) const ASIDE: u32 = u32::MAX;
 
 /// What a twin holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +35,7 @@ pub(crate) struct Meta {
 }
 
 pub(crate) fn mark_key(commit_no: u64) -> [u8; 12] {
-    point_key(0, commit_no)
+    point_key(TIMES, commit_no)
 }
 
 pub(crate) fn point_key(twin: u32, commit_no: u64) -> [u8; 12] {
@@ -176,29 +179,60 @@ impl Layers {
         let ledger = self.ledger().map(|ledger| self.root.tree(ledger)).unwrap_or_default();
         Meta::read(&*self.root, &ledger, twin)
     }
+}
 
-    /// Returns the last commit at or before this one whose time is known, and its time.
-    pub(crate) fn mark_before(&self, commit_no: u64) -> Result<Option<(u64, u64)>, ReadError> {
-        let Some(ledger) = self.ledger() else { return Ok(None) };
-        let walk = Walk::new(self, ledger, Bound::Included(&mark_key(commit_no)), true)?;
-        let (Some(key), Some(Value::Inline(value))) = (walk.key(), walk.value()) else { return Ok(None) };
-        let mark = decode_point_key(key).filter(|(number, _)| *number == 0);
-        Ok(mark.and_then(|(_, commit_no)| Some((commit_no, decode_u64(value)?))))
+/// A commit, and what is said of it.
+pub(crate) type Point = (u64, u64);
+
+/// Points of the ledger, wherever they lie.
+pub(crate) trait Points {
+    type Error;
+
+    /// Returns the last point of a number at or before a commit.
+    fn before(&self, number: u32, commit_no: u64) -> Result<Option<Point>, Self::Error>;
+
+    /// Returns the first point of a number behind a commit.
+    fn after(&self, number: u32, commit_no: u64) -> Result<Option<Point>, Self::Error>;
+}
+
+impl Points for Layers {
+    type Error = ReadError;
+
+    fn before(&self, number: u32, commit_no: u64) -> Result<Option<Point>, ReadError> {
+        self.point(number, Bound::Included(&point_key(number, commit_no)), true)
     }
 
-    /// Returns the newest commit that was made at this time or before, to a second; `None` where none is known.
-    pub(crate) fn commit_at(&self, wall_ms: u64) -> Result<Option<u64>, ReadError> {
-        let newest = self.commit_no();
-        let Some((commit_no, at_ms)) = mark_at(wall_ms, newest, |commit_no| self.mark_before(commit_no))? else {
-            return Ok(None);
-        };
-        // The first commit a second after a mark makes another one: so those in between came within that second.
-        if wall_ms < at_ms.saturating_add(MARK_MS) {
-            return Ok(Some(commit_no));
-        }
+    fn after(&self, number: u32, commit_no: u64) -> Result<Option<Point>, ReadError> {
+        self.point(number, Bound::Excluded(&point_key(number, commit_no)), false)
+    }
+}
+
+impl Layers {
+    fn point(&self, number: u32, bound: Bound<&[u8]>, backward: bool) -> Result<Option<Point>, ReadError> {
         let Some(ledger) = self.ledger() else { return Ok(None) };
-        let walk = Walk::new(self, ledger, Bound::Excluded(&mark_key(commit_no)), false)?;
-        let next = walk.key().and_then(decode_point_key).filter(|(number, _)| *number == 0);
-        Ok(Some(next.map_or(newest, |(_, next)| next - 1)))
+        let walk = Walk::new(self, ledger, bound, backward)?;
+        let (Some(key), Some(Value::Inline(value))) = (walk.key(), walk.value()) else { return Ok(None) };
+        let found = decode_point_key(key).filter(|&(found, _)| found == number);
+        Ok(found.and_then(|(_, commit_no)| Some((commit_no, decode_u64(value)?))))
+    }
+}
+
+/// Points in pages.
+pub(crate) struct PagePoints<'p, P> {
+    pub(crate) pages: &'p P,
+    pub(crate) ledger: TreeRoot,
+}
+
+impl<P: PageRead> Points for PagePoints<'_, P> {
+    type Error = PageError;
+
+    fn before(&self, number: u32, commit_no: u64) -> Result<Option<Point>, PageError> {
+        point_before(self.pages, &self.ledger, number, commit_no)
+    }
+
+    fn after(&self, number: u32, commit_no: u64) -> Result<Option<Point>, PageError> {
+        let mut cursor = TreeCursor::new(self.ledger);
+        cursor.seek(self.pages, Bound::Excluded(&point_key(number, commit_no)))?;
+        read_point(self.pages, &self.ledger, &cursor, number)
     }
 }

@@ -21,7 +21,7 @@
 //! `view` and `walk` read.
 
 pub(crate) mod check;
-mod clock;
+pub(crate) mod clock;
 pub(crate) mod key;
 pub(crate) mod ledger;
 pub(crate) mod purge;

@@ -9,7 +9,10 @@
 
 use std::ops::Bound;
 
-use super::ledger::{LedgerEdits, Meta, decode_point_key, mark_at, mark_key, point_before, point_key, read_point};
+use super::ledger::{
+    ASIDE, LedgerEdits, Meta, PagePoints, Points, TIMES, decode_point_key, mark_at, mark_key, point_before, point_key,
+    read_point,
+};
 use super::{Twin, Twins, key};
 use crate::btree::{self, CellValue, EditValue, Edits, TreeCursor, TreeRoot};
 use crate::checkpoint::tree_mut;
@@ -26,9 +29,12 @@ const STEP_TABLES_MAX: u64 = 4;
 /// Bytes of memory that keys which are to go take at once, of which each has a place of its own.
 const GONE_BYTES_MAX: usize = 256 << 10;
 const GONE_KEY_BYTES: usize = 64;
-/// Entries of the ledger that a step deletes at most.
+/// Entries of the ledger that are deleted at once, and how often that is done in a step at most.
 const LEDGER_ENTRIES_MAX: usize = 4096;
-/// A round begins for this part of what a twin holds.
+const FORGETS_MAX: usize = 32;
+/// Milliseconds of times that are worth a round.
+const OVERDUE_MS_MIN: u64 = 60_000;
+/// A round begins for this part of what a twin holds, or of the time that it is held for.
 const ROUND_PART: u64 = 8;
 
 /// A round that is under way.
@@ -95,7 +101,8 @@ impl Purge {
                 };
                 // What is left of a round that a crash has cut off goes as well.
                 let is_left = is_wanted && entries > 0 && meta.floor > 0;
-                if gone > meta.bytes / ROUND_PART || (is_wanted && gone > 0) || is_left {
+                let is_worth_it = gone > meta.bytes / ROUND_PART || is_overdue(&*pages, &ledger, &twin, &meta, floor)?;
+                if is_worth_it || (is_wanted && gone > 0) || is_left {
                     let step_bytes = STEP_BYTES_MIN.max(meta.bytes / STEPS_MIN).min(self.step_bytes_max);
                     let floor = floor.max(meta.floor);
                     self.round = Some(Round { twin: twin.number, floor, from: Vec::new(), step_bytes });
@@ -110,15 +117,23 @@ impl Purge {
         let done = round.purge(pages, trees, &mut meta)?;
         let mut edits = LedgerEdits::default();
         edits.put(&round.twin.to_be_bytes(), &meta.encode());
-        if done {
-            let oldest = oldest_needed(&*pages, &ledger, twins, round.twin, meta.floor)?;
-            forget(&*pages, &ledger, (0, oldest), &mut edits)?;
-            forget(&*pages, &ledger, (round.twin, meta.floor), &mut edits)?;
-        } else {
-            self.round = Some(round);
-        }
         let root = tree_mut(trees, twins.ledger);
         *root = btree::apply(pages, root, &mut edits)?;
+        if !done {
+            self.round = Some(round);
+            return Ok(());
+        }
+        let oldest = oldest_needed(&*pages, root, twins, round.twin, meta.floor)?;
+        for _ in 0..FORGETS_MAX {
+            let mut edits = LedgerEdits::default();
+            for (number, before) in [(TIMES, oldest), (ASIDE, oldest), (round.twin, meta.floor)] {
+                forget(&*pages, root, (number, before), &mut edits)?;
+            }
+            if edits.peek().is_none() {
+                break;
+            }
+            *root = btree::apply(pages, root, &mut edits)?;
+        }
         Ok(())
     }
 }
@@ -155,6 +170,29 @@ fn floor_of<W: PageWrite>(
         floor = floor.max(by_bytes);
     }
     Ok(floor.min(commit_no))
+}
+
+/// Whether a floor lies so far behind what is asked for that the ledger has times which nobody needs: also where a twin holds
+/// little or nothing.
+fn is_overdue<W: PageWrite>(
+    pages: &W,
+    ledger: &TreeRoot,
+    twin: &Twin,
+    meta: &Meta,
+    floor: u64,
+) -> Result<bool, PageError> {
+    let Some(since) = twin.since.filter(|_| floor > meta.floor && twin.keep.keep_ms != u64::MAX) else {
+        return Ok(false);
+    };
+    let points = PagePoints { pages, ledger: *ledger };
+    let from = meta.floor.max(since);
+    let begins = match points.before(TIMES, from)? {
+        None => points.after(TIMES, from)?,
+        begins => begins,
+    };
+    let ends = points.before(TIMES, floor)?;
+    let held_ms = ends.zip(begins).map_or(0, |((_, ends), (_, begins))| ends.saturating_sub(begins));
+    Ok(held_ms >= OVERDUE_MS_MIN.max(twin.keep.keep_ms / ROUND_PART))
 }
 
 /// Returns about how many bytes go when the floor moves to a commit; at least one where anything may.

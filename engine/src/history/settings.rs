@@ -9,7 +9,8 @@ use crate::txn::{CATALOGUE, CommitInfo, Durability, Serial, TreeId};
 /// How much history of a tree is kept: what is older than either says may go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct History {
-    /// Milliseconds for which every state of the tree is kept; `u64::MAX` for ever.
+    /// Milliseconds for which every state of the tree is kept; `u64::MAX` for ever. By the clock of who commits: while it is
+    /// ahead, more goes than should. One that was ahead is believed again when it has gone on for as long as this.
     pub keep_ms: u64,
     /// Bytes of keys and values of superseded versions; `u64::MAX` for any number.
     pub keep_bytes: u64,

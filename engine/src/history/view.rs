@@ -61,20 +61,22 @@ impl Store {
     }
 
     /// Returns the store as it was at a time, in milliseconds since 1970: at the newest commit known to be made by then.
-    /// Times are kept once a second, of every store with a tree whose history is kept. Behind a clock that is set back they
-    /// stand still; of those that are ahead of it the newest four go with the first commit of each second, until it goes on.
+    /// Times are kept once a second, of every store with a tree whose history is kept. What a clock says that was set back
+    /// counts for times from then to now; when it is where it was, it had been behind, and those commits count as made when
+    /// it came back.
     pub fn as_of_time(&self, wall_ms: u64) -> Result<PastView, ReadError> {
+        let now = self.inner.env.clock.wall_ms();
         let commit_no = self.read().held().with(|layers| {
             let oldest = layers.active.twins().and_then(|twins| twins.pairs().filter_map(|(_, twin)| twin.since).min());
             let oldest = oldest.ok_or(ReadError::HistoryOff { tree: None })?;
-            layers.commit_at(wall_ms)?.ok_or(ReadError::HistoryGone { oldest })
+            layers.commit_at(wall_ms, now)?.ok_or(ReadError::HistoryGone { oldest })
         })?;
         self.as_of(commit_no)
     }
 
     /// Returns when a commit was made, in milliseconds since 1970 and to a second; `None` where that is not known.
     pub fn time_of(&self, commit_no: u64) -> Result<Option<u64>, ReadError> {
-        self.read().held().with(|layers| Ok(layers.mark_before(commit_no)?.map(|(_, at_ms)| at_ms)))
+        self.read().held().with(|layers| layers.time_of(commit_no))
     }
 
     /// Returns the versions of a key that are kept, the newest one first.

@@ -29,7 +29,7 @@ impl Drop for Loading<'_> {
         let mut head = self.0.head.lock();
         head.loading = false;
         // A load has noted its time in pages, or has not, after all.
-        head.last_mark_ms = None;
+        head.last_times = None;
         self.0.hand_over(&head);
     }
 }

@@ -528,7 +528,7 @@ impl Inner {
         }
         head.layers = layers;
         head.catalogued.clear();
-        head.last_mark_ms = None;
+        head.last_times = None;
     }
 
     /// Stops all writing for good. A failed sync is never tried again: after it nobody knows what the disk has.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::change::Commit;
 use crate::checkpoint::Frozen;
 use crate::error::{CommitError, MaintainError, Poison};
+use crate::history::clock::LastTimes;
 use crate::log::group::HEADER_BYTES;
 use crate::log::writer::LogWriter;
 use crate::memtable::Batch;
@@ -47,10 +48,8 @@ pub(crate) struct Head {
     /// A load has the serial section to itself.
     pub(crate) loading: bool,
     pub(crate) pace: Pace,
-    /// The last time that the ledger has; `None`: not known yet.
-    pub(crate) last_mark_ms: Option<u64>,
-    /// When times that were ahead of the clock were last taken back.
-    pub(crate) taken_back_ms: Option<u64>,
+    /// The last times that the ledger has; `None`: not known yet.
+    pub(crate) last_times: Option<LastTimes>,
 }
 
 pub(crate) enum Running {
@@ -124,8 +123,7 @@ impl Head {
             checkpointing: false,
             loading: false,
             pace: Pace::default(),
-            last_mark_ms: None,
-            taken_back_ms: None,
+            last_times: None,
         }
     }
 

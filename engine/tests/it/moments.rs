@@ -188,6 +188,29 @@ fn a_restored_store_keeps_history_of_the_same_trees_also_where_the_backup_left_i
     }
 }
 
+/// A backup that was made under a clock that is behind can be restored as of the times that its commits have.
+#[test]
+fn a_backup_under_a_clock_that_is_behind_is_restored_by_the_times_of_its_commits() {
+    let disk = SimDisk::new(8);
+    let store = Store::open(disk.env(NAME), roomy()).expect("creates");
+    let tree = store.tree("t").expect("a good name");
+    disk.clock().set_wall_ms(1_700_000_000_000);
+    store.set_history(tree, Some(History::ALL)).expect("switches on");
+    let mut made = Vec::new();
+    for n in 0..10_u8 {
+        disk.clock().advance_ms(60_000);
+        made.push((put(&store, "t", b"k", &[n]).expect("commits"), disk.env(NAME).clock.wall_ms()));
+    }
+    disk.clock().set_wall_ms(1000);
+    let bytes = backed_up(&store, None);
+    for &(commit_no, at_ms) in &made {
+        let report = restored_at(&[&bytes], &roomy(), Moment::Time(at_ms), &SimDisk::new(9)).expect("restores");
+        assert_eq!((report.commit_no, store.as_of_time(at_ms).expect("kept").commit_no()), (commit_no, commit_no));
+    }
+    let later = restored_at(&[&bytes], &roomy(), Moment::Time(made[9].1 + 1), &SimDisk::new(9));
+    assert!(matches!(later, Err(RestoreError::AfterBackup { .. })), "{later:?}");
+}
+
 /// Backups with history of every format version are restored for ever, as of each of their commits. spec: BK-13
 #[test]
 fn kept_backups_with_history_are_restored_for_ever() {
