@@ -62,6 +62,8 @@ slices! {
     wrong_key: "wrong-key", "openings refused" >= 100;
     syncs: "syncs", "groups" >= 30;
     groups: "groups", "commits per sync" >= 10;
+    pauses: "pauses", "commits beside a vacuum" >= 10;
+    retention: "retention", "versions purged" >= 1_000;
     reopen: "reopen", "rows recovered" >= 1000;
     determinism: "determinism", "seeds" >= 5;
 }

@@ -246,6 +246,22 @@ pub const PROMISES: &[Promise] = &[
         keep: pace::groups,
     },
     Promise {
+        name: "pauses",
+        says: "beside a vacuum of a half deleted file no durable commit waits for longer than 10 ms (a disk in memory, real threads)",
+        unit: "thousand rows of 158 bytes",
+        full: 200,
+        slice: 20,
+        keep: pace::pauses,
+    },
+    Promise {
+        name: "retention",
+        says: "after each purge history is within the bytes and the time that are kept, and so is the ledger of times",
+        unit: "thousand operations",
+        full: 1_000,
+        slice: 20,
+        keep: pace::retention,
+    },
+    Promise {
         name: "reopen",
         says: "a full log of 64 MiB is recovered in a second, and what is read at opening does not grow with the file",
         unit: "MiB of log",

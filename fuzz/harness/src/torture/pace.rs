@@ -1,10 +1,11 @@
 //! How much is done for a promise: syncs, bytes that an opening reads, seconds, and the same calls for the same seed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use blazedb_engine::env::{CallKind, SimDisk, SlowSyncs, SystemClock};
-use blazedb_engine::{Durability, Env, Memory, Options, Store};
+use blazedb_engine::{Durability, Env, History, Memory, Options, Store};
 
 use super::journal::{Event, NAME};
 use super::workload::{MEMORY, Runner, Step, chain, encrypted, random_step, random_trace};
@@ -251,4 +252,124 @@ pub(super) fn groups(plan: &Plan<'_>) -> Result<Tally, Failure> {
         return Err(Failure { case: 0, what: tally.to_string() });
     }
     Ok(tally)
+}
+
+/// The longest time that a durable commit may take beside a vacuum.
+const PAUSE_MAX: Duration = Duration::from_millis(10);
+
+/// Commits beside a vacuum of a file of which half was deleted.
+pub(super) fn pauses(plan: &Plan<'_>) -> Result<Tally, Failure> {
+    let fail = failure(0);
+    // The best of a few: a thread that the machine does not run does not commit.
+    let mut best: Option<(Duration, u64, u64)> = None;
+    for _ in 0..5 {
+        let now = beside_a_vacuum(plan).map_err(&fail)?;
+        best = Some(best.map_or(now, |best| if now.0 < best.0 { now } else { best }));
+        if best.is_some_and(|(longest, ..)| longest <= PAUSE_MAX) {
+            break;
+        }
+    }
+    let (longest, commits, given_back) = best.unwrap_or_default();
+    let tally = Tally(vec![
+        ("commits beside a vacuum", commits),
+        ("us for the longest of them", longest.as_micros() as u64),
+        ("bytes given back", given_back),
+    ]);
+    if longest > PAUSE_MAX { Err(fail(tally.to_string())) } else { Ok(tally) }
+}
+
+/// Returns how long the longest commit took, how many there were, and how many bytes shorter the file is.
+fn beside_a_vacuum(plan: &Plan<'_>) -> Result<(Duration, u64, u64), String> {
+    let env = Env { clock: Arc::new(SystemClock::new()), threads: true, ..Env::memory(plan.seed) };
+    let store = Store::open(env, Options::raw_key([42; 32]).auto_vacuum(None)).map_err(|e| chain(&e))?;
+    let tree = store.tree("rows").map_err(|e| chain(&e))?;
+    let key = |n: u64| n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes();
+    for deletes in [false, true] {
+        for from in 0..plan.size {
+            let mut tx = store.write();
+            for n in (from * 1000..(from + 1) * 1000).filter(|n| !deletes || n % 2 == 0) {
+                match deletes {
+                    true => tx.delete(tree, &key(n)),
+                    false => tx.put(tree, &key(n), &[7; 150]),
+                }
+                .map_err(|e| chain(&e))?;
+            }
+            tx.commit().map_err(|e| chain(&e))?;
+        }
+    }
+    store.checkpoint().map_err(|e| chain(&e))?;
+    let before = store.stats().page_file_bytes;
+    let stop = AtomicBool::new(false);
+    let (vacuumed, found) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| -> Result<_, String> {
+            let (mut longest, mut commits) = (Duration::ZERO, 0_u64);
+            while !stop.load(Ordering::Relaxed) || commits < 10 {
+                let began = Instant::now();
+                let mut tx = store.write();
+                tx.put(tree, &(commits % 1000).to_be_bytes(), &[1; 150]).map_err(|e| chain(&e))?;
+                tx.commit().map_err(|e| chain(&e))?;
+                longest = longest.max(began.elapsed());
+                commits += 1;
+            }
+            Ok((longest, commits))
+        });
+        let vacuumed = store.vacuum(256, &mut |_| {}).map_err(|e| chain(&e));
+        stop.store(true, Ordering::Relaxed);
+        (vacuumed, writer.join().unwrap_or_else(|_| Err("the writer panicked".into())))
+    });
+    vacuumed?;
+    let after = store.stats().page_file_bytes;
+    let (longest, commits) = found?;
+    Ok((longest, commits, before.saturating_sub(after)))
+}
+
+/// History by bytes and by time, over so many operations.
+pub(super) fn retention(plan: &Plan<'_>) -> Result<Tally, Failure> {
+    let fail = failure(0);
+    let disk = SimDisk::new(plan.seed);
+    let memory = Memory { cache_bytes: 1 << 20, table_bytes: 256 << 10, log_bytes: 4 << 20 };
+    let store = Store::open(disk.env(NAME), Options::raw_key([42; 32]).memory(memory)).map_err(|e| fail(chain(&e)))?;
+    let keeps = [
+        ("by bytes", History { keep_ms: u64::MAX, keep_bytes: 256 << 10 }),
+        ("by time", History { keep_ms: 60_000, keep_bytes: u64::MAX }),
+    ];
+    let mut trees = Vec::new();
+    for (name, keep) in keeps {
+        let tree = store.tree(name).map_err(|e| fail(chain(&e)))?;
+        store.set_history(tree, Some(keep)).map_err(|e| fail(chain(&e)))?;
+        trees.push((tree, keep));
+    }
+    let (mut purged, mut purges) = (0, 0);
+    for thousand in 0..plan.size {
+        for n in (thousand * 1000..(thousand + 1) * 1000).step_by(10) {
+            let mut tx = store.write();
+            for n in n..n + 10 {
+                let key = (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 53).to_be_bytes();
+                tx.put(trees[n as usize % 2].0, &key, &[n as u8; 60]).map_err(|e| fail(chain(&e)))?;
+            }
+            disk.clock().advance_ms(200);
+            tx.commit_with(Durability::None, |_| Ok(())).map_err(|e| fail(chain(&e)))?;
+        }
+        if thousand % 5 < 4 {
+            continue;
+        }
+        let versions = |tree| Ok(store.history(tree).map_err(|e| fail(chain(&e)))?.map_or(0, |info| info.versions));
+        let before = versions(trees[0].0)? + versions(trees[1].0)?;
+        store.purge_history().map_err(|e| fail(chain(&e)))?;
+        let now = disk.env(NAME).clock.wall_ms();
+        for &(tree, keep) in &trees {
+            let info = store.history(tree).map_err(|e| fail(chain(&e)))?;
+            let info = info.ok_or_else(|| fail("history is off".into()))?;
+            // The state that was there when the time began is kept as well, and times are known to a second.
+            let oldest = store.time_of(info.oldest + 20).map_err(|e| fail(chain(&e)))?.unwrap_or(now);
+            let is_old = keep.keep_ms != u64::MAX && oldest + keep.keep_ms + 1000 < now;
+            if info.bytes > keep.keep_bytes || is_old {
+                return Err(fail(format!("after {thousand} thousand operations, {now}: {info:?}, from {oldest}")));
+            }
+        }
+        purged += before.saturating_sub(versions(trees[0].0)? + versions(trees[1].0)?);
+        purges += 1;
+    }
+    store.verify(&mut |_| {}).map_err(|e| fail(chain(&e)))?;
+    Ok(Tally(vec![("operations", plan.size * 1000), ("purges", purges), ("versions purged", purged)]))
 }
