@@ -5,7 +5,7 @@
 
 use super::scalar::{TAG_ARRAY, TAG_MAP, trusted_common, trusted_scalar, trusted_seldom};
 use super::sequence::{Items, Sequence};
-use super::table::{Keys, Table, TableIndex};
+use super::table::{Keys, Table, TableIndex, shape_at};
 use super::validate::validate_value;
 use super::{Decimal, Document, Timestamp, Uuid, Value, VectorRef};
 use crate::error::{DecodeError, DecodeErrorKind};
@@ -79,11 +79,11 @@ impl<'a> ValueRef<'a> {
     /// Reads the head of the container that is a field's value.
     fn open(tag: u8, field: &'a [u8]) -> Option<Self> {
         let (table, _) = Table::split(field).ok()?;
-        Self::node(field, tag, table.raw().len(), &mut Shapes::of(table))
+        Self::node(field, tag, table.raw().len(), &mut Shapes::of(&table)?)
     }
 
     /// Reads the head of a container's node, which lies at `at` in what there is of the field and ends where that ends.
-    fn node(field: &'a [u8], tag: u8, at: usize, shapes: &mut Shapes<'a>) -> Option<Self> {
+    fn node(field: &'a [u8], tag: u8, at: usize, shapes: &mut Shapes) -> Option<Self> {
         let mut reader = Reader::with_offset(field.get(at..)?, at);
         let head = reader.uvarint().ok()?;
         let body_at = u32::try_from(reader.offset()).ok()?;
@@ -99,11 +99,15 @@ impl<'a> ValueRef<'a> {
 
     /// Reads an item of a container; `end` is where it ends in the field.
     #[inline(always)]
-    fn item(source: Source<'a>, end: usize, item: (u8, &'a [u8]), shapes: &mut Shapes<'a>) -> Self {
+    fn item(source: Source<'a>, end: usize, item: (u8, &'a [u8]), shapes: &mut Shapes) -> Self {
         let (tag, payload) = item;
         match trusted_common(tag, payload) {
             Some(value) => value,
-            None => Self::seldom_item(source, end, tag, payload, shapes).unwrap_or(Self::Null),
+            None => {
+                let (value, passed) = Self::seldom_item(source, end, tag, payload, *shapes);
+                *shapes = passed;
+                value.unwrap_or(Self::Null)
+            }
         }
     }
 
@@ -113,15 +117,17 @@ impl<'a> ValueRef<'a> {
         end: usize,
         tag: u8,
         payload: &'a [u8],
-        shapes: &mut Shapes<'a>,
-    ) -> Option<Self> {
-        match (tag, source) {
+        mut shapes: Shapes,
+    ) -> (Option<Self>, Shapes) {
+        let at = end.checked_sub(payload.len());
+        let value = match (tag, source) {
             (TAG_ARRAY | TAG_MAP, Source::Bytes(field)) => {
-                Self::node(field.get(..end)?, tag, end.checked_sub(payload.len())?, shapes)
+                field.get(..end).zip(at).and_then(|(field, at)| Self::node(field, tag, at, &mut shapes))
             }
-            (TAG_ARRAY | TAG_MAP, Source::Index(index)) => index.node(tag, end.checked_sub(payload.len())?, end),
+            (TAG_ARRAY | TAG_MAP, Source::Index(index)) => at.and_then(|at| index.node(tag, at, end)),
             _ => trusted_seldom(tag, payload),
-        }
+        };
+        (value, shapes)
     }
 
     /// Returns what lies at the end of a path of names, each of a field of the map before it; itself for no names.
@@ -177,31 +183,37 @@ enum Source<'a> {
     Index(&'a ValueIndex<'a>),
 }
 
-/// The shapes of a key table, looked up one after another: a shape that comes again, or behind the one before, is found
-/// without beginning anew. Canonical values have their shapes in the order in which they are met first.
-#[derive(Default)]
-struct Shapes<'a> {
-    table: Option<Table<'a>>,
-    /// The shape found last, and where it lies in the table.
-    last: (u64, usize),
+/// Where the shapes of a key table lie, looked up one after another: a shape that comes again, or behind the one before, is
+/// found without beginning anew. Canonical values have their shapes in the order in which they are met first.
+///
+/// It is copied and not lent to what is called: else a loop over items would keep all it has in memory.
+#[derive(Clone, Copy, Default)]
+struct Shapes {
+    /// Where the first one lies in the field, and how many there are; 0 where nobody has looked.
+    begin: u32,
+    count: u32,
+    /// The shape found last, and where it lies.
+    last: u32,
+    at: u32,
 }
 
-impl<'a> Shapes<'a> {
-    fn of(table: Table<'a>) -> Self {
-        Self { last: (0, table.shapes_at()), table: Some(table) }
+impl Shapes {
+    fn of(table: &Table<'_>) -> Option<Self> {
+        let begin = u32::try_from(table.shapes_at()).ok()?;
+        Some(Self { begin, count: u32::try_from(table.shape_count()).ok()?, last: 0, at: begin })
     }
 
     /// Returns the number of fields of a shape, and where it says that in the field.
-    fn find(&mut self, field: &'a [u8], shape: u64) -> Option<(u64, usize)> {
-        if self.table.is_none() {
-            *self = Self::of(Table::split(field).ok()?.0);
+    fn find(&mut self, field: &[u8], shape: u64) -> Option<(u64, usize)> {
+        if self.begin == 0 {
+            *self = Self::of(&Table::split(field).ok()?.0)?;
         }
-        let table = self.table?;
-        if shape < self.last.0 {
-            self.last = (0, table.shapes_at());
+        let shape = u32::try_from(shape).ok().filter(|&shape| shape < self.count)?;
+        if shape < self.last {
+            (self.last, self.at) = (0, self.begin);
         }
-        let found = table.shape(shape, self.last)?;
-        self.last = (shape, found.1);
+        let found = shape_at(field, shape - self.last, self.at as usize)?;
+        (self.last, self.at) = (shape, u32::try_from(found.1).ok()?);
         Some(found)
     }
 }
@@ -356,7 +368,7 @@ impl<'a> ArrayRef<'a> {
 struct ArrayIter<'a> {
     source: Source<'a>,
     items: Items<'a>,
-    shapes: Shapes<'a>,
+    shapes: Shapes,
 }
 
 impl<'a> Iterator for ArrayIter<'a> {

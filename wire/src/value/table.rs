@@ -42,26 +42,28 @@ impl<'a> Table<'a> {
         self.shapes_at
     }
 
-    /// Returns the number of fields of a shape, and where it says that in the table, the places of its keys behind it;
-    /// `from` is a shape that is not behind it, and where that one lies.
-    pub(crate) fn shape(&self, index: u64, from: (u64, usize)) -> Option<(u64, usize)> {
-        if index >= self.shape_count as u64 {
-            return None;
-        }
-        let mut reader = Reader::with_offset(self.raw.get(from.1..)?, from.1);
-        for _ in from.0..index {
-            for _ in 0..reader.uvarint().ok()? {
-                reader.uvarint().ok()?;
-            }
-        }
-        let at = reader.offset();
-        Some((reader.uvarint().ok()?, at))
+    /// Returns the number of shapes.
+    pub(crate) const fn shape_count(&self) -> usize {
+        self.shape_count
     }
 
     /// Returns the bytes of the table.
     pub(crate) const fn raw(&self) -> &'a [u8] {
         self.raw
     }
+}
+
+/// Returns the number of fields of the shape which is so many behind the one that lies at `from` in a container payload, and
+/// where it says that there, the places of its keys behind it.
+pub(crate) fn shape_at(payload: &[u8], behind: u32, from: usize) -> Option<(u64, usize)> {
+    let mut reader = Reader::with_offset(payload.get(from..)?, from);
+    for _ in 0..behind {
+        for _ in 0..reader.uvarint().ok()? {
+            reader.uvarint().ok()?;
+        }
+    }
+    let at = reader.offset();
+    Some((reader.uvarint().ok()?, at))
 }
 
 /// The keys of a table, in its order; the bytes are those of a container payload.
