@@ -379,7 +379,15 @@ pub(crate) fn verify<P: PageRead>(
     let first = first_page(page_bytes as usize);
     let space = named.space.map(|at| Space::load(file, at, named.checkpoint)).transpose()?;
     let mut total = space.as_ref().map_or(0, |s| s.counts().used.saturating_sub(first));
-    let mut report = VerifyReport { commit_no: named.commit_no, trees: 0, pages: 0, bytes: 0, entries: 0, versions: 0 };
+    let mut report = VerifyReport {
+        commit_no: named.commit_no,
+        trees: 0,
+        pages: 0,
+        bytes: 0,
+        entries: 0,
+        versions: 0,
+        header_damaged: false,
+    };
     let mut reached = vec![0_u64; space.as_ref().map_or(0, |s| s.end().div_ceil(64) as usize)];
     let mut twice = None;
     let mut pages = 0;

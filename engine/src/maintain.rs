@@ -102,6 +102,11 @@ pub struct VerifyReport {
     pub entries: u64,
     /// Superseded versions, in order as well.
     pub versions: u64,
+    /// One of the file's two headers could not be read when the store was opened, as after a power cut while it was written.
+    /// The other one and the log have every commit, and the next opening for writing mends it. But if the log was lost as
+    /// well, commits after the header that is left are missing without a trace: compare with a backup, or with whoever the
+    /// store syncs with.
+    pub header_damaged: bool,
 }
 
 impl Store {
@@ -174,7 +179,9 @@ impl Store {
             checkpoint: root.checkpoint,
             commit_no: root.commit_no,
         };
-        verify(&kept, &named, progress).map_err(|error| match error {
+        let checked = verify(&kept, &named, progress);
+        let header_damaged = self.inner.header_damaged;
+        checked.map(|report| VerifyReport { header_damaged, ..report }).map_err(|error| match error {
             _ if self.inner.is_closed() => MaintainError::Closed,
             _ if kept.has_ended() => MaintainError::SnapshotTooOld { commit_no: root.commit_no },
             MaintainError::Corruption(_) if self.inner.is_overtaken() => MaintainError::Overtaken,

@@ -62,6 +62,7 @@ impl Store {
         let mut names = read_names(&layers)?;
         let mut key_state = KeyState::of(&header);
         let sequence = header.sequence;
+        let header_damaged = older.is_none();
         let mut counts = SpaceCounts { end: header.page_count, ..SpaceCounts::default() };
         let (writer, disk) = if options.read_only {
             (None, None)
@@ -112,6 +113,7 @@ impl Store {
             space_counts: Mutex::new(counts),
             key_state: Mutex::new(key_state),
             recovered: end,
+            header_damaged,
             read_only_of: options.read_only.then_some((file, sequence)),
             env,
         });
@@ -425,6 +427,8 @@ pub(crate) fn read_headers(
         match if got == SLOT_BYTES { Unchecked::decode(block, offset) } else { Ok(None) } {
             Ok(Some(slot)) => found.push(slot),
             Ok(None) => damaged += 1,
+            // Nobody who does not know it may look at the rest. spec: E-45
+            Err(error @ (OpenError::UnsupportedVersion(_) | OpenError::Unsupported { .. })) => return Err(error),
             Err(error) => refused = Some(error),
         }
     }

@@ -30,6 +30,7 @@ use crate::btree::{CellValue, Met, Subtree, TreeRoot, walk_damaged};
 use crate::env::{Env, LockOutcome, OpenMode, StorageFile};
 use crate::error::{CorruptionKind, OpenError};
 use crate::keys::FileKeys;
+use crate::log::writer::has_log;
 use crate::open::read_headers;
 use crate::options::Options;
 use crate::pager::{MissFrom, PageError, Pages, Space};
@@ -131,6 +132,10 @@ impl Damaged {
             Some(error) => Some((log_commit_no, chain(&error))),
             // The older header was taken, and the log does not reach as far as the newest one.
             None if log_commit_no < durable => Some((log_commit_no, "it ends before commits that were durable".into())),
+            None if newest_is_gone && log_commit_no <= header.commit_no && !has_log(env) => Some((
+                log_commit_no,
+                "one of the two headers cannot be read, and no log says what came after the other".into(),
+            )),
             None => None,
         };
         Ok(Self { layers, space, log_error, roots_error, loose_roots, log_commit_no, older_header, end, _file: file })

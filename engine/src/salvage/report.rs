@@ -132,7 +132,7 @@ pub struct SalvageReport {
     pub commit_no: u64,
     /// The last commit that was read in the log.
     pub log_commit_no: u64,
-    /// The newest header, or what it names, could not be read: the one before it was taken.
+    /// One of the two headers, or what the newest one names, could not be read: the other one was taken.
     pub older_header: bool,
     /// Each tree that was found.
     pub trees: Vec<SalvagedTree>,

@@ -380,6 +380,70 @@ fn a_damaged_header_or_tree_of_roots_costs_nothing_where_the_older_one_holds() {
     }
 }
 
+/// A file of which one header cannot be read and whose log is gone may lack what came last, and nothing in it says so: that is
+/// a loss, and whoever checks the file is told of the header.
+#[test]
+fn a_lost_header_and_a_lost_log_are_named() {
+    let disk = SimDisk::new(1);
+    let store = Store::open(disk.env(NAME), roomy()).expect("creates");
+    for i in 0..90_u32 {
+        put(&store, "t", &i.to_be_bytes(), &[i as u8; 40]).expect("commits");
+        if i % 40 == 39 {
+            store.checkpoint().expect("checkpoints");
+        }
+    }
+    let disk = disk.after_crash(blazedb_engine::env::Survivors::None, 1);
+    let mut file = disk.read_file(NAME).expect("is there");
+    let sequence = |slot: usize| u64::from_le_bytes(file[slot * 65_536 + 16..][..8].try_into().expect("8 bytes"));
+    let newest = usize::from(sequence(1) > sequence(0));
+    file[newest * 65_536 + 100] ^= 0x55;
+    disk.write_file(NAME, &file);
+    let check = |damaged| {
+        let store = Store::open(disk.env(NAME), roomy().read_only(true)).expect("opens");
+        assert_eq!(store.verify(&mut |_| {}).expect("reads").header_damaged, damaged);
+        store.read().len(store.tree("t").expect("a good name")).expect("reads")
+    };
+    assert_eq!(check(true), 90, "the log has all");
+    let (_, report) = save(&disk, &roomy());
+    assert!(report.losses.is_empty() && report.older_header, "{:?}", report.losses);
+    for name in disk.names().into_iter().filter(|name| name.contains("-log")) {
+        let len = disk.read_file(&name).expect("is there").len();
+        disk.write_file(&name, &vec![0; len]);
+    }
+    let (saved, report) = save(&disk, &roomy());
+    assert!(saved.values().map(BTreeMap::len).sum::<usize>() < 90);
+    assert!(
+        report.losses.iter().any(|loss| loss.to_string().contains("no log says what came after")),
+        "{:?}",
+        report.losses
+    );
+    Store::open(disk.env(NAME), roomy()).expect("opens").close().expect("closes");
+    check(false);
+}
+
+/// A file of which either header is of a later format is for nobody who does not know it. spec: E-45
+#[test]
+fn a_file_from_the_future_is_not_salvaged() {
+    for newest in [false, true] {
+        let disk = SimDisk::new(1);
+        let store = Store::open(disk.env(NAME), unencrypted()).expect("creates");
+        put(&store, "t", b"k", b"v").expect("commits");
+        store.checkpoint().expect("checkpoints");
+        store.close().expect("closes");
+        let mut file = disk.read_file(NAME).expect("is there");
+        let sequence = |slot: usize| u64::from_le_bytes(file[slot * 65_536 + 16..][..8].try_into().expect("8 bytes"));
+        let at = 65_536 * usize::from((sequence(1) > sequence(0)) == newest);
+        file[at + 8] = 7;
+        let crc = crc32fast::hash(&file[at..at + 4092]);
+        file[at + 4092..at + 4096].copy_from_slice(&crc.to_le_bytes());
+        disk.write_file(NAME, &file);
+        let target = SimDisk::new(2);
+        let found = salvage(disk.env(NAME), &unencrypted(), target.env(NAME), unencrypted(), &mut |_| {});
+        assert!(matches!(found, Err(SalvageError::Source(OpenError::UnsupportedVersion(7)))), "{found:?}");
+        assert!(target.names().is_empty());
+    }
+}
+
 /// The trees' roots and names lie in leaves below branches of their own.
 #[test]
 fn roots_and_names_of_trees_come_back_where_the_branch_above_them_is_lost() {

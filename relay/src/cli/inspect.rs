@@ -115,6 +115,13 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
             "run it again, best when nobody writes the file; if it stays, look at the disk and the system's log",
         ),
     })?;
+    if report.store.header_damaged {
+        eprintln!(
+            "note: one of the two headers of {shown} cannot be read, as after a power cut while it was written; the next program \
+             that writes to the file mends it. If its log files were lost as well, the last commits are missing: compare with a \
+             backup, or sync it"
+        );
+    }
     ui::line(&format!(
         "{} is sound: {} read, {} of them with changes on their way; sealed batches: {}",
         args.db.db.display(),

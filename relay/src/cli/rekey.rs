@@ -60,7 +60,9 @@ pub(crate) fn run(args: &RekeyArgs) -> Outcome {
     let slots = db.key_slots();
     let is_kdf_there = args.kdf.is_none_or(|kdf| is_light(&slots) == matches!(kdf, Kdf::Light));
     let is_all_there = slots.len() == 1 && is_cipher_there && is_kdf_there;
-    let is_left = if has_new { !is_all_there } else { new.is_some() || !is_resumed || !is_cipher_there };
+    let is_alone = slots.len() == 1 || !args.drop_other_keys;
+    let is_asked_for = !is_cipher_there || !is_kdf_there || !is_alone;
+    let is_left = if has_new { !is_all_there } else { new.is_some() || !is_resumed || is_asked_for };
     if is_left {
         begin(args, &db, &old, new.as_ref(), cipher)?;
         eprintln!("the new key is in place; sealing what was written before");

@@ -90,6 +90,9 @@ fn explain(args: &RestoreArgs, error: &Error) -> Failure {
         _ if matches!(cause, Some(RestoreError::NotEncrypted { .. })) => {
             "add --unencrypted, as the database had no encryption when it was backed up; the new file has none either"
         }
+        _ if matches!(cause, Some(RestoreError::UnsupportedVersion { .. })) => {
+            "the backup is whole: get the newest blazedb, or the program that made it"
+        }
         ErrorKind::Open => {
             "check the passphrase (--passphrase-file, else BLAZEDB_PASSPHRASE, else the prompt): it is the one \
                             that the database had when it was backed up; --unencrypted if it had none"

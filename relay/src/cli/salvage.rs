@@ -96,7 +96,12 @@ fn save(args: &SalvageArgs, report_file: Option<File>) -> Result<SalvageReport, 
             ));
         }
         Some(SalvageError::Source(
-            cause @ (OpenError::KeyMissing | OpenError::NotEncrypted | OpenError::WrongKey | OpenError::Locked { .. }),
+            cause @ (OpenError::KeyMissing
+            | OpenError::NotEncrypted
+            | OpenError::WrongKey
+            | OpenError::UnsupportedVersion(_)
+            | OpenError::Unsupported { .. }
+            | OpenError::Locked { .. }),
         )) => return Err(open::explain_cause(&args.db.db, cause)),
         cause if is_target || matches!(cause, Some(SalvageError::Finish(_))) => {
             return Err(Failure::because(
@@ -130,7 +135,10 @@ fn tell(args: &SalvageArgs, report: &SalvageReport, report_file: Option<File>) -
         table.row(ui::printable(&tree.name, 60), line);
     }
     if report.older_header {
-        table.row("note", "the newest header cannot be read; the one before it and the log were taken");
+        table.row(
+            "note",
+            "one of the two headers, or what it names, cannot be read; the other one and the log were taken",
+        );
     }
     if !report.without_history.is_empty() {
         let trees = ui::plural(report.without_history.len() as u64, "tree");

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use blazedb_engine::{Env, KdfCost, KeySource, Options, Secret, Store};
+use blazedb_engine::{Env, KdfCost, KeySource, Options, RekeyOptions, Secret, Store};
 use serde_json::json;
 
 use crate::support::{Background, Folder, PASSPHRASE, ndjson, records, wait};
@@ -86,6 +86,33 @@ fn a_second_key_is_not_dropped_unasked() {
     store.close().expect("closes");
     folder.run(["rekey", "--db", "a.blaze"]).refused(1, &["2 keys open a.blaze", "--drop-other-keys"]);
     folder.run(["rekey", "--db", "a.blaze", "--drop-other-keys"]).ok();
+    folder.write("other.txt", "of somebody else");
+    folder.run(["verify", "--db", "a.blaze", "--passphrase-file", "other.txt"]).refused(1, &["check the passphrase"]);
+}
+
+/// What is asked for is done, also where a change that was cut off comes first.
+#[test]
+fn a_change_that_was_cut_off_drops_nothing_of_what_is_asked_for() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", ndjson(&records(2000)));
+    folder.import(&file, "a.blaze", "things", &[]);
+    let open =
+        || Store::open(Env::file(folder.path().join("a.blaze")), Options::passphrase(PASSPHRASE)).expect("opens");
+    let key = |text: &str| KeySource::Passphrase(text.into());
+    let options = RekeyOptions::new(key(PASSPHRASE), KdfCost::InsecureForTests);
+    let options = options.and_key(key("of somebody else"), KdfCost::InsecureForTests);
+    let store = open();
+    store.rekey(&options).expect("begins");
+    store.rekey_step(1).expect("a step");
+    store.close().expect("closes");
+    folder
+        .run(["rekey", "--db", "a.blaze", "--kdf", "standard"])
+        .refused(1, &["2 keys open a.blaze", "--drop-other-keys"]);
+    open().rekey(&options).expect("begins once more");
+    let ran = folder.run(["rekey", "--db", "a.blaze", "--drop-other-keys", "--kdf", "standard"]).ok();
+    assert!(ran.stderr.contains("going on with the change"), "{}", ran.stderr);
+    let slots = open().key_slots();
+    assert!(slots.len() == 1 && slots[0].memory_kib > 19 << 10, "{slots:?}");
     folder.write("other.txt", "of somebody else");
     folder.run(["verify", "--db", "a.blaze", "--passphrase-file", "other.txt"]).refused(1, &["check the passphrase"]);
 }
