@@ -261,6 +261,11 @@ impl Disk {
         Ok(())
     }
 
+    /// Returns the length of the file.
+    pub(crate) fn file_len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
     /// Lets another opener in.
     pub(crate) fn unlock(&self) -> io::Result<()> {
         self.file.unlock()

@@ -8,11 +8,13 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use crate::btree::{self, CellValue, TreeCursor};
+use crate::env::OpenMode;
 use crate::error::MaintainError;
 use crate::history;
-use crate::maintain::VerifyProgress;
+use crate::log::writer::log_file_names;
+use crate::maintain::{Stats, VerifyProgress};
 use crate::pager::{PAGE_HEADER_BYTES, PageError, PageRead, Space, first_page};
-use crate::store::Store;
+use crate::store::{Inner, Store};
 use crate::txn::CATALOGUE;
 use crate::vacuum::PACKING;
 
@@ -74,7 +76,7 @@ pub struct TreeSpace {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VacuumEstimate {
-    /// Bytes that the file would be shorter by.
+    /// Bytes that the file would be shorter by; 0 where views hold so much that a vacuum leaves it at that until they end.
     pub frees_bytes: u64,
     /// Bytes that it would write for it, at least: pages that are moved, and leaves that are packed. The ways to them and
     /// headers come on top, which is twice as much where the file is small.
@@ -174,11 +176,16 @@ impl Store {
         let kept = self.inner.keep_root().ok_or(MaintainError::Closed)?;
         let root = &kept.root;
         // Of the same moment as the root, or a later one.
-        let held_by_readers = {
+        let (held_back, file_len) = {
             let guard = self.inner.disk.lock();
-            guard.as_ref().map_or(0, |disk| disk.space.lock().held_back(disk.header.sequence))
+            let held = guard.as_ref().map_or(0, |disk| disk.space.lock().held_back(disk.header.sequence));
+            let read_only = self.inner.read_only_of.as_ref().map(|(file, _)| file.len());
+            let len = guard.as_ref().map(|disk| disk.file_len()).or(read_only).transpose();
+            (held, len.map_err(|source| MaintainError::Io { during: "reading the file's length", source })?)
         };
         let stats = self.stats();
+        // Where nobody reads, what views have held comes free with the next checkpoint; this one is not meant.
+        let held_by_readers = if stats.readers > 1 { held_back } else { 0 };
         let page_bytes = (kept.body_bytes() + PAGE_HEADER_BYTES) as u64;
         let first = first_page(page_bytes as usize);
         let mut read = || -> Result<_, PageError> {
@@ -232,7 +239,7 @@ impl Store {
         let used = space.as_ref().map_or(first, |space| space.counts().used);
         let all = used.saturating_sub(first) * page_bytes;
         progress(VerifyProgress { done_bytes: all, total_bytes: all });
-        let file = (stats.page_file_bytes / page_bytes).max(used);
+        let file = (stats.page_file_bytes.max(file_len.unwrap_or(0)) / page_bytes).max(used);
         // What the last headers hold comes free on the way; what views and open values hold does not.
         let ahead = stats.ahead_bytes / page_bytes;
         // A damaged file may name a page for several trees.
@@ -242,7 +249,8 @@ impl Store {
         let above = space.as_ref().map_or(0, |space| {
             (after..space.end()).filter(|&no| space.is_named(no) && !is_given_up(no)).count() as u64
         });
-        let frees = file - after;
+        let pages_max = self.inner.config.snapshot_bytes_max / page_bytes;
+        let frees = if crate::vacuum::is_too_much(held_by_readers, used, 0, pages_max) { 0 } else { file - after };
         let moves = if frees > 0 { packed + above } else { 0 };
         let held = (stats.held_bytes / page_bytes + ahead).min(file - used);
         Ok(Estimate {
@@ -254,7 +262,7 @@ impl Store {
             overhead_bytes: used.saturating_sub(live + past) * page_bytes,
             held_bytes: held * page_bytes,
             free_bytes: (file - used - held) * page_bytes,
-            log_bytes: stats.log_file_bytes,
+            log_bytes: self.inner.log_bytes_on_disk(&stats),
             trees,
             vacuum: VacuumEstimate {
                 frees_bytes: frees * page_bytes,
@@ -267,6 +275,17 @@ impl Store {
             oldest_reader_ms: if stats.readers > 1 { stats.oldest_reader_ms } else { 0 },
             held_by_readers_bytes: held_by_readers * page_bytes,
         })
+    }
+}
+
+impl Inner {
+    /// Returns the length of the log's files, also for who only reads them.
+    fn log_bytes_on_disk(&self, stats: &Stats) -> u64 {
+        if self.read_only_of.is_none() {
+            return stats.log_file_bytes;
+        }
+        let len = |name: &String| self.env.storage.open(name, OpenMode::Read).and_then(|file| file.len()).unwrap_or(0);
+        log_file_names(&self.env.name).iter().map(len).sum()
     }
 }
 

@@ -209,6 +209,11 @@ impl Store {
     }
 }
 
+/// Whether views hold so many pages that a vacuum gives nothing back before they end.
+pub(crate) const fn is_too_much(held: u64, used: u64, budget_pages: u64, pages_max: u64) -> bool {
+    held > 0 && (held > used / 2 || held.saturating_add(budget_pages.saturating_mul(2)) > pages_max / 4 * 3)
+}
+
 impl Inner {
     /// Begins a vacuum: for somebody who wants one, or by the store itself, with free pages left over.
     fn begin_vacuum(&self, disk: &mut Disk, auto_spare: Option<u64>) -> Result<(), MaintainError> {
@@ -274,9 +279,7 @@ impl Inner {
         let space = disk.space.lock();
         let held = space.held_back(disk.header.sequence);
         let pages_max = self.config.snapshot_bytes_max / disk.pages.page_bytes() as u64;
-        held > 0
-            && (held > space.counts().used / 2
-                || held.saturating_add(budget_pages.saturating_mul(2)) > pages_max / 4 * 3)
+        is_too_much(held, space.counts().used, budget_pages, pages_max)
     }
 
     /// When everything that was given up is free: cuts the file, and sees what is left to do.

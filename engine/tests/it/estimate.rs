@@ -169,10 +169,31 @@ fn a_reader_that_holds_much_is_named_with_its_age() {
         "{said:?}"
     );
     assert_eq!((found.readers, found.oldest_reader), (1, Some(view.commit_no())));
+    // It holds more than half of what is there: until it ends a vacuum leaves all as it is, and none is advised.
+    assert_eq!(found.vacuum.frees_bytes, 0);
+    assert_eq!(found.file_bytes, disk.read_file(NAME).expect("is there").len() as u64);
+    let left = store.vacuum(0, &mut |_| {}).expect("ends at once");
+    assert_eq!(left.file_bytes, found.file_bytes);
     drop(view);
     let found = estimate(&store);
     assert_eq!((found.readers, found.oldest_reader, found.oldest_reader_ms), (0, None, 0));
+    assert!(found.held_by_readers_bytes == 0 && found.vacuum.frees_bytes > 0, "{found:?}");
     assert!(!found.advice().iter().any(|advice| matches!(advice, Advice::Reader { .. })), "{found:?}");
+}
+
+/// Who only reads a file is told of its log as well.
+#[test]
+fn the_log_is_told_to_who_reads_only() {
+    let disk = SimDisk::new(6);
+    let store = Store::open(disk.env(NAME), Options::unencrypted()).expect("opens");
+    fill(&store, "rows", 0..1_000, 0);
+    let logs = || {
+        let names = disk.names().into_iter().filter(|name| name.contains("-log"));
+        names.map(|name| disk.read_file(&name).expect("is there").len() as u64).sum::<u64>()
+    };
+    let reader = Store::open(disk.env(NAME), Options::unencrypted().read_only(true)).expect("opens");
+    assert!(logs() > 0);
+    assert_eq!((estimate(&reader).log_bytes, estimate(&store).log_bytes), (logs(), logs()));
 }
 
 #[test]
