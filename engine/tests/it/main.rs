@@ -1,6 +1,7 @@
 //! Tests of the store through its front door, one binary.
 
 mod backup;
+mod clocks;
 mod concurrency;
 mod crash;
 mod damage;
