@@ -7,7 +7,8 @@
 //!
 //! Nobody can tell at once whether a clock was ahead before or is behind now, so both are kept. If it comes back to where it
 //! was, it had been behind, and what lies aside means nothing any more. If it goes on for as long as versions are kept, it had
-//! been ahead: what lies behind all that is as old as it has to be, whoever was right, and times go on from there.
+//! been ahead: what lies behind all that is as old as it has to be, whoever was right, and times go on from there. What lies
+//! aside stays: as it agrees with the times around it then, it is read like them.
 
 use super::Twins;
 use super::ledger::{ASIDE, MARK_MS, Point, Points, TIMES, mark_at, point_key};
@@ -203,12 +204,26 @@ fn has_settled<P: Points>(points: &P, aside: &Aside, now: u64, window_ms: u64) -
     Ok(true)
 }
 
+/// Returns what lies aside between a time and the next one, if it does not contradict them: of a clock that had been right
+/// after all.
+fn agreed<P: Points>(points: &P, last: Point, until: u64) -> Result<Option<Point>, P::Error> {
+    let first = points.after(ASIDE, last.0)?;
+    Ok(first.filter(|&(commit_no, at_ms)| commit_no < until && at_ms >= last.1))
+}
+
 impl Layers {
     /// Returns when a commit was made, to a second, where that is known.
     pub(crate) fn time_of(&self, commit_no: u64) -> Result<Option<u64>, ReadError> {
         let (_, aside) = lines(self)?;
-        let number = if aside.is_some_and(|aside| aside.first.0 <= commit_no) { ASIDE } else { TIMES };
-        Ok(self.before(number, commit_no)?.map(|(_, at_ms)| at_ms))
+        let is_of = |first: Point| first.0 <= commit_no;
+        let last = self.before(TIMES, commit_no)?;
+        let is_aside = match last {
+            _ if aside.is_some_and(|aside| is_of(aside.first)) => true,
+            Some(last) => agreed(self, last, u64::MAX)?.is_some_and(is_of),
+            None => false,
+        };
+        let found = if is_aside { self.before(ASIDE, commit_no)? } else { last };
+        Ok(found.map(|(_, at_ms)| at_ms))
     }
 
     /// Returns the newest commit that was made at this time or before, to a second, where the clock says `now`; `None` where
@@ -216,16 +231,25 @@ impl Layers {
     pub(crate) fn commit_at(&self, wall_ms: u64, now: u64) -> Result<Option<u64>, ReadError> {
         let newest = self.commit_no();
         let (_, aside) = lines(self)?;
-        let (number, from, to) = match aside {
+        let to = match aside {
             // What such a clock says of its own time.
-            Some(Aside { first: (from, from_ms), .. })
-                if (from_ms..=now.saturating_add(MARK_MS)).contains(&wall_ms) =>
-            {
-                (ASIDE, from, newest)
+            Some(Aside { first, .. }) if (first.1..=now.saturating_add(BEHIND_MS)).contains(&wall_ms) => {
+                return self.commit_within(wall_ms, ASIDE, (first.0, newest));
             }
-            Some(aside) => (TIMES, 0, aside.first.0 - 1),
-            None => (TIMES, 0, newest),
+            Some(aside) => aside.first.0 - 1,
+            None => newest,
         };
+        let Some(last) = mark_at(wall_ms, to, |commit_no| self.before(TIMES, commit_no))? else { return Ok(None) };
+        let until = self.after(TIMES, last.0)?.map_or(to + 1, |(next, _)| next.min(to + 1));
+        match agreed(self, last, until)? {
+            Some((first, first_ms)) if first_ms <= wall_ms => self.commit_within(wall_ms, ASIDE, (first, until - 1)),
+            Some((first, _)) => self.commit_within(wall_ms, TIMES, (0, first - 1)),
+            None => self.commit_within(wall_ms, TIMES, (0, until - 1)),
+        }
+    }
+
+    /// The same by the points of a number, for commits from one to another.
+    fn commit_within(&self, wall_ms: u64, number: u32, (from, to): (u64, u64)) -> Result<Option<u64>, ReadError> {
         let before = |commit_no| -> Result<_, ReadError> {
             Ok(self.before(number, commit_no)?.filter(|&(commit_no, _)| commit_no >= from))
         };

@@ -89,6 +89,13 @@ fn a_clock_that_was_ahead_is_forgotten() {
                 assert_eq!(store.as_of_time(at_ms + 9000).expect("kept").commit_no(), then);
                 assert_eq!(store.time_of(then).expect("reads"), Some(at_ms));
             }
+            // Within what is kept, also after it was believed again.
+            if n > 0 && n % 60 == 0 {
+                for &(then, at_ms) in &made[made.len() - 55..] {
+                    assert_eq!(store.as_of_time(at_ms + 9000).expect("kept").commit_no(), then, "{n} after {wrong}");
+                    assert_eq!(store.time_of(then).expect("reads"), Some(at_ms), "{n} after {wrong}");
+                }
+            }
             if n % 50 == 0 {
                 store.checkpoint().expect("checkpoints");
                 store.verify(&mut |_| {}).expect("times ascend");
