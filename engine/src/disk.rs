@@ -17,6 +17,7 @@ use crate::history::{self, purge::Purge};
 use crate::keys::FileKeys;
 use crate::limits::TREES_MAX;
 use crate::maintain::{VerifyProgress, VerifyReport};
+use crate::open::headers_hold;
 use crate::pager::batch::RUN_BYTES_MAX;
 use crate::pager::{
     PAGE_HEADER_BYTES, Page, PageError, PageKind, PageRead, PageRef, PageSealer, PageWrite, PageWriter, Pages, Space,
@@ -261,6 +262,11 @@ impl Disk {
         Ok(())
     }
 
+    /// Whether both header slots can be read.
+    pub(crate) fn headers_hold(&self) -> io::Result<bool> {
+        headers_hold(&*self.file, false)
+    }
+
     /// Returns the length of the file.
     pub(crate) fn file_len(&self) -> io::Result<u64> {
         self.file.len()
@@ -392,6 +398,7 @@ pub(crate) fn verify<P: PageRead>(
         entries: 0,
         versions: 0,
         header_damaged: false,
+        recovered_surely: true,
     };
     let mut reached = vec![0_u64; space.as_ref().map_or(0, |s| s.end().div_ceil(64) as usize)];
     let mut twice = None;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::disk::{Named, verify};
 use crate::error::MaintainError;
 use crate::log::writer::{AppendError, LogWriter};
+use crate::open::headers_hold;
 use crate::options::RekeyProgress;
 use crate::store::{Inner, Store};
 use crate::superblock::Superblock;
@@ -33,10 +34,11 @@ pub struct Stats {
     pub checkpoints_failed: u64,
     /// Groups that opening found in the log.
     pub recovered_groups: u64,
-    /// False where opening could not look through all that lies behind the log's end, which it then took for a torn
-    /// tail: somebody had chosen values that look like thousands of groups inside of each other, in a store without
-    /// encryption. Were one of them damaged since, what was committed after it would be missing: compare with a backup,
-    /// or with whoever the store syncs with.
+    /// False where opening could not see that it found all that was committed: compare with a backup, or with whoever the
+    /// store syncs with. So it is where one of the two headers could not be read, and the log does not show that it
+    /// reaches what the newest one named: the log may be gone, or end too early. And where opening could not look through
+    /// all that lies behind the log's end, which it then took for a torn tail: somebody had chosen values that look like
+    /// thousands of groups inside of each other, in a store without encryption.
     pub recovered_surely: bool,
     /// Bytes of the log that the next checkpoint makes superfluous, padding included.
     pub log_bytes: u64,
@@ -102,11 +104,12 @@ pub struct VerifyReport {
     pub entries: u64,
     /// Superseded versions, in order as well.
     pub versions: u64,
-    /// One of the file's two headers could not be read when the store was opened, as after a power cut while it was written.
-    /// The other one and the log have every commit, and the next opening for writing mends it. But if the log was lost as
-    /// well, commits after the header that is left are missing without a trace: compare with a backup, or with whoever the
-    /// store syncs with.
+    /// One of the file's two headers cannot be read, as after a power cut while it was written, or where the disk lost it.
+    /// The other one and the log have every commit, unless `recovered_surely` says otherwise. Opening the store for writing
+    /// writes it anew, and so does one of the next two checkpoints of whoever has it open.
     pub header_damaged: bool,
+    /// What `Stats::recovered_surely` says: where it is false, all that is here is sound, and commits after it may be missing.
+    pub recovered_surely: bool,
 }
 
 impl Store {
@@ -139,7 +142,7 @@ impl Store {
             checkpoints: head.checkpoints,
             checkpoints_failed: head.checkpoints_failed,
             recovered_groups: inner.recovered.groups,
-            recovered_surely: inner.recovered.is_searched,
+            recovered_surely: inner.recovered_surely,
             log_bytes: log.tail,
             log_file_bytes: log.files,
             page_file_bytes: space.end * page_bytes,
@@ -180,8 +183,11 @@ impl Store {
             commit_no: root.commit_no,
         };
         let checked = verify(&kept, &named, progress);
-        let header_damaged = self.inner.header_damaged;
-        checked.map(|report| VerifyReport { header_damaged, ..report }).map_err(|error| match error {
+        let checked = checked.and_then(|report| {
+            let header_damaged = self.inner.is_header_damaged()?;
+            Ok(VerifyReport { header_damaged, recovered_surely: self.inner.recovered_surely, ..report })
+        });
+        checked.map_err(|error| match error {
             _ if self.inner.is_closed() => MaintainError::Closed,
             _ if kept.has_ended() => MaintainError::SnapshotTooOld { commit_no: root.commit_no },
             MaintainError::Corruption(_) if self.inner.is_overtaken() => MaintainError::Overtaken,
@@ -191,6 +197,17 @@ impl Store {
 }
 
 impl Inner {
+    /// Looks at the headers as they lie on the disk now.
+    fn is_header_damaged(&self) -> Result<bool, MaintainError> {
+        let holds = match (&*self.disk.lock(), &self.read_only_of) {
+            (Some(disk), _) => disk.headers_hold(),
+            (None, Some((file, _))) => headers_hold(&**file, true),
+            (None, None) => Ok(true),
+        };
+        let holds = holds.map_err(|source| MaintainError::Io { during: "reading the headers", source })?;
+        Ok(self.header_damaged || !holds)
+    }
+
     pub(crate) fn flush(&self) -> Result<(), MaintainError> {
         let mut head = self.head.lock();
         loop {

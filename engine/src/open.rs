@@ -23,7 +23,8 @@ use crate::seal::Cipher;
 use crate::snapshot::{Layers, Root};
 use crate::store::{Closer, Config, Inner, Store};
 use crate::superblock::{
-    FIRST_EPOCH, NOTE_MAGIC, NOTE_OFFSET, PAGES_START, SLOT_BYTES, SLOT_OFFSETS, Superblock, Unchecked, has_magic,
+    FIRST_EPOCH, LostSlot, NOTE_MAGIC, NOTE_OFFSET, PAGES_START, Reach, SLOT_BYTES, SLOT_OFFSETS, Superblock,
+    Unchecked, has_magic, is_whole,
 };
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use crate::sync::{Condvar, Mutex};
@@ -48,7 +49,7 @@ impl Store {
         let path = env.describe();
         check_options(&options)?;
         let file = open_file(&env, &options, &path)?;
-        let Found { header, older, keys, own_slot, root, log } = read_state(&env, &file, &options, &path)?;
+        let Found { header, older, lost, keys, own_slot, root, log } = read_state(&env, &file, &options, &path)?;
         let Surveyed { table, fits, stored, mut end, twins } = log;
         let memory = options.memory;
         let config = Config {
@@ -62,7 +63,9 @@ impl Store {
         let mut names = read_names(&layers)?;
         let mut key_state = KeyState::of(&header);
         let sequence = header.sequence;
-        let header_damaged = older.is_none();
+        // Whoever writes has mended it when the store is open.
+        let header_damaged = older.is_none() && options.read_only;
+        let recovered_surely = end.is_searched && lost.is_none_or(|lost| lost.reach(&header, &end) == Reach::Surely);
         let mut counts = SpaceCounts { end: header.page_count, ..SpaceCounts::default() };
         let (writer, disk) = if options.read_only {
             (None, None)
@@ -114,6 +117,7 @@ impl Store {
             key_state: Mutex::new(key_state),
             recovered: end,
             header_damaged,
+            recovered_surely,
             read_only_of: options.read_only.then_some((file, sequence)),
             env,
         });
@@ -359,9 +363,6 @@ pub(crate) fn new_file_name(name: &str) -> String {
     format!("{name}.new")
 }
 
-/// Reads both slots, takes the newest that is not damaged, finds the key, authenticates. Writes nothing. A wrong key,
-/// or an authentication that fails, is no reason to go on with the older slot: it might open with an older passphrase.
-/// The older header is returned, too, if it holds: what it names is kept until it is written over. spec: E-4, C-6
 /// Returns the sequence of the newest header in a file, as far as one can be made out.
 pub(crate) fn newest_sequence(file: &dyn StorageFile) -> Option<u64> {
     let slot = |offset| {
@@ -373,27 +374,85 @@ pub(crate) fn newest_sequence(file: &dyn StorageFile) -> Option<u64> {
     SLOT_OFFSETS.into_iter().filter_map(slot).max()
 }
 
-fn read_header(file: &Arc<dyn StorageFile>, options: &Options, path: &str) -> Result<Headers, OpenError> {
-    let mut found = Vec::new();
-    let mut magic_seen = false;
-    for offset in SLOT_OFFSETS {
+/// So often a slot that seems damaged is read, where a writer may be writing it.
+const TRIES_BESIDE_A_WRITER: usize = 5;
+
+/// Reads one slot; what the file does not have of it is zeros.
+fn read_slot(file: &dyn StorageFile, offset: u64, beside_a_writer: bool) -> io::Result<Box<[u8; SLOT_BYTES]>> {
+    let mut tries = if beside_a_writer { TRIES_BESIDE_A_WRITER } else { 1 };
+    loop {
         let mut block = Box::new([0; SLOT_BYTES]);
-        let got = file
-            .read_at(offset, &mut block[..])
-            .map_err(|source| OpenError::Io { during: "reading the header", source })?;
-        magic_seen |= block[..7] == *b"BLAZEDB";
-        if got == SLOT_BYTES {
-            found.extend(Unchecked::decode(block, offset)?);
+        file.read_at(offset, &mut block[..])?;
+        tries -= 1;
+        if tries == 0 || is_whole(&block) {
+            return Ok(block);
         }
     }
-    found.sort_by_key(|slot| slot.superblock.sequence);
-    let Some(newest) = found.pop() else {
-        return Err(if magic_seen {
-            Corruption { offset: 0, what: CorruptionKind::Headers }.into()
-        } else {
-            OpenError::NotAStore { path: path.to_owned() }
-        });
-    };
+}
+
+/// Whether both slots can be read as they lie there now.
+pub(crate) fn headers_hold(file: &dyn StorageFile, beside_a_writer: bool) -> io::Result<bool> {
+    for offset in SLOT_OFFSETS {
+        if !is_whole(&*read_slot(file, offset, beside_a_writer)?) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Both slots, as far as they can be told without a key.
+struct Slots {
+    /// The newest one first.
+    found: Vec<Unchecked>,
+    /// One whose checksum or magic fails.
+    lost: Option<LostSlot>,
+    /// One whose checksum holds, and whose content does not.
+    refused: Option<(OpenError, LostSlot)>,
+    magic_seen: bool,
+}
+
+impl Slots {
+    /// Fails where a slot is of a format that is not known here, whichever slot it is, and whatever the other one is.
+    /// spec: E-45
+    fn read(mut read: impl FnMut(u64) -> Result<Box<[u8; SLOT_BYTES]>, OpenError>) -> Result<Self, OpenError> {
+        let mut slots = Self { found: Vec::new(), lost: None, refused: None, magic_seen: false };
+        for offset in SLOT_OFFSETS {
+            let block = read(offset)?;
+            slots.magic_seen |= block[..7] == *b"BLAZEDB";
+            let lost = LostSlot::of(&block);
+            match Unchecked::decode(block, offset) {
+                Ok(Some(slot)) => slots.found.push(slot),
+                Ok(None) => slots.lost = Some(lost),
+                Err(error @ (OpenError::UnsupportedVersion(_) | OpenError::Unsupported { .. })) => return Err(error),
+                Err(error) => slots.refused = Some((error, lost)),
+            }
+        }
+        slots.found.sort_by_key(|slot| std::cmp::Reverse(slot.superblock.sequence));
+        Ok(slots)
+    }
+
+    /// Why there is nothing to go on with.
+    fn nothing(magic_seen: bool, path: &str) -> OpenError {
+        match magic_seen {
+            true => Corruption { offset: 0, what: CorruptionKind::Headers }.into(),
+            false => OpenError::NotAStore { path: path.to_owned() },
+        }
+    }
+}
+
+/// Reads both slots, takes the newest that is not damaged, finds the key, authenticates. Writes nothing. A wrong key,
+/// or an authentication that fails, is no reason to go on with the older slot: it might open with an older passphrase.
+/// The older header is returned, too, if it holds: what it names is kept until it is written over. spec: E-4, C-6
+fn read_header(file: &Arc<dyn StorageFile>, options: &Options, path: &str) -> Result<Headers, OpenError> {
+    let Slots { found, lost, refused, magic_seen } = Slots::read(|offset| {
+        read_slot(&**file, offset, options.read_only)
+            .map_err(|source| OpenError::Io { during: "reading the header", source })
+    })?;
+    if let Some((error, _)) = refused {
+        return Err(error);
+    }
+    let mut found = found.into_iter();
+    let Some(newest) = found.next() else { return Err(Slots::nothing(magic_seen, path)) };
     let (keys, own_slot) = unlock(&newest.superblock, &options.key)?;
     let offset = newest.offset();
     let header = newest.verify(&keys)?;
@@ -401,41 +460,32 @@ fn read_header(file: &Arc<dyn StorageFile>, options: &Options, path: &str) -> Re
         return Err(Corruption { offset, what: CorruptionKind::HeaderField("previous key") }.into());
     }
     // Of the epoch before, where the master key was being changed when the header was written.
-    let older = found.pop().and_then(|older| older.verify(&keys).ok()).filter(|older| older.uuid == header.uuid);
+    let older = found.next().and_then(|older| older.verify(&keys).ok()).filter(|older| older.uuid == header.uuid);
     // Where that change has just ended, the older header's pages may still be of the epoch before.
     let older = older.filter(|older| add_previous(&keys, older));
-    Ok(Headers { header, older, keys, own_slot })
+    Ok(Headers { header, older, lost, keys, own_slot })
 }
 
 /// Reads the headers of a damaged file, the newest first, with their keys: those whose checksum and authentication hold. An
-/// older one is taken where the newest one is not to be trusted: whoever salvages asks for what can be had. The last says
-/// whether a newer one than these was refused.
+/// older one is taken where the newest one is not to be trusted: whoever salvages asks for what can be had. The last is the
+/// one that cannot be read or was refused.
 pub(crate) fn read_headers(
     file: &Arc<dyn StorageFile>,
     key: &KeySource,
     path: &str,
-) -> Result<(Vec<Superblock>, FileKeys, bool), OpenError> {
-    let mut found = Vec::new();
-    let mut refused = None;
-    let mut magic_seen = false;
-    let mut damaged = 0;
-    for offset in SLOT_OFFSETS {
-        let mut block = Box::new([0; SLOT_BYTES]);
-        // A slot that the disk does not give is a damaged one.
-        let got = file.read_at(offset, &mut block[..]).unwrap_or(0);
-        magic_seen |= block[..7] == *b"BLAZEDB";
-        match if got == SLOT_BYTES { Unchecked::decode(block, offset) } else { Ok(None) } {
-            Ok(Some(slot)) => found.push(slot),
-            Ok(None) => damaged += 1,
-            // Nobody who does not know it may look at the rest. spec: E-45
-            Err(error @ (OpenError::UnsupportedVersion(_) | OpenError::Unsupported { .. })) => return Err(error),
-            Err(error) => refused = Some(error),
-        }
-    }
-    found.sort_by_key(|slot| std::cmp::Reverse(slot.superblock.sequence));
+) -> Result<(Vec<Superblock>, FileKeys, Option<LostSlot>), OpenError> {
+    // A slot that the disk does not give is a damaged one.
+    let zeros = |_| Box::new([0; SLOT_BYTES]);
+    let slots = Slots::read(|offset| Ok(read_slot(&**file, offset, false).unwrap_or_else(zeros)))?;
+    let Slots { found, mut lost, refused, magic_seen } = slots;
+    let mut refused = refused.map(|(error, slot)| {
+        lost = Some(slot);
+        error
+    });
     let mut keys: Option<FileKeys> = None;
     let mut headers = Vec::new();
     for slot in found {
+        let left = LostSlot::from(&slot.superblock);
         let opened = match &keys {
             Some(keys) => Ok(keys.clone()),
             None => unlock(&slot.superblock, key).map(|(keys, _)| keys),
@@ -446,19 +496,16 @@ pub(crate) fn read_headers(
                 keys = Some(of_header);
                 headers.push(header);
             }
-            Ok(_) => damaged += 1,
+            Ok(_) => lost = Some(left),
             Err(error) => {
-                damaged += 1;
+                lost = Some(left);
                 refused = Some(error);
             }
         }
     }
     match keys {
-        Some(keys) => Ok((headers, keys, damaged > 0 || refused.is_some())),
-        None => Err(refused.unwrap_or_else(|| match magic_seen {
-            true => Corruption { offset: 0, what: CorruptionKind::Headers }.into(),
-            false => OpenError::NotAStore { path: path.to_owned() },
-        })),
+        Some(keys) => Ok((headers, keys, lost)),
+        None => Err(refused.unwrap_or_else(|| Slots::nothing(magic_seen, path))),
     }
 }
 
@@ -473,6 +520,8 @@ fn add_previous(keys: &FileKeys, header: &Superblock) -> bool {
 struct Headers {
     header: Superblock,
     older: Option<Superblock>,
+    /// One that cannot be read.
+    lost: Option<LostSlot>,
     keys: FileKeys,
     own_slot: Option<usize>,
 }
@@ -540,6 +589,7 @@ pub(crate) fn unlock_slots(
 struct Found {
     header: Superblock,
     older: Option<Superblock>,
+    lost: Option<LostSlot>,
     keys: FileKeys,
     own_slot: Option<usize>,
     root: Root,
@@ -553,12 +603,12 @@ fn read_state(env: &Env, file: &Arc<dyn StorageFile>, options: &Options, path: &
     loop {
         tries -= 1;
         let found = read_header(file, options, path).and_then(|headers| {
-            let Headers { header, older, keys, own_slot } = headers;
+            let Headers { header, older, lost, keys, own_slot } = headers;
             let mut root = open_pages(file, &header, &keys, options)?;
             let twins = read_twins(&root, &root.trees)?.map(Arc::new);
             root.history_floor = history_floor(&root, &root.trees, twins.as_deref())?;
             let log = survey(env, &header, &keys, options, twins)?;
-            Ok(Found { header, older, keys, own_slot, root, log })
+            Ok(Found { header, older, lost, keys, own_slot, root, log })
         });
         match found {
             Err(OpenError::Corruption(_)) if tries > 0 => {}

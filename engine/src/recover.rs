@@ -91,14 +91,14 @@ pub(crate) fn survey(
     Ok(Surveyed { table, fits, stored, end, twins })
 }
 
-/// Reads the commits after a damaged store's header, up to the first damage. Returns them, the last one's number, and why
-/// there are no more, if that is not the log's end.
+/// Reads the commits after a damaged store's header, up to the first damage. Returns them, the last one's number, and the
+/// log's end, or why there are no more before it.
 pub(crate) fn survey_damaged(
     env: &Env,
     header: &Superblock,
     keys: &FileKeys,
     options: &Options,
-) -> (Mem, u64, Option<OpenError>) {
+) -> (Mem, u64, Result<LogEnd, OpenError>) {
     let bytes_max = options.memory.recovery_bytes(true);
     let mut survey = Survey {
         // The present alone is saved.
@@ -108,14 +108,14 @@ pub(crate) fn survey_damaged(
         stored: Stored::default(),
         bytes_max,
     };
-    let error = replay(env, header, keys, &mut survey).err();
+    let end = replay(env, header, keys, &mut survey);
     let Some(mut filling) = survey.filling else {
         let error = OpenError::TooMuchInLog { bytes_max: bytes_max as u64 };
-        return (Mem::empty_at(header.commit_no, 0), header.commit_no, Some(error));
+        return (Mem::empty_at(header.commit_no, 0), header.commit_no, Err(error));
     };
     filling.apply();
     filling.table.forget_superseded();
-    (filling.table, survey.commit_no, error)
+    (filling.table, survey.commit_no, end)
 }
 
 impl Memory {

@@ -73,8 +73,10 @@ pub(crate) struct Inner {
     pub(crate) space_counts: Mutex<SpaceCounts>,
     /// The header's keys, as far as anybody may know.
     pub(crate) key_state: Mutex<KeyState>,
-    /// One of the two headers could not be read.
+    /// One of the two headers could not be read, and nobody has mended it: the store was opened for reading.
     pub(crate) header_damaged: bool,
+    /// See `Stats::recovered_surely`.
+    pub(crate) recovered_surely: bool,
     pub(crate) recovered: LogEnd,
     /// Of a store that was opened read-only: its file, and the header that it was opened by.
     pub(crate) read_only_of: Option<(Arc<dyn StorageFile>, u64)>,

@@ -11,6 +11,7 @@ use crate::btree::{HEIGHT_MAX, TreeRoot};
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::keys::{FileKeys, KeySlot, PreviousKey, SlotKind};
 use crate::limits::PAGE_BYTES;
+use crate::log::replay::LogEnd;
 use crate::log::writer::LogPosition;
 use crate::pager::PageRef;
 use crate::seal::Cipher;
@@ -195,10 +196,66 @@ pub(crate) fn has_magic(slot: &[u8]) -> bool {
     slot.starts_with(&MAGIC)
 }
 
+/// Whether a slot is as somebody wrote it: whether magic and checksum hold.
+pub(crate) fn is_whole(block: &[u8; SLOT_BYTES]) -> bool {
+    has_magic(block) && crc32fast::hash(&block[..AT_CRC]) == u32_at(block, AT_CRC)
+}
+
+/// A slot that cannot be read, and what its bytes seem to say. Nothing proves them: they are a reason for more or less
+/// worry, and never for a header that is taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LostSlot {
+    sequence: u64,
+    commit_no: u64,
+    durable_floor: u64,
+}
+
+/// How far a log reaches that is read after one header, where the other one cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// As far as the newest header: the one that is lost is the older one, or the log is past it.
+    Surely,
+    /// Not up to this commit, which the lost one seems to say was durable.
+    NotUpTo(u64),
+    /// Nothing tells which one is lost, nor what it named.
+    Unknown,
+}
+
+impl LostSlot {
+    pub(crate) fn of(block: &[u8; SLOT_BYTES]) -> Self {
+        let at = |at| u64_at(block, at);
+        Self { sequence: at(AT_SEQUENCE), commit_no: at(AT_COMMIT), durable_floor: at(AT_FLOOR) }
+    }
+
+    /// Returns how far the log reaches that was read after `header`, the other one. spec: E-4
+    pub(crate) fn reach(&self, header: &Superblock, end: &LogEnd) -> Reach {
+        // Zeros say nothing: no header has the sequence 0.
+        if self.sequence > 0 && self.sequence.wrapping_add(1) == header.sequence {
+            return Reach::Surely;
+        }
+        let floors = self.commit_no..NUMBER_MAX;
+        let is_likely = self.commit_no >= header.commit_no && floors.contains(&self.durable_floor);
+        if self.sequence == header.sequence + 1 && is_likely {
+            return match self.durable_floor {
+                floor if floor > end.last_commit => Reach::NotUpTo(floor),
+                _ => Reach::Surely,
+            };
+        }
+        // A generation begins when all before it is durable, and the lost header named what is before the next one.
+        if end.at.generation > header.log.generation { Reach::Surely } else { Reach::Unknown }
+    }
+}
+
+impl From<&Superblock> for LostSlot {
+    fn from(s: &Superblock) -> Self {
+        Self { sequence: s.sequence, commit_no: s.commit_no, durable_floor: s.durable_floor }
+    }
+}
+
 impl Unchecked {
     /// Reads one slot; `None` where magic or checksum fail, so that the other slot is asked. spec: E-4
     pub(crate) fn decode(block: Box<[u8; SLOT_BYTES]>, offset: u64) -> Result<Option<Self>, OpenError> {
-        if block[..8] != MAGIC || crc32fast::hash(&block[..AT_CRC]) != u32_at(&block[..], AT_CRC) {
+        if !is_whole(&block) {
             return Ok(None);
         }
         let b = &block[..];

@@ -373,16 +373,6 @@ pub(crate) fn is_log(file: &dyn StorageFile) -> io::Result<bool> {
     Ok(written == 0 || (written == 1 && zeros.len() == 512) || start.chunks(64).any(|group| group.starts_with(&MAGIC)))
 }
 
-/// Whether a file of a store's log begins with groups: whichever, needed or not.
-pub(crate) fn has_log(env: &Env) -> bool {
-    log_file_names(&env.name).iter().any(|name| {
-        let Ok(file) = env.storage.open(name, OpenMode::Read) else { return false };
-        let mut start = vec![0; LOOKED_AT_BYTES];
-        let read = file.read_at(0, &mut start).unwrap_or(0);
-        start[..read].chunks(64).any(|group| group.starts_with(&MAGIC))
-    })
-}
-
 fn write_zeros(file: &dyn StorageFile, from: u64, to: u64) -> io::Result<()> {
     let mut at = from;
     while at < to {

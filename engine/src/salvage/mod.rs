@@ -30,14 +30,13 @@ use crate::btree::{CellValue, Met, Subtree, TreeRoot, walk_damaged};
 use crate::env::{Env, LockOutcome, OpenMode, StorageFile};
 use crate::error::{CorruptionKind, OpenError};
 use crate::keys::FileKeys;
-use crate::log::writer::has_log;
 use crate::open::read_headers;
 use crate::options::Options;
 use crate::pager::{MissFrom, PageError, Pages, Space};
 use crate::recover::survey_damaged;
 use crate::snapshot::{Layers, Root};
 use crate::store::Store;
-use crate::superblock::Superblock;
+use crate::superblock::{Reach, Superblock};
 
 /// What is done with a new store before it gets its name.
 pub type SalvageFinish<'f> = dyn FnMut(&Store, &mut SalvageReport) -> Result<(), Box<dyn Error + Send + Sync>> + 'f;
@@ -108,11 +107,11 @@ impl Damaged {
         if matches!(file.try_lock(), Ok(LockOutcome::Held)) {
             return Err(OpenError::Locked { path, pid: None, own_process: false });
         }
-        let (headers, keys, newest_is_gone) = read_headers(&file, &options.key, &path)?;
+        let (headers, keys, lost) = read_headers(&file, &options.key, &path)?;
         let len = file.len().map_err(io("reading the file's length"))?;
         let durable = headers.iter().map(|header| header.durable_floor).max().unwrap_or(0);
         let mut best: Option<(Superblock, Opened)> = None;
-        let mut older_header = newest_is_gone;
+        let mut older_header = lost.is_some();
         for (i, header) in headers.into_iter().enumerate() {
             let opened = Opened::open(&file, &header, &keys, options, len)?;
             let is_whole = opened.error.is_none();
@@ -126,18 +125,25 @@ impl Damaged {
         }
         let (header, opened) = best.expect("there is one header at least");
         let Opened { root, space, end, error: roots_error, loose_roots, .. } = opened;
-        let (table, log_commit_no, log_error) = survey_damaged(env, &header, &keys, options);
+        let (table, log_commit_no, end_of_log) = survey_damaged(env, &header, &keys, options);
         let layers = Layers { root: Arc::new(root), frozen: None, active: Arc::new(table) };
-        let log_error = match log_error {
-            Some(error) => Some((log_commit_no, chain(&error))),
+        let why = match end_of_log {
+            Err(error) => Some(chain(&error)),
             // The older header was taken, and the log does not reach as far as the newest one.
-            None if log_commit_no < durable => Some((log_commit_no, "it ends before commits that were durable".into())),
-            None if newest_is_gone && log_commit_no <= header.commit_no && !has_log(env) => Some((
-                log_commit_no,
-                "one of the two headers cannot be read, and no log says what came after the other".into(),
-            )),
-            None => None,
+            Ok(_) if log_commit_no < durable => Some("it ends before commits that were durable".into()),
+            Ok(end) => match lost.map_or(Reach::Surely, |lost| lost.reach(&header, &end)) {
+                Reach::Surely => None,
+                Reach::NotUpTo(commit) => Some(format!(
+                    "the newest header cannot be read, and the log does not reach commit {commit}, which that seems to name"
+                )),
+                Reach::Unknown => Some(
+                    "one of the two headers cannot be read, and the log does not show that it reaches what the newest one \
+                     named"
+                        .into(),
+                ),
+            },
         };
+        let log_error = why.map(|why| (log_commit_no, why));
         Ok(Self { layers, space, log_error, roots_error, loose_roots, log_commit_no, older_header, end, _file: file })
     }
 

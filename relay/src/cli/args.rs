@@ -26,7 +26,7 @@ Examples:
 Passphrase: from --passphrase-file, else the variable BLAZEDB_PASSPHRASE, else a prompt (asked twice for a new file).
 
 Exit codes: 0 done, 1 failed or damaged, 2 wrong usage, 3 done in part (`import --keep-going` left records out, `salvage`
-could not read everything), 130 and 143 interrupted, by Ctrl-C and SIGTERM (`serve` and `sync --watch` end with 0).
+could not read everything, `verify` cannot tell whether all is there), 130 and 143 interrupted, by Ctrl-C and SIGTERM (`serve` and `sync --watch` end with 0).
 Errors go to stderr as `error: what happened` and `next: what to do`.";
 
 const DEMO_EXAMPLES: &str = "\
@@ -108,7 +108,7 @@ Examples:
   blazedb verify --db laptop.blaze
 
 Reads everything in the file: authentication tags, checksums, every record and its bookkeeping.
-Exit codes: 0 sound, 1 damaged or not readable.";
+Exit codes: 0 sound, 1 damaged or not readable, 3 what is there is sound, and the last commits may be missing.";
 
 const VACUUM_EXAMPLES: &str = "\
 Examples:

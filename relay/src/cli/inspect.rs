@@ -15,6 +15,10 @@ use super::space::{self, number, object};
 use super::ui::{self, Progress, Table};
 use super::{Outcome, exit};
 
+/// What to say of a file of which opening could not see that it found all.
+const MAY_BE_MISSING: &str = "the last commits may be missing: the log does not show that it reaches the last one, as where it was \
+                              lost; compare with a backup, or sync it";
+
 /// Runs `blazedb stats`.
 pub(crate) fn stats(args: &StatsArgs) -> Outcome {
     let (db, _) = open::open(&args.db, Intent::Read)?;
@@ -51,6 +55,9 @@ pub(crate) fn stats(args: &StatsArgs) -> Outcome {
     }
     if stats.collections.is_empty() {
         table.row("collections", "none");
+    }
+    if !stats.store.recovered_surely {
+        table.row("warning", MAY_BE_MISSING);
     }
     match stats.space {
         None => table.row("space", "not synced yet"),
@@ -92,6 +99,7 @@ fn stats_json(stats: &Stats, disk: u64) -> Document {
         ("outbox_sealed_ops", number(stats.outbox.sealed_ops)),
         ("inbox", number(stats.inbox)),
         ("conflicts_merged", number(stats.conflicts_merged)),
+        ("recovered_surely", Value::Bool(stats.store.recovered_surely)),
     ])
 }
 
@@ -118,17 +126,22 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
     if report.store.header_damaged {
         eprintln!(
             "note: one of the two headers of {shown} cannot be read, as after a power cut while it was written; the next program \
-             that writes to the file mends it. If its log files were lost as well, the last commits are missing: compare with a \
-             backup, or sync it"
+             that writes to the file writes it anew{}",
+            if report.store.recovered_surely { ". Nothing is missing for it" } else { "" }
         );
     }
-    ui::line(&format!(
-        "{} is sound: {} read, {} of them with changes on their way; sealed batches: {}",
-        args.db.db.display(),
+    let read = format!(
+        "{} read, {} of them with changes on their way; sealed batches: {}",
         ui::plural(report.documents, "document"),
         ui::thousands(report.bases),
         ui::thousands(report.batches),
-    ));
+    );
+    if !report.store.recovered_surely {
+        eprintln!("warning: {MAY_BE_MISSING}");
+        ui::line(&format!("{shown}: what is there is sound, and may not be all: {read}"));
+        return Ok(exit::PARTLY);
+    }
+    ui::line(&format!("{shown} is sound: {read}"));
     Ok(exit::DONE)
 }
 

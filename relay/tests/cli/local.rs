@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use blazedb::{Database, Document, Options};
+use blazedb_engine::{Env, Options as StoreOptions, Store};
 use serde_json::{Value, json};
 
 use crate::support::{Folder, PASSPHRASE, finish, multiset, ndjson, parse_ndjson, records};
@@ -291,4 +292,53 @@ fn the_reader_in_python_reads_an_export() {
     folder.write("cut.bb", &whole[..whole.len() - 1]);
     let output = read("cut.bb").expect("it ran before");
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("refused"));
+}
+
+/// A header that cannot be read alarms nobody where all is there; where the log is lost as well, commits may be missing.
+#[test]
+fn a_header_that_cannot_be_read_is_told_from_commits_that_may_be_missing() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", ndjson(&records(20)));
+    folder.import(&file, "a.blaze", "things", &[]);
+    let damage = |name: &str| {
+        let path = folder.path().join(name);
+        let mut bytes = fs::read(&path).expect("the database");
+        let sequence = |at: usize| u64::from_le_bytes(bytes[at + 16..][..8].try_into().expect("8 bytes"));
+        let newest = if sequence(65_536) > sequence(0) { 65_536 } else { 0 };
+        bytes[newest + 100] ^= 0x55;
+        fs::write(&path, bytes).expect("can be written");
+    };
+    // One that is open, as a kill leaves it, and of which nobody copies the log.
+    let store =
+        Store::open(Env::file(folder.path().join("a.blaze")), StoreOptions::passphrase(PASSPHRASE)).expect("opens");
+    for i in 0..2_u8 {
+        let tree = store.tree("t").expect("a good name");
+        let mut tx = store.write();
+        tx.put(tree, &[i], b"v").expect("it is short");
+        tx.commit().expect("commits");
+        store.checkpoint().expect("checkpoints");
+    }
+    fs::copy(folder.path().join("a.blaze"), folder.path().join("b.blaze")).expect("can be copied");
+    store.close().expect("closes");
+
+    damage("a.blaze");
+    let ran = folder.run(["verify", "--db", "a.blaze"]).ok();
+    assert!(
+        ran.stderr.contains("one of the two headers") && ran.stderr.contains("Nothing is missing"),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.stdout.contains("is sound"), "{}", ran.stdout);
+    let ran = folder.run(["salvage", "--db", "a.blaze", "--to", "s.blaze", "--kdf", "light"]).ok();
+    assert!(ran.stdout.contains("one of the two headers") && ran.stdout.contains("all was saved"), "{}", ran.stdout);
+
+    damage("b.blaze");
+    let ran = folder.run(["verify", "--db", "b.blaze"]).refused(3, &["one of the two headers", "may be missing"]);
+    assert!(!ran.stdout.contains("b.blaze is sound") && !ran.stderr.contains("Nothing is missing"), "{}", ran.stdout);
+    let ran = folder.run(["stats", "--db", "b.blaze"]).ok();
+    assert!(ran.stdout.contains("the last commits may be missing"), "{}", ran.stdout);
+    let ran = folder.run(["stats", "--db", "b.blaze", "--json"]).ok();
+    assert!(ran.stdout.contains("\"recovered_surely\":false"), "{}", ran.stdout);
+    let said = ["may be missing", "the log does not reach commit"];
+    folder.run(["salvage", "--db", "b.blaze", "--to", "t.blaze", "--kdf", "light"]).refused(3, &said);
 }

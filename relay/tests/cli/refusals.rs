@@ -203,5 +203,27 @@ fn a_file_from_the_future_says_which_version_it_is_and_what_to_do() {
         let said = ["format version 3", "reads version 0", "get the newest blazedb", "blazedb export"];
         folder.run([command, "--db", "a.blaze"]).refused(1, &said);
     }
+    let said = ["format version 3", "reads version 0", "the file is whole", "get the newest blazedb"];
+    let refused = folder.run(["salvage", "--db", "a.blaze", "--to", "s.blaze"]).refused(1, &said);
+    assert!(!refused.stderr.contains("passphrase"), "{}", refused.stderr);
+    assert!(!folder.path().join("s.blaze").exists());
     assert!(std::fs::read(&path).expect("the database") == bytes, "nothing was changed");
+}
+
+#[test]
+fn a_backup_from_the_future_is_no_matter_of_passphrases() {
+    let folder = Folder::new();
+    let file = folder.write("r.ndjson", "{}\n");
+    folder.import(&file, "a.blaze", "things", &[]);
+    folder.run(["backup", "--db", "a.blaze", "-o", "a.backup"]).ok();
+    let path = folder.path().join("a.backup");
+    let mut bytes = std::fs::read(&path).expect("the backup");
+    bytes[8] = 3;
+    let crc = crc32fast::hash(&bytes[..508]);
+    bytes[508..512].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(&path, &bytes).expect("can be written");
+    let said = ["version 3", "the backup is whole", "get the newest blazedb"];
+    let refused = folder.run(["restore", "a.backup", "--db", "r.blaze"]).refused(1, &said);
+    assert!(!refused.stderr.contains("check the passphrase"), "{}", refused.stderr);
+    assert!(!folder.path().join("r.blaze").exists());
 }
