@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use blazedb::{
-    CipherChoice, Database, Error, ErrorKind, KdfCost, KeySlotInfo, KeySource, Options, RekeyOptions, RekeyProgress,
-    Secret,
+    CipherChoice, Database, Error, ErrorKind, KdfCost, KeyKind, KeySlotInfo, KeySource, Options, RekeyOptions,
+    RekeyProgress, Secret,
 };
 use zeroize::Zeroizing;
 
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &RekeyArgs) -> Outcome {
     let is_cipher_there = cipher.is_none() || db.cipher() == cipher;
     // Not where an earlier run has done all of it: the new passphrase alone opens the file, at the cost that is asked for.
     let slots = db.key_slots();
-    let is_kdf_there = args.kdf.is_none_or(|kdf| is_light(&slots) == matches!(kdf, Kdf::Light));
+    let is_kdf_there = args.kdf.is_none_or(|kdf| has_cost(&slots, kdf));
     let is_all_there = slots.len() == 1 && is_cipher_there && is_kdf_there;
     let is_alone = slots.len() == 1 || !args.drop_other_keys;
     let is_asked_for = !is_cipher_there || !is_kdf_there || !is_alone;
@@ -110,8 +110,10 @@ fn not_encrypted(path: &Path) -> Failure {
     )
 }
 
-fn is_light(slots: &[KeySlotInfo]) -> bool {
-    slots.iter().all(|slot| slot.memory_kib <= LIGHT_KIB)
+/// Whether passphrases are hashed at this cost: every one of them.
+fn has_cost(slots: &[KeySlotInfo], kdf: Kdf) -> bool {
+    let mut passphrases = slots.iter().filter(|slot| slot.kind == KeyKind::Passphrase);
+    passphrases.all(|slot| (slot.memory_kib <= LIGHT_KIB) == matches!(kdf, Kdf::Light))
 }
 
 /// Puts the new key in place.
@@ -131,7 +133,7 @@ fn begin(
     }
     let cost = match args.kdf {
         Some(Kdf::Light) => KdfCost::Light,
-        None if is_light(&slots) => KdfCost::Light,
+        None if has_cost(&slots, Kdf::Light) => KdfCost::Light,
         Some(Kdf::Standard) | None => KdfCost::Standard,
     };
     let key = KeySource::Passphrase(Secret::from(new.unwrap_or(old).as_str()));
