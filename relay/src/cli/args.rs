@@ -26,7 +26,8 @@ Examples:
 Passphrase: from --passphrase-file, else the variable BLAZEDB_PASSPHRASE, else a prompt (asked twice for a new file).
 
 Exit codes: 0 done, 1 failed or damaged, 2 wrong usage, 3 done in part (`import --keep-going` left records out, `salvage`
-could not read everything, `verify` cannot tell whether all is there), 130 and 143 interrupted, by Ctrl-C and SIGTERM (`serve` and `sync --watch` end with 0).
+could not read everything, `verify` cannot tell whether all is there), 130 and 143 interrupted, by Ctrl-C and SIGTERM
+(`serve` and `sync --watch` end with 0).
 Errors go to stderr as `error: what happened` and `next: what to do`.";
 
 const DEMO_EXAMPLES: &str = "\
