@@ -229,9 +229,10 @@ impl<T> Collection<T> {
     /// when it returns. Where history is kept already, only how much is changed; the file remembers it.
     ///
     /// `keep_ms` is in milliseconds, `keep_bytes` counts the bytes of keys and values of superseded versions, and what is
-    /// older than either says may go. The price: each write leaves the version before in the file, as many bytes as it had
-    /// and about 40 more. Reads of the present do not pay. What stays in this file alone is history: it is not synced, and
-    /// versions that other devices merge are kept like one's own.
+    /// older than either says may go; it goes with checkpoints, so that a file that nobody writes to keeps what it has. The
+    /// price: each write leaves the version before in the file, as many bytes as it had and about 40 more. Reads of the
+    /// present do not pay. What stays in this file alone is history: it is not synced, and versions that other devices merge
+    /// are kept like one's own.
     ///
     /// # Errors
     /// [`ErrorKind::Storage`]: the file is read-only, or has no room for more collections (each with history counts twice).

@@ -47,6 +47,11 @@ impl KeptRoot {
     pub(crate) fn has_ended(&self) -> bool {
         self.held.layers().is_none()
     }
+
+    /// Whether it is this that keeps it.
+    pub(crate) fn is(&self, held: &Arc<Held>) -> bool {
+        Arc::ptr_eq(&self.held, held)
+    }
 }
 
 impl PageRead for KeptRoot {

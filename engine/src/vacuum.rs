@@ -29,7 +29,7 @@ use crate::store::{Inner, Store};
 /// Pages of a step of `Store::vacuum`: the log's syncs wait behind those of pages, so a step is short. With 256 pages the
 /// slowest of a hundred commits took 2.3 and 3.7 times what it takes alone, with 48 1.7 to 2.3 times (encrypted,
 /// not; 2026-11-27).
-const STEP_PAGES: u64 = 48;
+pub(crate) const STEP_PAGES: u64 = 48;
 
 /// How often pages are moved at most: again where others have taken the room.
 const ROUNDS: u8 = 3;
@@ -312,7 +312,7 @@ impl Inner {
     }
 
     /// Returns how far maps reach that somebody has: of the newest state, and of every view.
-    fn mapped_pages(&self, disk: &Disk) -> u64 {
+    pub(crate) fn mapped_pages(&self, disk: &Disk) -> u64 {
         let (newest, readers) = {
             let visible = self.visible.lock();
             (std::sync::Arc::clone(&visible.layers), visible.readers())

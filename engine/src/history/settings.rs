@@ -59,8 +59,8 @@ impl Store {
     /// The price of a tree with history: each write of a key leaves a version in the tree's twin, the first one of a new
     /// key an entry that says that there was nothing before. Who reads the present reads the tree alone. A twin, and the
     /// store's ledger of times, take a number each (`limits::TREES_MAX`). Keeping and purging it takes about a megabyte of
-    /// memory on top of what `Memory` says. Time is the wall clock's: one that jumps ahead
-    /// takes versions with it that `keep_ms` would have kept.
+    /// memory on top of what `Memory` says. Purging goes with checkpoints: a store that nobody writes to keeps what it has.
+    /// Time is the wall clock's; what it says once it was set back counts when it has gone on for `keep_ms`.
     pub fn set_history(&self, tree: TreeId, keep: Option<History>) -> Result<CommitInfo, CommitError> {
         let names = &self.inner.names;
         let name = names.name_of(tree.0).ok_or(ReadError::UnknownTree(tree))?;

@@ -21,7 +21,7 @@
 //! A save writes only chunks that changed since the last one. Their new pages come from the space itself: numbers are
 //! taken first, until no further chunk changes by it, then the bits are written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 use super::frames::PAGE_NO_MAX;
@@ -337,6 +337,15 @@ impl Space {
             named <= pages
         });
         (self.named.len() - above.count()) as u64 * 64
+    }
+
+    /// Returns how many numbers a reader with this root holds until it ends, and the number behind the last one that is in use
+    /// until then: where `trim` would cut.
+    pub(crate) fn held_with(&self, root: u64) -> (u64, u64) {
+        let held = self.pending.range(root + 1..).map(|(_, held)| held.len() as u64).sum();
+        let come_free: HashSet<u64> = self.pending.range(..=root).flat_map(|(_, held)| held.iter().copied()).collect();
+        let in_use = |no: &u64| bit(&self.used, *no) && !come_free.contains(no);
+        (held, (0..self.end).rev().find(in_use).map_or(0, |last| last + 1))
     }
 
     /// Lowers `end` to behind the last number in use or pending. Returns it.

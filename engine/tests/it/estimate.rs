@@ -3,7 +3,7 @@
 use blazedb_engine::env::SimDisk;
 use blazedb_engine::{Advice, Durability, Env, History, MaintainError, Options, PageAccess, Store};
 
-use crate::support::{NAME, Random};
+use crate::support::{NAME, Random, scale};
 
 fn estimate(store: &Store) -> blazedb_engine::Estimate {
     store.estimate(&mut |_| {}).expect("the store is sound")
@@ -179,6 +179,92 @@ fn a_reader_that_holds_much_is_named_with_its_age() {
     assert_eq!((found.readers, found.oldest_reader, found.oldest_reader_ms), (0, None, 0));
     assert!(found.held_by_readers_bytes == 0 && found.vacuum.frees_bytes > 0, "{found:?}");
     assert!(!found.advice().iter().any(|advice| matches!(advice, Advice::Reader { .. })), "{found:?}");
+}
+
+/// A view that holds little of a long file may keep a vacuum from all of it: that is said, though it holds little.
+#[test]
+fn a_reader_that_keeps_a_vacuum_from_much_is_named() {
+    let disk = SimDisk::new(2);
+    let store = Store::open(disk.env(NAME), Options::unencrypted().auto_vacuum(None)).expect("opens");
+    fill(&store, "rows", 0..20_000, 0);
+    // Then there is no room but at the end of the file.
+    store.vacuum(0, &mut |_| {}).expect("the disk is sound");
+    fill(&store, "tail", 0..1_000, 0);
+    store.checkpoint().expect("the disk is sound");
+    let tree = store.tree("rows").expect("a short name");
+    for part in (0..20_000_u64).collect::<Vec<_>>().chunks(500) {
+        let mut tx = store.write();
+        for row in part {
+            let key = (row.wrapping_mul(0x9E37_79B9_7F4A_7C15)).to_be_bytes();
+            tx.delete(tree, &[&key[..], &[0; 16]].concat()).expect("it is short");
+        }
+        tx.commit().expect("the disk is sound");
+    }
+    store.checkpoint().expect("the disk is sound");
+    fill(&store, "other", 0..1, 0);
+    let view = store.read();
+    fill(&store, "tail", 0..1_000, 1);
+    fill(&store, "other", 0..1, 1);
+    let found = estimate(&store);
+    let said: Vec<_> = found.advice().iter().map(ToString::to_string).collect();
+    assert!(found.held_by_readers_bytes * 10 < found.file_bytes, "{found:?}");
+    assert!(said.iter().any(|said| said.contains("a vacuum cannot give back")), "{said:?}, {found:?}");
+    let left = store.vacuum(0, &mut |_| {}).expect("ends at once");
+    assert!((left.from_bytes - left.file_bytes).abs_diff(found.vacuum.frees_bytes) <= 16 * 4096, "{left:?} {found:?}");
+    drop(view);
+    let left = store.vacuum(0, &mut |_| {}).expect("the disk is sound");
+    let then = found.vacuum.frees_after_readers_bytes;
+    assert!((found.file_bytes - left.file_bytes).abs_diff(then) <= 16 * 4096, "{left:?}, {then} foretold");
+}
+
+/// Random stores, with views of old and new states that hold little or much: what is foretold of a vacuum is what it does, while
+/// they are open and when they have ended, to a twentieth of the file or 16 pages.
+#[test]
+fn what_is_foretold_beside_views_of_random_stores_is_what_a_vacuum_does() {
+    for seed in 0..30 * scale() {
+        let (disk, mut random) = (SimDisk::new(seed), Random::new(seed));
+        let store = Store::open(disk.env(NAME), Options::unencrypted().auto_vacuum(None)).expect("opens");
+        let trees = ["a", "b", "c"].map(|name| store.tree(name).expect("a short name"));
+        let mut views = Vec::new();
+        for _ in 0..random.below(40) + 8 {
+            let (tree, rows) = (trees[random.below(3) as usize], random.below(4) * 400);
+            let (len, from, deletes) = (random.below(300) + 20, random.below(8_000), random.below(3) == 0);
+            let mut tx = store.write();
+            for n in from..from + rows {
+                let key = n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes();
+                if deletes {
+                    tx.delete(tree, &key).expect("it is short");
+                } else {
+                    tx.put(tree, &key, &vec![1; len as usize]).expect("it is short");
+                }
+            }
+            tx.commit().expect("the disk is sound");
+            match random.below(12) {
+                0..4 => store.checkpoint().expect("the disk is sound"),
+                4 => views.push(store.read()),
+                5 if !views.is_empty() => drop(views.swap_remove(random.below(views.len() as u64) as usize)),
+                _ => {}
+            }
+        }
+        // The second one writes what views read of the table that the first one wrote.
+        for n in 0..2 {
+            store.checkpoint().expect("the disk is sound");
+            fill(&store, "last", n..n + 1, 0);
+        }
+        let before = estimate(&store);
+        let held_up = store.vacuum(0, &mut |_| {}).expect("the disk is sound");
+        let beside = before.file_bytes.saturating_sub(held_up.file_bytes);
+        let near = (before.file_bytes / 20).max(16 * 4096);
+        let told = format!("seed {seed}, {} views: {before:?}, {held_up:?}", views.len());
+        assert!(beside.abs_diff(before.vacuum.frees_bytes) <= near, "{beside} given back beside views; {told}");
+        views.clear();
+        let done = store.vacuum(0, &mut |_| {}).expect("the disk is sound");
+        let freed = before.file_bytes.saturating_sub(done.file_bytes);
+        assert!(
+            freed.abs_diff(before.vacuum.frees_after_readers_bytes) <= near,
+            "{freed} in the end; {told}; {done:?}"
+        );
+    }
 }
 
 /// Who only reads a file is told of its log as well.

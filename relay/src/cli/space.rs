@@ -102,6 +102,7 @@ pub(crate) fn json(found: &Estimate) -> Document {
     });
     let vacuum = object([
         ("frees_bytes", number(found.vacuum.frees_bytes)),
+        ("frees_after_readers_bytes", number(found.vacuum.frees_after_readers_bytes)),
         ("moves_bytes", number(found.vacuum.moves_bytes)),
         ("moves_pages", number(found.vacuum.moves_pages)),
     ]);
