@@ -190,6 +190,13 @@ impl Database {
         crate::stats::stats(&self.inner, progress)
     }
 
+    /// Whether opening saw that it found all that was committed. False where one of the file's two headers could not be read,
+    /// and its log does not show that it reaches what the newest one named: the last commits may be missing. Compare with a
+    /// backup, or with whoever this file syncs with. It is said once: whoever opens it for writing writes both headers anew.
+    pub fn recovered_surely(&self) -> bool {
+        self.inner.store.stats().recovered_surely
+    }
+
     /// Says where the space of the file goes, tree by tree ([`TreeRole::of`](crate::TreeRole::of) says what each is for), what
     /// a vacuum would give back and write, and what is worth doing ([`Estimate::advice`]). Reads the whole file.
     ///

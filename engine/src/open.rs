@@ -65,7 +65,8 @@ impl Store {
         let sequence = header.sequence;
         // Whoever writes has mended it when the store is open.
         let header_damaged = older.is_none() && options.read_only;
-        let recovered_surely = end.is_searched && lost.is_none_or(|lost| lost.reach(&header, &end) == Reach::Surely);
+        let recovered_surely =
+            end.is_searched && lost.is_none_or(|lost| lost.reach(&header, end.last_commit) == Reach::Surely);
         let mut counts = SpaceCounts { end: header.page_count, ..SpaceCounts::default() };
         let (writer, disk) = if options.read_only {
             (None, None)
@@ -444,25 +445,42 @@ impl Slots {
 /// or an authentication that fails, is no reason to go on with the older slot: it might open with an older passphrase.
 /// The older header is returned, too, if it holds: what it names is kept until it is written over. spec: E-4, C-6
 fn read_header(file: &Arc<dyn StorageFile>, options: &Options, path: &str) -> Result<Headers, OpenError> {
-    let Slots { found, lost, refused, magic_seen } = Slots::read(|offset| {
-        read_slot(&**file, offset, options.read_only)
-            .map_err(|source| OpenError::Io { during: "reading the header", source })
+    // A slot that the disk does not give is as one that it damaged, where the other one can be read.
+    let mut unread = None;
+    let Slots { found, mut lost, refused, magic_seen } = Slots::read(|offset| {
+        Ok(read_slot(&**file, offset, options.read_only).unwrap_or_else(|source| {
+            unread = Some(source);
+            Box::new([0; SLOT_BYTES])
+        }))
     })?;
     if let Some((error, _)) = refused {
         return Err(error);
     }
     let mut found = found.into_iter();
-    let Some(newest) = found.next() else { return Err(Slots::nothing(magic_seen, path)) };
+    let Some(newest) = found.next() else {
+        return Err(match unread {
+            Some(source) => OpenError::Io { during: "reading the header", source },
+            None => Slots::nothing(magic_seen, path),
+        });
+    };
     let (keys, own_slot) = unlock(&newest.superblock, &options.key)?;
     let offset = newest.offset();
     let header = newest.verify(&keys)?;
     if !add_previous(&keys, &header) {
         return Err(Corruption { offset, what: CorruptionKind::HeaderField("previous key") }.into());
     }
-    // Of the epoch before, where the master key was being changed when the header was written.
-    let older = found.next().and_then(|older| older.verify(&keys).ok()).filter(|older| older.uuid == header.uuid);
-    // Where that change has just ended, the older header's pages may still be of the epoch before.
-    let older = older.filter(|older| add_previous(&keys, older));
+    let mut older = None;
+    if let Some(slot) = found.next() {
+        let left = LostSlot::from(&slot.superblock);
+        // Of the epoch before, where the master key was being changed when the header was written.
+        older = slot.verify(&keys).ok().filter(|older| older.uuid == header.uuid);
+        // Where that change has just ended, the older header's pages may still be of the epoch before.
+        older = older.filter(|older| add_previous(&keys, older));
+        // What lies in the newest one's place is not what was written there last.
+        if older.is_none() || !left.is_before(&header) {
+            lost = Some(left);
+        }
+    }
     Ok(Headers { header, older, lost, keys, own_slot })
 }
 
@@ -493,6 +511,10 @@ pub(crate) fn read_headers(
         let verified = opened.and_then(|keys| Ok((slot.verify(&keys)?, keys)));
         match verified {
             Ok((header, of_header)) if add_previous(&of_header, &header) => {
+                // What lies in the newest one's place is not what was written there last.
+                if headers.first().is_some_and(|newest| !left.is_before(newest)) {
+                    lost = Some(left);
+                }
                 keys = Some(of_header);
                 headers.push(header);
             }

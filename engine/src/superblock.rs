@@ -11,7 +11,6 @@ use crate::btree::{HEIGHT_MAX, TreeRoot};
 use crate::error::{Corruption, CorruptionKind, OpenError};
 use crate::keys::{FileKeys, KeySlot, PreviousKey, SlotKind};
 use crate::limits::PAGE_BYTES;
-use crate::log::replay::LogEnd;
 use crate::log::writer::LogPosition;
 use crate::pager::PageRef;
 use crate::seal::Cipher;
@@ -227,22 +226,27 @@ impl LostSlot {
         Self { sequence: at(AT_SEQUENCE), commit_no: at(AT_COMMIT), durable_floor: at(AT_FLOOR) }
     }
 
-    /// Returns how far the log reaches that was read after `header`, the other one. spec: E-4
-    pub(crate) fn reach(&self, header: &Superblock, end: &LogEnd) -> Reach {
-        // Zeros say nothing: no header has the sequence 0.
-        if self.sequence > 0 && self.sequence.wrapping_add(1) == header.sequence {
+    /// Whether this was written just before `header`, as its sequence says.
+    pub(crate) fn is_before(&self, header: &Superblock) -> bool {
+        self.sequence > 0 && self.sequence.wrapping_add(1) == header.sequence
+    }
+
+    /// Returns how far a log reaches that was read after `header`, the other one, up to `last_commit`. spec: E-4
+    pub(crate) fn reach(&self, header: &Superblock, last_commit: u64) -> Reach {
+        // A sequence with a flipped bit may look like that of the older one; what it says of commits does not.
+        let is_older = self.commit_no <= header.commit_no && self.durable_floor <= header.durable_floor;
+        if self.is_before(header) && is_older {
             return Reach::Surely;
         }
         let floors = self.commit_no..NUMBER_MAX;
-        let is_likely = self.commit_no >= header.commit_no && floors.contains(&self.durable_floor);
-        if self.sequence == header.sequence + 1 && is_likely {
+        let is_newer = self.commit_no >= header.commit_no && floors.contains(&self.durable_floor);
+        if self.sequence == header.sequence.wrapping_add(1) && is_newer {
             return match self.durable_floor {
-                floor if floor > end.last_commit => Reach::NotUpTo(floor),
+                floor if floor > last_commit => Reach::NotUpTo(floor),
                 _ => Reach::Surely,
             };
         }
-        // A generation begins when all before it is durable, and the lost header named what is before the next one.
-        if end.at.generation > header.log.generation { Reach::Surely } else { Reach::Unknown }
+        Reach::Unknown
     }
 }
 
@@ -423,6 +427,35 @@ pub(crate) fn u64_at(b: &[u8], at: usize) -> u64 {
 mod tests {
     use super::*;
     use crate::keys::EpochKey;
+
+    /// What is left of a lost header is believed where all that it says fits. spec: E-4
+    #[test]
+    fn a_lost_slot_says_how_far_the_log_must_reach() {
+        let header = sample(Cipher::None);
+        let (sequence, commit_no, durable_floor) = (header.sequence, header.commit_no, header.durable_floor);
+        let reach = |sequence, commit_no, durable_floor, last_commit| {
+            LostSlot { sequence, commit_no, durable_floor }.reach(&header, last_commit)
+        };
+        // The older one.
+        assert_eq!(reach(sequence - 1, commit_no, durable_floor, 77), Reach::Surely);
+        assert_eq!(reach(sequence - 1, 3, 4, 77), Reach::Surely);
+        // A newer one whose sequence is wrong says more than an older one can.
+        assert_eq!(reach(sequence - 1, commit_no + 1, durable_floor, 200), Reach::Unknown);
+        assert_eq!(reach(sequence - 1, commit_no, durable_floor + 1, 200), Reach::Unknown);
+        // The newer one, and a log up to its floor, or not.
+        assert_eq!(reach(sequence + 1, 120, 150, 150), Reach::Surely);
+        assert_eq!(reach(sequence + 1, 120, 150, 149), Reach::NotUpTo(150));
+        // One that goes back is none, nor one that is above what there is.
+        assert_eq!(reach(sequence + 1, commit_no - 1, 150, 200), Reach::Unknown);
+        assert_eq!(reach(sequence + 1, 120, 119, 200), Reach::Unknown);
+        assert_eq!(reach(sequence + 1, 120, u64::MAX, 200), Reach::Unknown);
+        // Neither: of zeros, and of another time, nobody can say.
+        let blank = LostSlot { sequence: 0, commit_no: 0, durable_floor: 0 };
+        assert_eq!(blank.reach(&header, u64::MAX), Reach::Unknown);
+        assert_eq!(blank.reach(&Superblock { sequence: 1, ..header.clone() }, u64::MAX), Reach::Unknown);
+        assert_eq!(reach(sequence + 3, 120, 150, 200), Reach::Unknown);
+        assert_eq!(reach(sequence - 3, 3, 4, 200), Reach::Unknown);
+    }
 
     fn sample(cipher: Cipher) -> Superblock {
         Superblock {

@@ -29,6 +29,14 @@ pub enum BackupError {
     Base(Box<RestoreError>),
     /// The backup that this one was to build on is of another store.
     OtherStore,
+    /// The backup that this one was to build on shows a later commit than the store has: the store has lost what came last, or
+    /// an older copy of its file was put in its place. Not told of where it has made as many commits since.
+    Behind {
+        /// The commit of that backup.
+        base: u64,
+        /// The store's newest one.
+        newest: u64,
+    },
     /// The store's master key, or a key that opened it, was changed or taken away since the backup that this one was to build
     /// on: no one key would open both, and a chain is restored with one.
     KeyChanged,
@@ -53,6 +61,11 @@ impl fmt::Display for BackupError {
             Self::OtherStore => f.write_str(
                 "the backup to build on is of another store (a restored store is one, too); make a full one",
             ),
+            Self::Behind { base, newest } => write!(
+                f,
+                "the backup to build on shows commit {base}, and the store is at commit {newest}: it has lost what came last, \
+                 or is an older copy; keep it, restore that backup under another name, and compare"
+            ),
             Self::KeyChanged => {
                 f.write_str("a key of the store was changed since the backup to build on; make a full one")
             }
@@ -67,7 +80,7 @@ impl Error for BackupError {
             Self::Read(e) => Some(e),
             Self::Output(e) | Self::Entropy(e) => Some(e),
             Self::Base(e) => Some(&**e),
-            Self::OtherStore | Self::KeyChanged => None,
+            Self::OtherStore | Self::Behind { .. } | Self::KeyChanged => None,
         }
     }
 }
@@ -278,8 +291,8 @@ impl fmt::Display for RestoreError {
             ),
             Self::NoHistory { newest, .. } => write!(
                 f,
-                "there is no history in the backups, so commit {newest} is all that can be restored; make backups with \
-                 BackupOptions::history of trees whose history is kept"
+                "the backups have no history before commit {newest}, so that this is all that can be restored; keep history, \
+                 and make backups with BackupOptions::history"
             ),
             Self::BeforeHistory { oldest } => {
                 write!(f, "the history in the backups begins with commit {oldest}, and what was asked for is older")

@@ -391,6 +391,10 @@ impl Making {
     pub(crate) fn prepare(env: &Env) -> Result<Self, RestoreError> {
         let temporary = Env { name: format!("{}{MAKING_SUFFIX}", env.name), ..env.clone() };
         let this = Self { env: env.clone(), temporary };
+        // Whoever restores to the name before that would remove what is made here.
+        if env.name.ends_with(MAKING_SUFFIX) {
+            return Err(RestoreError::Create(OpenError::ReservedName { suffix: MAKING_SUFFIX }));
+        }
         this.check_target()?;
         // With them no writer would open what is made.
         check_log_names(env).map_err(|error| match error {

@@ -140,14 +140,20 @@ impl Store {
     ) -> Result<BackupReport, BackupError> {
         let refused = |error| BackupError::Base(Box::new(error));
         let (bytes, header) = read_header(base, 0).map_err(refused)?;
-        let keys = self.read().held().layers().ok_or(ReadError::Closed)?.root.pages.keys().clone();
+        let view = self.read();
+        let keys = view.held().layers().ok_or(ReadError::Closed)?.root.pages.keys().clone();
         if header.file != *keys.uuid() {
             return Err(BackupError::OtherStore);
         }
         let key = keys.of(header.epoch).ok_or(BackupError::KeyChanged)?;
         // Numbers of epochs come round; a base of another life of this number fails its authentication.
         let key = EpochKey::new(key.epoch, key.cipher, key.master().cloned());
+        let shown = header.commit_no;
         let blocks = BlockReader::with_key(base, bytes, header, key, 0).map_err(refused)?;
+        if shown > view.commit_no() {
+            return Err(BackupError::Behind { base: shown, newest: view.commit_no() });
+        }
+        drop(view);
         let base = Base { index: IndexReader::new(blocks), leaf: None, next: None };
         self.inner.back_up(Some(base), out, options, progress)
     }

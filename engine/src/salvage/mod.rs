@@ -131,7 +131,7 @@ impl Damaged {
             Err(error) => Some(chain(&error)),
             // The older header was taken, and the log does not reach as far as the newest one.
             Ok(_) if log_commit_no < durable => Some("it ends before commits that were durable".into()),
-            Ok(end) => match lost.map_or(Reach::Surely, |lost| lost.reach(&header, &end)) {
+            Ok(end) => match lost.map_or(Reach::Surely, |lost| lost.reach(&header, end.last_commit)) {
                 Reach::Surely => None,
                 Reach::NotUpTo(commit) => Some(format!(
                     "the newest header cannot be read, and the log does not reach commit {commit}, which that seems to name"

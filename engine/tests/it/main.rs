@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod estimate;
 mod faults;
+mod headers;
 mod history;
 mod large;
 mod load;

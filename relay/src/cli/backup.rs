@@ -72,6 +72,9 @@ fn not_made(args: &BackupArgs, error: &Error) -> Failure {
         return not_written(args, e);
     }
     let next = match args.since {
+        Some(_) if matches!(cause, Some(BackupError::Behind { .. })) => {
+            "nothing was left behind; leaving --since away makes a full backup of what is there, under another name"
+        }
         Some(_) => "leave --since away to make a full backup, or run it again; nothing was left behind",
         None => "run it again; if it stays, run `blazedb verify`; nothing was left behind",
     };

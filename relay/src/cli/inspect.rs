@@ -15,13 +15,9 @@ use super::space::{self, number, object};
 use super::ui::{self, Progress, Table};
 use super::{Outcome, exit};
 
-/// What to say of a file of which opening could not see that it found all.
-const MAY_BE_MISSING: &str = "the last commits may be missing: the log does not show that it reaches the last one, as where it was \
-                              lost; compare with a backup, or sync it";
-
 /// Runs `blazedb stats`.
 pub(crate) fn stats(args: &StatsArgs) -> Outcome {
-    let (db, _) = open::open(&args.db, Intent::Read)?;
+    let (db, _) = open::open(&args.db, Intent::Inspect)?;
     let mut progress: Option<Progress> = None;
     let stats = db.stats_with(&mut |now| {
         progress.get_or_insert_with(|| Progress::start("counting documents", now.total)).set(now.documents);
@@ -57,7 +53,7 @@ pub(crate) fn stats(args: &StatsArgs) -> Outcome {
         table.row("collections", "none");
     }
     if !stats.store.recovered_surely {
-        table.row("warning", MAY_BE_MISSING);
+        table.row("warning", open::MAY_BE_MISSING);
     }
     match stats.space {
         None => table.row("space", "not synced yet"),
@@ -105,7 +101,7 @@ fn stats_json(stats: &Stats, disk: u64) -> Document {
 
 /// Runs `blazedb verify`.
 pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
-    let (db, _) = open::open(&args.db, Intent::Read)?;
+    let (db, _) = open::open(&args.db, Intent::Inspect)?;
     let mut progress: Option<Progress> = None;
     let report = db.verify(&mut |state| {
         progress
@@ -137,7 +133,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
         ui::thousands(report.batches),
     );
     if !report.store.recovered_surely {
-        eprintln!("warning: {MAY_BE_MISSING}");
+        eprintln!("warning: {}", open::MAY_BE_MISSING);
         ui::line(&format!("{shown}: what is there is sound, and may not be all: {read}"));
         return Ok(exit::PARTLY);
     }

@@ -17,6 +17,8 @@ const READING: Memory = Memory { table_bytes: Memory::SERVER.table_bytes, ..Memo
 pub(crate) enum Intent {
     /// Look at a file that exists.
     Read,
+    /// Look at what state it is in, and say that.
+    Inspect,
     /// Change a file that exists.
     Write,
     /// Change a file, and make it if it does not exist.
@@ -28,7 +30,7 @@ pub(crate) fn open(args: &DbArgs, intent: Intent) -> Result<(Database, bool), Fa
     let shown = args.db.display();
     let exists = args.db.exists();
     if !exists {
-        if matches!(intent, Intent::Read | Intent::Write) {
+        if !matches!(intent, Intent::WriteOrCreate(_)) {
             return Err(absent(&args.db));
         }
         if let Some(folder) = args.db.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
@@ -49,12 +51,26 @@ pub(crate) fn open(args: &DbArgs, intent: Intent) -> Result<(Database, bool), Fa
     };
     let options = match intent {
         // Beside a writer with much memory: a reader must take all that its log says.
-        Intent::Read => options.create(false).read_only(true).memory(READING),
+        Intent::Read | Intent::Inspect => options.create(false).read_only(true).memory(READING),
         Intent::Write => options.create(false),
         Intent::WriteOrCreate(kdf) => with_cost(options.create(true), kdf),
     };
     let db = Database::open(&args.db, options).map_err(|e| explain(&args.db, &e))?;
+    if intent != Intent::Inspect {
+        warn_of_loss(&args.db, &db);
+    }
     Ok((db, !exists))
+}
+
+/// What to say of a file of which opening could not see that it found all.
+pub(crate) const MAY_BE_MISSING: &str = "the last commits may be missing: the log does not show that it reaches the last one, as \
+                                         where it was lost; compare with a backup, or sync it";
+
+/// Says so, as whoever opens a file for writing mends what shows it.
+pub(crate) fn warn_of_loss(path: &Path, db: &Database) {
+    if !db.recovered_surely() {
+        eprintln!("warning: {}: {MAY_BE_MISSING}", path.display());
+    }
 }
 
 /// There is no such file, and this command makes none.

@@ -49,6 +49,7 @@ pub(crate) fn run(args: &RekeyArgs) -> Outcome {
     };
     let stop = StopFlag::listen()?;
     let (db, has_new) = open_with_either(args, &old, new.as_ref())?;
+    open::warn_of_loss(&args.db.db, &db);
     let is_resumed = db.rekey_progress().is_some();
     if is_resumed {
         eprintln!("going on with the change of the key that was begun before");

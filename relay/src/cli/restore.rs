@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 
 use blazedb::{Database, Error, ErrorKind, Options, RestoreProgress};
-use blazedb_engine::RestoreError;
+use blazedb_engine::{OpenError, RestoreError};
 
 use super::args::RestoreArgs;
 use super::failure::Failure;
@@ -93,6 +93,7 @@ fn explain(args: &RestoreArgs, error: &Error) -> Failure {
         _ if matches!(cause, Some(RestoreError::UnsupportedVersion { .. })) => {
             "the backup is whole: get the newest blazedb, or the program that made it"
         }
+        _ if matches!(cause, Some(RestoreError::Create(OpenError::ReservedName { .. }))) => "choose another name",
         ErrorKind::Open => {
             "check the passphrase (--passphrase-file, else BLAZEDB_PASSPHRASE, else the prompt): it is the one \
                             that the database had when it was backed up; --unencrypted if it had none"

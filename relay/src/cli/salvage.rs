@@ -86,7 +86,8 @@ fn save(args: &SalvageArgs, report_file: Option<File>) -> Result<SalvageReport, 
         Err(error) => error,
     };
     let cause = std::error::Error::source(&error);
-    let is_target = cause.is_some_and(|cause| cause.is::<RestoreError>());
+    let target = cause.and_then(|cause| cause.downcast_ref::<RestoreError>());
+    let is_target = target.is_some();
     match cause.and_then(|cause| cause.downcast_ref::<SalvageError>()) {
         Some(SalvageError::Nothing(report)) => {
             list(report, report_file)?;
@@ -107,10 +108,14 @@ fn save(args: &SalvageArgs, report_file: Option<File>) -> Result<SalvageReport, 
             return Err(Failure::because(
                 format!("nothing was salvaged from {from}, which is as it was"),
                 &error,
-                format!(
-                    "see that {} can be written and that its disk has room; there is no new file",
-                    args.to.display()
-                ),
+                if matches!(target, Some(RestoreError::Create(OpenError::ReservedName { .. }))) {
+                    "choose another name for it".to_owned()
+                } else {
+                    format!(
+                        "see that {} can be written and that its disk has room; there is no new file",
+                        args.to.display()
+                    )
+                },
             ));
         }
         _ => {}

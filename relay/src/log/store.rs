@@ -105,6 +105,13 @@ impl StoreLog {
     pub fn open_in(env: Env, key: [u8; 32], options: StoreLogOptions) -> Result<Self, LogError> {
         let store_options = Options::raw_key(key).memory(options.memory);
         let store = Store::open(env.clone(), store_options).map_err(|error| storage("opening the store", &error))?;
+        if !store.stats().recovered_surely {
+            tracing::warn!(
+                store = %env.describe(),
+                "the last commits of the log may be missing: one header of the file cannot be read, and its log does not show \
+                 that it reaches what the newest one named; compare with a backup"
+            );
+        }
         let trees = Self::make_trees(&store)?;
         Ok(Self { store, trees, env, writer: Mutex::new(()) })
     }

@@ -339,6 +339,11 @@ fn a_header_that_cannot_be_read_is_told_from_commits_that_may_be_missing() {
     assert!(ran.stdout.contains("the last commits may be missing"), "{}", ran.stdout);
     let ran = folder.run(["stats", "--db", "b.blaze", "--json"]).ok();
     assert!(ran.stdout.contains("\"recovered_surely\":false"), "{}", ran.stdout);
+    let ran = folder.run(["backup", "--db", "b.blaze", "-o", "b.bak"]).ok();
+    assert!(ran.stderr.contains("warning: b.blaze: the last commits may be missing"), "{}", ran.stderr);
     let said = ["may be missing", "the log does not reach commit"];
     folder.run(["salvage", "--db", "b.blaze", "--to", "t.blaze", "--kdf", "light"]).refused(3, &said);
+    // Whoever writes mends the header, and so is the last one who can say it.
+    let ran = folder.run(["vacuum", "--db", "b.blaze"]).ok();
+    assert!(ran.stderr.contains("warning: b.blaze: the last commits may be missing"), "{}", ran.stderr);
 }
