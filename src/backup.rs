@@ -209,5 +209,5 @@ pub(crate) fn not_restored(e: blazedb_engine::RestoreError) -> Error {
         | E::UnsupportedVersion { .. } => ErrorKind::Open,
         _ => ErrorKind::Storage,
     };
-    Error::with(kind, "nothing was restored", e)
+    Error::with(kind, "no new file was made", e)
 }

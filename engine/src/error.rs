@@ -677,6 +677,9 @@ impl fmt::Display for CommitError {
             Self::Read(ReadError::Corruption(_)) => {
                 f.write_str("the commit met damage in the file; verify it, and restore a backup")
             }
+            Self::Read(ReadError::UnknownTree(_)) => {
+                f.write_str("the commit names a tree that this store does not have")
+            }
             Self::Read(_) => f.write_str("a read that the commit needed failed; run the transaction again"),
             Self::Write(_) => f.write_str("a write inside the commit was refused"),
             Self::Hook(_) => f.write_str("the commit's hook refused the transaction"),

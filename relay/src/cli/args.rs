@@ -117,7 +117,7 @@ Examples:
 
 Packs what is in the file and gives the rest back to the file system. Nothing is copied to another file: it needs little
 room beside the file, and may be stopped at any moment. `blazedb stats` says before what it would give back.
-Exit codes: 0 done, 1 it failed; nothing is lost.";
+Exit codes: 0 done, 1 it failed, 130 or 143 interrupted: what it has done stays done. Nothing is lost in any case.";
 
 const BACKUP_EXAMPLES: &str = "\
 Examples:
@@ -148,7 +148,7 @@ sync beside the old one. The passphrase is that of the backups, and of the new f
 
 With --at the new file shows an earlier moment: collections whose history is in the backups (backup --history) are as they
 were then, and it is said which are not. That file belongs to no space until it is synced anew.
-Exit codes: 0 the database is there and whole, 1 there is none.";
+Exit codes: 0 the database is there and whole, 1 there is none, 130 or 143 interrupted: there is none.";
 
 const SALVAGE_EXAMPLES: &str = "\
 Examples:
@@ -159,7 +159,8 @@ For a file that `blazedb verify` or opening calls damaged, where there is neithe
 everything that can be read into a new file, and lists what could not be read, by collection and key, on stderr or in the
 report. Records whose collection nobody can tell are in collections `lost+found-...`; fields whose names are lost are called
 field-0001 and so on. A file of which something is lost belongs to no space any more. The damaged file is not changed; keep
-it. Exit codes: 0 nothing is lost, 1 nothing could be saved and there is no new file, 3 saved, but for what is listed.";
+it. Exit codes: 0 nothing is lost, 1 nothing could be saved and there is no new file, 3 saved, but for what is listed, 130 or
+143 interrupted: there is no new file.";
 
 const REKEY_EXAMPLES: &str = "\
 Examples:

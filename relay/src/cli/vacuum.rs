@@ -4,10 +4,15 @@ use super::args::VacuumArgs;
 use super::failure::Failure;
 use super::open::{self, Intent};
 use super::ui::{self, Progress};
-use super::{Outcome, exit};
+use super::{Outcome, exit, signals};
 
 /// Runs `blazedb vacuum`.
 pub(crate) fn run(args: &VacuumArgs) -> Outcome {
+    // Every step of it is a checkpoint: whoever ends the process loses nothing.
+    signals::on_stop(|code| {
+        eprintln!("\ninterrupted: what was given back so far stays so; the same command does the rest");
+        std::process::exit(i32::from(code));
+    })?;
     // Before it opens: opening may write to the log.
     let before = open::bytes_on_disk(&args.db.db);
     let (db, _) = open::open(&args.db, Intent::Write)?;
