@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -25,7 +25,7 @@ use super::gather::Gathered;
 use super::keepalive::Keepalive;
 use super::meter::{Bucket, Metered};
 use super::socket::Socket;
-use super::{Gate, Limits, tls};
+use super::{Admission, Gate, Limits, tls};
 use crate::token::Verifier;
 
 /// How long the answer to an HTTP/1.1 request may take to leave once it is made.
@@ -35,6 +35,8 @@ const ANSWER_TAKEN_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Shared<G> {
     /// Nothing only where a bench counts what a call costs without TLS.
     pub(super) acceptor: Option<TlsAcceptor>,
+    /// How many more handshakes may have their turn.
+    pub(super) handshakes: Semaphore,
     pub(super) verifier: Verifier,
     pub(super) limits: Limits,
     pub(super) gate: G,
@@ -138,26 +140,30 @@ impl Drop for Running {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn run<G: Gate>(
-    shared: Arc<Shared<G>>,
-    tcp: TcpStream,
-    peer: SocketAddr,
-    permit: OwnedSemaphorePermit,
-) {
+pub(super) async fn run<G: Gate>(shared: Arc<Shared<G>>, tcp: TcpStream, peer: SocketAddr, admission: Admission) {
     // Frames are batched above; waiting for more would only delay acknowledgements.
     let _ = tcp.set_nodelay(true);
     let Some(acceptor) = &shared.acceptor else {
-        drop(permit);
         return run_http2(Arc::clone(&shared), tcp, peer).await;
     };
-    let buffer = shared.limits.tls_buffer_bytes_max;
-    let handshake = acceptor.accept_with(Socket(tcp), |session| session.set_buffer_limit(Some(buffer)));
+    let limits = &shared.limits;
+    let buffer = limits.tls_buffer_bytes_max;
+    let handshake = async {
+        let turn = Turn::take(&admission, &shared.handshakes).await;
+        let accepting = acceptor.accept_with(Socket(tcp), |session| session.set_buffer_limit(Some(buffer)));
+        let mut accepting = std::pin::pin!(accepting);
+        let accepted = tokio::time::timeout(limits.handshake_turn_max, accepting.as_mut()).await;
+        drop(turn);
+        match accepted {
+            Ok(accepted) => accepted,
+            Err(_) => accepting.await,
+        }
+    };
     let mut stop = shared.stop.clone();
     let accepted = tokio::select! {
-        accepted = tokio::time::timeout(shared.limits.handshake_max, handshake) => accepted,
+        accepted = tokio::time::timeout(limits.handshake_max, handshake) => accepted,
         _ = stop.wait_for(|stop| *stop) => return,
     };
-    drop(permit);
     let stream = match accepted {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
@@ -167,6 +173,23 @@ pub(super) async fn run<G: Gate>(
         run_http2(shared, stream, peer).await;
     } else {
         run_http1(shared, stream, peer).await;
+    }
+}
+
+/// The right of one connection to be in the handshake while others wait for it.
+struct Turn<'a> {
+    _of_address: SemaphorePermit<'a>,
+    _of_all: SemaphorePermit<'a>,
+}
+
+impl<'a> Turn<'a> {
+    /// Waits among those of the same address first, so that of one address only a few wait among all.
+    async fn take(admission: &'a Admission, all: &'a Semaphore) -> Self {
+        let never = "neither semaphore is ever closed";
+        Self {
+            _of_address: admission.handshakes.acquire().await.expect(never),
+            _of_all: all.acquire().await.expect(never),
+        }
     }
 }
 

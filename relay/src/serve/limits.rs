@@ -17,10 +17,15 @@ pub struct Limits {
     /// Open connections of one address (one /64 of IPv6): one stranger may not take all. A household or a test on
     /// one machine shares an address.
     pub connections_per_address_max: usize,
-    /// TLS handshakes at one time. A reconnect storm is the worst hour of a small machine: the backlog of the kernel
-    /// waits instead of our memory.
+    /// TLS handshakes that have their turn at one time; the others wait, accepted and counted. A reconnect storm is the
+    /// worst hour of a small machine.
     pub handshakes_max: usize,
-    /// From accept to the end of the TLS handshake.
+    /// ... and of one address: an eighth, so that no stranger has all turns. More of it wait for each other.
+    pub handshakes_per_address_max: usize,
+    /// How long a turn lasts: an honest handshake is over in two trips, and one that is slower goes on beside the next. With
+    /// as many addresses as [`Limits::connections_max`] has room for (31), a stranger's turn comes after 4 s.
+    pub handshake_turn_max: Duration,
+    /// From accept to the end of the TLS handshake, the wait for its turn included.
     pub handshake_max: Duration,
     /// From the handshake to the first request: hyper waits for ever.
     pub first_request_max: Duration,
@@ -87,6 +92,8 @@ impl Default for Limits {
             connections_max: 2_000,
             connections_per_address_max: 64,
             handshakes_max: 32,
+            handshakes_per_address_max: 4,
+            handshake_turn_max: Duration::from_secs(1),
             handshake_max: Duration::from_secs(10),
             first_request_max: Duration::from_secs(10),
             idle_max: Duration::from_secs(600),

@@ -4,7 +4,7 @@
 //! [`Bound::serve`] runs until told to stop. What it serves is a [`Gate`]: the hub, or in tests an echo.
 //!
 //! ```text
-//!   TCP -> address count -> TLS 1.3 (ALPN) -> HTTP/2 or HTTP/1.1 -> /healthz, grpc.health.v1
+//!   TCP -> address count -> a turn -> TLS 1.3 (ALPN) -> HTTP/2 or HTTP/1.1 -> /healthz, grpc.health.v1
 //!                                                 |-> Sync: token -> Gate::connect -> frames both ways
 //!                                                 \-> Gate::method: one message or many, each way
 //!                                                 (gRPC over HTTP/2; gRPC-Web over both; WebSocket over HTTP/1.1)
@@ -232,10 +232,10 @@ impl Bound {
         let (stopping, stop) = watch::channel(false);
         let (seat_alive, mut seats_gone) = mpsc::channel::<()>(1);
         let shutdown_max = limits.shutdown_max;
-        let handshakes = Arc::new(Semaphore::new(limits.handshakes_max));
         let addresses = Arc::new(Addresses::new(&limits));
         let shared = Arc::new(connection::Shared {
             acceptor: tls.then(|| TlsAcceptor::from(identity.config)),
+            handshakes: Semaphore::new(limits.handshakes_max),
             verifier,
             limits,
             gate,
@@ -246,19 +246,13 @@ impl Bound {
         let mut tasks = JoinSet::new();
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
-            // The permit is taken before accept, so that a storm waits in the kernel's backlog.
+            // Nothing is waited for but the next one: whoever is not accepted is not counted, and could hold up the others.
             let accepted = tokio::select! {
                 biased;
                 () = &mut shutdown => break,
-                accepted = async {
-                    let permit = Arc::clone(&handshakes)
-                        .acquire_owned()
-                        .await
-                        .expect("this semaphore is never closed");
-                    listener.accept().await.map(|(tcp, peer)| (tcp, peer, permit))
-                } => accepted,
+                accepted = listener.accept() => accepted,
             };
-            let (tcp, peer, permit) = match accepted {
+            let (tcp, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) if is_of_one_client(&error) => continue,
                 Err(error) => {
@@ -272,10 +266,7 @@ impl Bound {
                 continue;
             };
             let shared = Arc::clone(&shared);
-            tasks.spawn(async move {
-                connection::run(shared, tcp, peer, permit).await;
-                drop(admission);
-            });
+            tasks.spawn(connection::run(shared, tcp, peer, admission));
             while let Some(ended) = tasks.try_join_next() {
                 log_panic(ended);
             }
@@ -318,15 +309,25 @@ fn is_of_one_client(error: &io::Error) -> bool {
 
 /// Open connections by address.
 struct Addresses {
-    open: Mutex<(usize, HashMap<IpAddr, usize>)>,
+    open: Mutex<(usize, HashMap<IpAddr, Address>)>,
     total_max: usize,
     per_address_max: usize,
+    handshakes_per_address_max: usize,
+}
+
+/// What is open of one address.
+struct Address {
+    count: usize,
+    /// How many more of them may be in the handshake.
+    handshakes: Arc<Semaphore>,
 }
 
 /// One open connection; counted until dropped.
 struct Admission {
     addresses: Arc<Addresses>,
     address: IpAddr,
+    /// Those of its address.
+    handshakes: Arc<Semaphore>,
 }
 
 impl Addresses {
@@ -335,6 +336,7 @@ impl Addresses {
             open: Mutex::default(),
             total_max: limits.connections_max,
             per_address_max: limits.connections_per_address_max,
+            handshakes_per_address_max: limits.handshakes_per_address_max,
         }
     }
 
@@ -344,13 +346,17 @@ impl Addresses {
         if open.0 >= addresses.total_max {
             return None;
         }
-        let count = open.1.entry(address).or_default();
-        if *count >= addresses.per_address_max {
+        let known = open.1.entry(address).or_insert_with(|| Address {
+            count: 0,
+            handshakes: Arc::new(Semaphore::new(addresses.handshakes_per_address_max)),
+        });
+        if known.count >= addresses.per_address_max {
             return None;
         }
-        *count += 1;
+        known.count += 1;
+        let handshakes = Arc::clone(&known.handshakes);
         open.0 += 1;
-        Some(Admission { addresses: Arc::clone(addresses), address })
+        Some(Admission { addresses: Arc::clone(addresses), address, handshakes })
     }
 }
 
@@ -358,9 +364,9 @@ impl Drop for Admission {
     fn drop(&mut self) {
         let mut open = self.addresses.open.lock();
         open.0 -= 1;
-        if let Some(count) = open.1.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(known) = open.1.get_mut(&self.address) {
+            known.count -= 1;
+            if known.count == 0 {
                 open.1.remove(&self.address);
             }
         }

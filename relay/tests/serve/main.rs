@@ -2,6 +2,8 @@
 
 mod calls;
 mod client;
+#[cfg(target_os = "linux")]
+mod crowd;
 mod detour;
 mod health;
 mod methods;
