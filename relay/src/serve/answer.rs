@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use blazedb_wire::grpc::{self as wire, Code, MessageBuf, Metadata, Status};
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -50,12 +50,25 @@ pub(super) async fn answer<G: Gate>(
     running: Running,
 ) -> Response<Outgoing<G>> {
     let mut running = Some(running);
-    let response = route(shared, request, &mut running).await;
+    let head = request.method() == Method::HEAD;
+    let mut response = route(shared, request, &mut running).await;
+    if head {
+        keep_the_head(&mut response);
+    }
     // A stream has taken it along: its answer has only begun.
     if let Some(mut running) = running {
         running.answered();
     }
     response
+}
+
+/// Takes the body off an answer to HEAD: over HTTP/1.1 hyper sees to that, over HTTP/2 it would be sent.
+fn keep_the_head<G: Gate>(response: &mut Response<Outgoing<G>>) {
+    if let Reply::Whole(Some(bytes)) = &response.body().reply {
+        let length = HeaderValue::from(bytes.len());
+        response.headers_mut().insert(CONTENT_LENGTH, length);
+        *response.body_mut() = Reply::Empty.plain();
+    }
 }
 
 async fn route<G: Gate>(

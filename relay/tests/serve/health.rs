@@ -37,6 +37,32 @@ async fn health_over_both_protocols() {
     relay.stop().await;
 }
 
+// spec: G-13
+#[tokio::test]
+async fn head_is_answered_without_a_body() {
+    let relay = Relay::start().await;
+    let head = |path: String| Request::head(path).header("host", "localhost").body(Empty::<Bytes>::new()).unwrap();
+    let check = |response: Response<Incoming>, status| async move {
+        assert_eq!(response.status(), status);
+        let length: usize = response.headers()["content-length"].to_str().unwrap().parse().unwrap();
+        assert!(length > 5, "that of the answer to GET: {length}");
+        assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
+    };
+    for (path, status) in [("/healthz", StatusCode::OK), ("/", StatusCode::NOT_FOUND)] {
+        let io = TokioIo::new(relay.tls(b"http/1.1").await);
+        let (mut requests, connection) = http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        check(soon("answer", requests.send_request(head(path.to_owned()))).await.unwrap(), status).await;
+
+        let io = TokioIo::new(relay.tls(b"h2").await);
+        let (mut requests, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        let response = soon("answer", requests.send_request(head(format!("{}{path}", relay.url())))).await.unwrap();
+        check(response, status).await;
+    }
+    relay.stop().await;
+}
+
 // spec: G-14
 #[tokio::test]
 async fn health_is_a_unary_grpc_call() {
