@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use blazedb_wire::{ErrorFrame, ReplicaId, SpaceId};
+use blazedb_wire::limits::FRAME_BODY_BYTES_MAX;
+use blazedb_wire::{ErrorFrame, HEADER_BYTES, ReplicaId, SpaceId};
 use bytes::Bytes;
 
 use crate::admit::AdmitTime;
@@ -47,8 +48,8 @@ pub struct HubLimits {
     /// Bytes of answers (acks of known batches, pongs, digests, errors) on top of that before the connection is closed: a
     /// client that asks and never reads.
     pub answer_bytes_max: usize,
-    /// Bytes one connection may have pushed that are not durable yet, waiting frames included. 4 MiB: four times the window
-    /// of a client that keeps to the session's rules.
+    /// Bytes one connection may have pushed that are not durable yet, waiting frames included. The longest frame, 4 MiB and
+    /// its header: four times the window of a client that keeps to the session's rules.
     pub inflight_bytes_max: usize,
     /// Bytes of one read of the log for a connection that catches up. Half the queue, so that reading and sending overlap.
     pub read_bytes_max: usize,
@@ -74,7 +75,7 @@ impl Default for HubLimits {
         Self {
             queue_bytes_max: 1 << 20,
             answer_bytes_max: 256 << 10,
-            inflight_bytes_max: 4 << 20,
+            inflight_bytes_max: HEADER_BYTES + FRAME_BODY_BYTES_MAX,
             read_bytes_max: 512 << 10,
             unread_pushes_max: 16_384,
             spaces_max: 65_536,

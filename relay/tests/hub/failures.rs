@@ -2,7 +2,8 @@
 
 use blazedb_relay::hub::{HubLimits, Input, Unavailable};
 use blazedb_relay::log::AppendError;
-use blazedb_wire::{ErrorCode, Frame};
+use blazedb_wire::limits::FRAME_BODY_BYTES_MAX;
+use blazedb_wire::{ErrorCode, Frame, FrameKind, HEADER_BYTES};
 use bytes::Bytes;
 
 use crate::rig::{Rig, SPACE, create, delete, update};
@@ -142,6 +143,25 @@ fn a_client_that_pushes_without_end_is_stopped() {
         rig.settle();
     }
     assert!(rig.seen(b).closed.is_none());
+}
+
+// spec: G-4, R-12, R-13
+#[test]
+fn the_longest_frame_is_looked_at_and_one_more_byte_beside_it_is_too_much() {
+    let mut longest = Frame::Bye.to_bytes().to_vec();
+    longest[3] = FrameKind::Push.number();
+    longest[8..12].copy_from_slice(&u32::try_from(FRAME_BODY_BYTES_MAX).unwrap().to_le_bytes());
+    longest.resize(HEADER_BYTES + FRAME_BODY_BYTES_MAX, 0);
+    let longest = Bytes::from(longest);
+    for (pushed_before, answer) in [(false, ErrorCode::Malformed), (true, ErrorCode::Overloaded)] {
+        let mut rig = Rig::new();
+        let a = rig.connect(0);
+        if pushed_before {
+            rig.push(a, 1, 1, &[create(1, 0)]);
+        }
+        rig.handle(Input::Frame { conn: a, bytes: longest.clone() });
+        assert_eq!(rig.seen(a).closed_with().code, answer);
+    }
 }
 
 // spec: R-13
