@@ -220,6 +220,10 @@ impl Gate for HubHandle {
         self.input(Input::Sent { conn: ConnId(id.0), bytes });
     }
 
+    fn finished(&self, id: serve::ConnId) -> bool {
+        self.input(Input::Finished { conn: ConnId(id.0) })
+    }
+
     fn disconnect(&self, id: serve::ConnId) {
         self.input(Input::Disconnected { conn: ConnId(id.0) });
     }

@@ -2,14 +2,30 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use blazedb::transport::{Target, Trust, open_stream};
 use blazedb::{Database, Document, Options, Patch, Relay, Sync, Value};
 use blazedb_relay::config::{Config, Copies};
 use blazedb_relay::server::{self, Ready, ServerError};
 use blazedb_relay::token;
+use blazedb_wire::grpc::MessageDecoder;
+use blazedb_wire::{
+    Batch, BatchBuilder, BatchHead, DocumentId, Frame, FrameKind, Hello, Hlc, MergeKind, Op, OpKind, PROTOCOL_VERSION,
+    Reads, ReplicaId, Shape, SpaceId, Welcome,
+};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// No step takes longer unless it hangs.
 const HANG: Duration = Duration::from_secs(30);
@@ -123,6 +139,119 @@ fn two_databases_meet_and_survive_a_restart_of_the_relay() {
     assert_eq!(c.digest().unwrap(), a.digest().unwrap());
     sync_c.stop();
     running.stop();
+}
+
+/// Deletes that nobody minds, one to a batch.
+fn batches(space: SpaceId, epoch: u32, author: u8, many: u64) -> Vec<Batch> {
+    let one = |counter| {
+        let replica = ReplicaId::from_bytes([author; 16]);
+        let head = BatchHead { space, replica, first_counter: counter, epoch, deps: Vec::new(), attrs: Bytes::new() };
+        let mut builder = BatchBuilder::new(head);
+        let op = Op {
+            kind: OpKind::Delete,
+            merge: MergeKind::Register,
+            more: false,
+            hlc: Hlc::from_parts(1_700_000_000_000, 0),
+            cursor: 0,
+            collection: "things".into(),
+            id: DocumentId::from_bytes([author; 16]),
+            attrs: Bytes::new(),
+            set: None,
+            unset: Shape::empty(),
+        };
+        assert!(builder.try_push(&op).unwrap());
+        Batch::decode(builder.finish().unwrap()).unwrap()
+    };
+    (1..=many).map(one).collect()
+}
+
+/// What is said at one go.
+fn one_go(pushes: Vec<Batch>) -> Vec<Bytes> {
+    let hello = Hello {
+        protocol: PROTOCOL_VERSION,
+        space: None,
+        epoch: 0,
+        cursor: 0,
+        reads: Reads::default(),
+        replicas: Vec::new(),
+    };
+    let frames = [Frame::Hello(hello), Frame::Pushes(pushes)];
+    frames.iter().map(Frame::to_bytes).collect()
+}
+
+#[track_caller]
+fn is_answered(frames: &[Bytes], entries: usize, acks: usize) {
+    let mut kinds: Vec<FrameKind> = frames.iter().map(|frame| Frame::decode(frame.clone()).unwrap().kind()).collect();
+    assert_eq!(kinds.remove(0), FrameKind::Welcome);
+    assert_eq!(kinds, [vec![FrameKind::Entry; entries], vec![FrameKind::Ack; acks]].concat());
+}
+
+// spec: G-10, G-15
+#[tokio::test]
+async fn a_session_may_be_one_exchange() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path(), any_port(), Copies::Off);
+    let token = token::issue(dir.path(), "home", "test", Duration::from_secs(600)).unwrap();
+    let trust = Trust::Fingerprint(running.ready.fingerprint.0);
+    let target = Target::new(&format!("https://{}", running.ready.address), &trust, &token).unwrap();
+    let exchange = async |frames: Vec<Bytes>| {
+        let (sender, mut receiver) = open_stream(&target).await.unwrap();
+        for frame in frames {
+            sender.send(frame).await.unwrap();
+        }
+        drop(sender);
+        let mut answer = Vec::new();
+        while let Some(frame) = receiver.next().await.unwrap() {
+            answer.push(frame);
+        }
+        answer
+    };
+    let welcome = exchange(one_go(Vec::new())[..1].to_vec()).await.remove(0);
+    let Frame::Welcome(Welcome { space, epoch, .. }) = Frame::decode(welcome).unwrap() else { panic!("no Welcome") };
+    is_answered(&exchange(one_go(batches(space, epoch, 1, 20))).await, 0, 20);
+
+    // As a browser does it, over HTTP/1.1.
+    let body: Vec<u8> = one_go(batches(space, epoch, 2, 30))
+        .iter()
+        .flat_map(|frame| [&[0][..], &u32::try_from(frame.len()).unwrap().to_be_bytes(), frame].concat())
+        .collect();
+    let request = Request::post("/blaze.v1.Relay/Sync")
+        .header("host", "localhost")
+        .header("content-type", "application/grpc-web")
+        .header("authorization", format!("Bearer {token}"))
+        .body(Full::new(Bytes::from(body)))
+        .unwrap();
+    let tls = tls(running.ready.address, &dir.path().join("tls.crt")).await;
+    let (mut requests, connection) = http1::handshake(TokioIo::new(tls)).await.unwrap();
+    tokio::spawn(connection);
+    let answer = requests.send_request(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+    let mut decoder = MessageDecoder::default();
+    let end = answer.len() - GOOD_END.len();
+    assert_eq!(answer[end..], *GOOD_END);
+    decoder.push(answer.slice(..end));
+    let mut frames = Vec::new();
+    while let Some(frame) = decoder.poll_message().unwrap() {
+        frames.push(frame);
+    }
+    is_answered(&frames, 20, 30);
+    running.stop();
+}
+
+/// The trailers of gRPC-Web of an answer that went well.
+const GOOD_END: &[u8] = b"\x80\0\0\0\x0fgrpc-status:0\r\n";
+
+async fn tls(address: SocketAddr, certificate: &Path) -> TlsStream<TcpStream> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
 }
 
 #[test]

@@ -97,6 +97,10 @@ pub(super) struct Conn {
     pub(super) inflight_bytes: usize,
     /// When it was last heard.
     pub(super) heard_ms: u64,
+    /// Its client has closed its direction.
+    pub(super) finished: bool,
+    /// What it then gets at the least: the head as it was when its last frame was decided.
+    pub(super) until: Option<u64>,
 }
 
 impl Conn {
@@ -119,12 +123,19 @@ impl Conn {
             queued_bytes: 0,
             inflight_bytes: 0,
             heard_ms: mono_ms,
+            finished: false,
+            until: None,
         }
     }
 
     /// Whether a frame may be queued: within the ceiling, or alone, whatever its size.
     pub(super) fn has_room(&self, bytes: usize, bytes_max: usize) -> bool {
         self.queued_bytes == 0 || self.queued_bytes + bytes <= bytes_max
+    }
+
+    /// Whether nothing that was said is left undecided.
+    pub(super) fn is_decided(&self) -> bool {
+        self.wait == Wait::Nothing && self.waiting.is_empty() && self.deciding.is_none()
     }
 
     /// Queues a frame.

@@ -123,6 +123,11 @@ pub enum Input {
         /// How many.
         bytes: usize,
     },
+    /// The client has closed its direction: what it asked is still answered, then the stream ends.
+    Finished {
+        /// Whose.
+        conn: ConnId,
+    },
     /// The stream is gone.
     Disconnected {
         /// Whose.

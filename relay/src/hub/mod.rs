@@ -51,6 +51,8 @@ pub struct Hub {
     conns: BTreeMap<ConnId, Conn>,
     slots: BTreeMap<Arc<str>, Slot>,
     names: BTreeMap<SpaceId, Arc<str>>,
+    /// Connections whose clients have closed their direction and are still answered.
+    finishing: BTreeSet<ConnId>,
     next_append: u64,
     closing: bool,
     stats: HubStats,
@@ -64,6 +66,7 @@ impl Hub {
             conns: BTreeMap::new(),
             slots: BTreeMap::new(),
             names: BTreeMap::new(),
+            finishing: BTreeSet::new(),
             next_append: 1,
             closing: false,
             stats: HubStats::default(),
@@ -87,13 +90,24 @@ impl Hub {
 
     /// Takes one input and appends what is to be done to `out`.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
+        let concerned = concerned(&input);
         match input {
             Input::Connected { conn, access } => self.handle_connected(now, conn, access, out),
             Input::Frame { conn, bytes } => self.handle_bytes(now, conn, bytes, out),
             Input::Sent { conn, bytes } => {
                 if let Some(state) = self.conns.get_mut(&conn) {
                     state.queued_bytes = state.queued_bytes.saturating_sub(bytes);
+                    if state.finished {
+                        // It has no other way left to say that it is there.
+                        state.heard_ms = now.mono_ms;
+                    }
                     self.advance(conn, out);
+                }
+            }
+            Input::Finished { conn } => {
+                if let Some(state) = self.conns.get_mut(&conn) {
+                    state.finished = true;
+                    self.finishing.insert(conn);
                 }
             }
             Input::Disconnected { conn } => self.forget(now, conn),
@@ -109,6 +123,34 @@ impl Hub {
                 self.closing = true;
                 self.finish_closing(now, out);
             }
+        }
+        match concerned {
+            _ if self.finishing.is_empty() => {}
+            Concerned::Nobody => {}
+            Concerned::One(conn) => self.end_if_answered(now, conn, out),
+            Concerned::Many => {
+                for conn in self.finishing.clone() {
+                    self.end_if_answered(now, conn, out);
+                }
+            }
+        }
+    }
+
+    /// Ends a connection that says nothing more once it has the answers to what it said and the stream up to there.
+    fn end_if_answered(&mut self, now: Now, conn: ConnId, out: &mut Vec<Effect>) {
+        let Some(state) = self.conns.get(&conn) else { return };
+        if !state.finished || !state.is_decided() {
+            return;
+        }
+        if state.phase == Phase::BeforeHello {
+            return self.close(now, conn, None, out);
+        }
+        let Some((state, space)) = streaming(&mut self.conns, &mut self.slots, conn) else { return };
+        // What was in flight may have been given up since, and the head with it.
+        let head = space.state.head();
+        let until = head.min(*state.until.get_or_insert(head));
+        if state.position >= until && state.owed_bytes == 0 && !state.digest_wanted {
+            self.close(now, conn, None, out);
         }
     }
 
@@ -398,6 +440,7 @@ impl Hub {
 
     fn forget(&mut self, now: Now, conn: ConnId) {
         let Some(state) = self.conns.remove(&conn) else { return };
+        self.finishing.remove(&conn);
         match self.slots.get_mut(&state.access.space) {
             Some(Slot::Opening { conns }) => {
                 conns.remove(&conn);
@@ -412,6 +455,27 @@ impl Hub {
 
     fn shutting_down(&self) -> ErrorFrame {
         error(ErrorCode::ShuttingDown, self.limits.retry_ms, "the relay is going down and will be back")
+    }
+}
+
+/// Whose answers may be complete with an input.
+enum Concerned {
+    Nobody,
+    One(ConnId),
+    Many,
+}
+
+fn concerned(input: &Input) -> Concerned {
+    match input {
+        Input::Sent { conn, .. }
+        | Input::Finished { conn }
+        | Input::LogRead { conn, .. }
+        | Input::DigestsFound { conn, .. }
+        | Input::DigestReady { conn, .. } => Concerned::One(*conn),
+        Input::SpaceOpened { .. } | Input::Appended { .. } => Concerned::Many,
+        Input::Connected { .. } | Input::Frame { .. } | Input::Disconnected { .. } | Input::Tick | Input::Shutdown => {
+            Concerned::Nobody
+        }
     }
 }
 

@@ -51,6 +51,11 @@ impl<G: Gate> Seat<G> {
         self.gate.sent(self.id, bytes);
     }
 
+    /// Says that the client has closed its direction; true if the gate ends the stream itself.
+    fn finished(&self) -> bool {
+        self.gate.finished(self.id)
+    }
+
     /// Gives the place back, if it has not been.
     pub(super) fn leave(&self) {
         if !self.left.swap(true, Ordering::AcqRel) {
@@ -317,10 +322,18 @@ impl Deadlines {
 }
 
 async fn run_pump<G: Gate>(pump: Pump<G>, mut deadlines: Deadlines, seat: Arc<Seat<G>>, end: oneshot::Sender<End>) {
+    let reading = async {
+        let ended = pump.read().await;
+        if matches!(&ended, End::Drained(status) if status.code == Code::Ok) && seat.finished() {
+            // What was asked is still answered, and then the gate ends the stream (spec: G-10).
+            std::future::pending::<()>().await;
+        }
+        ended
+    };
     let ended = tokio::select! {
         biased;
         status = deadlines.reached() => End::Now(status),
-        ended = pump.read() => ended,
+        ended = reading => ended,
     };
     seat.leave();
     // The body is gone if nobody listens; then it has also ended this task.

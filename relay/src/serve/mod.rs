@@ -95,7 +95,7 @@ impl From<Refusal> for Status {
 
 /// What stands behind the shell.
 ///
-/// For one connection the calls are: `connect`, then any number of `frame` and `sent`, then `disconnect` exactly once,
+/// For one connection the calls are: `connect`, then any number of `frame` and `sent`, at most one `finished`, then `disconnect` exactly once,
 /// also when the client vanished or the gate itself sent [`Outbound::Close`]. `frame` is awaited before the next one
 /// is read, so a slow gate slows its client down and nobody else.
 pub trait Gate: Clone + Send + Sync + 'static {
@@ -106,6 +106,11 @@ pub trait Gate: Clone + Send + Sync + 'static {
     /// Says that this many bytes of frames have been given to HTTP/2 under flow control: they no longer count against
     /// the connection. Frames that were never given to it are not reported; `disconnect` settles them.
     fn sent(&self, id: ConnId, bytes: usize);
+    /// Says that the client has closed its direction: no `frame` follows. True if the gate still answers what it was asked and
+    /// then sends [`Outbound::Close`]; otherwise `disconnect` follows at once.
+    fn finished(&self, _id: ConnId) -> bool {
+        false
+    }
     /// Returns how a call of this path is answered, if it is a method beside the relay's own.
     fn method(&self, _path: &str) -> Option<Method> {
         None

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use blazedb_relay::hub::{ConnId, HubLimits};
+use blazedb_relay::hub::{ConnId, HubLimits, Input};
 use blazedb_relay::log::AppendError;
 use blazedb_wire::{ErrorCode, Frame, Op, OpId};
 
@@ -22,6 +22,8 @@ struct Device {
     looked: usize,
     /// The counter after the last one pushed on this connection; none before Welcome.
     next: Option<u64>,
+    /// Once it has closed its direction: the head of then, and the counter after the last one pushed, if any could be.
+    finished: Option<(u64, Option<u64>)>,
 }
 
 fn history(seed: u64) {
@@ -35,7 +37,7 @@ fn history(seed: u64) {
         .map(|n| {
             let author = n.max(1);
             let ops = if n < 2 { shared.clone() } else { (0..8).map(|n| random_op(&mut rng, n)).collect() };
-            Device { author, ops, cursor: 0, conn: None, looked: 0, next: None }
+            Device { author, ops, cursor: 0, conn: None, looked: 0, next: None, finished: None }
         })
         .collect();
     let mut acked: BTreeSet<OpId> = BTreeSet::new();
@@ -118,7 +120,11 @@ fn act(rig: &mut Rig, rng: &mut Rng, device: &mut Device) {
         Some(conn) if rng.chance(8) => {
             rig.disconnect(conn);
             // What it had not read is lost with the connection.
-            (device.conn, device.next) = (None, None);
+            (device.conn, device.next, device.finished) = (None, None, None);
+        }
+        Some(conn) if device.finished.is_none() && rng.chance(4) => {
+            device.finished = Some((rig.log.info().head, device.next));
+            rig.handle(Input::Finished { conn });
         }
         Some(_) => {
             let length = 1 + rng.below(3);
@@ -131,12 +137,12 @@ fn connect(rig: &mut Rig, device: &mut Device) {
     let conn = rig.open(SPACE);
     let hello = rig.hello(device.cursor, &[replica(device.author)]);
     rig.send(conn, &Frame::Hello(hello));
-    (device.conn, device.looked, device.next) = (Some(conn), 0, None);
+    (device.conn, device.looked, device.next, device.finished) = (Some(conn), 0, None, None);
 }
 
 /// Pushes the next operations, cut wherever it falls.
 fn push(rig: &mut Rig, device: &mut Device, length: usize) {
-    let (Some(conn), Some(next)) = (device.conn, device.next) else { return };
+    let (Some(conn), Some(next), None) = (device.conn, device.next, device.finished) else { return };
     let at = usize::try_from(next - 1).unwrap();
     let ops = &device.ops[at..device.ops.len().min(at + length)];
     if rig.seen(conn).closed.is_some() || ops.is_empty() {
@@ -176,17 +182,27 @@ fn look(rig: &Rig, device: &mut Device, acked: &mut BTreeSet<OpId>) {
         }
     }
     device.looked = seen.frames.len();
-    if let Some(closed) = &seen.closed {
+    if let (Some(None), Some((head, next))) = (&seen.closed, device.finished) {
+        // What it was sent before the end has not been read yet.
+        if !seen.unread.is_empty() {
+            return;
+        }
+        assert!(matches!(seen.frames.first(), Some(Frame::Welcome(_))), "answered");
+        assert!(device.cursor >= head, "{} of {head}", device.cursor);
+        let pushed = (1..next.unwrap_or(1)).map(|counter| OpId { replica: replica(device.author), counter });
+        assert!(pushed.into_iter().all(|name| acked.contains(&name)), "a push without an answer");
+        (device.conn, device.next, device.finished) = (None, None, None);
+    } else if let Some(closed) = &seen.closed {
         let code = closed.as_ref().map(|error| error.code);
         assert!(
             matches!(code, Some(ErrorCode::Internal | ErrorCode::Overloaded)),
             "ended for no fault of its own: {code:?}"
         );
-        (device.conn, device.next) = (None, None);
+        (device.conn, device.next, device.finished) = (None, None, None);
     }
 }
 
-// spec
+// spec: G-10, R-1, R-2, R-5, R-9, R-10, R-11, R-16, R-20
 #[test]
 fn streams_are_whole_under_every_interleaving() {
     for seed in 0..HISTORIES {
