@@ -156,7 +156,8 @@ pub(crate) fn leave_space(store: &Store) -> Result<(), Error> {
         let is_whole = name == layout::PENDING || name == layout::OUTBOX || layout::is_bases_tree(&name);
         let Some(tree) = view.tree(&name)?.filter(|_| is_whole || name == layout::META) else { continue };
         let mut cursor = view.range(tree, ..).filter(|item| {
-            is_whole || item.as_ref().is_ok_and(|(key, _)| [meta::BINDING, meta::CURSOR].contains(&&key[..]))
+            is_whole
+                || item.as_ref().is_ok_and(|(key, _)| [meta::BINDING, meta::CURSOR, meta::PART].contains(&&key[..]))
         });
         loop {
             let keys = cursor.by_ref().take(KEYS_MAX).collect::<Result<Vec<_>, _>>()?;

@@ -63,11 +63,10 @@ impl Database {
         let progress = Progress::from_stored(layout::read_meta(&view, meta::PROGRESS)?.as_deref())?;
         let mut clock = HlcClock::default();
         clock.restore(progress.clock);
-        let cursor = layout::read_uvarint(layout::read_meta(&view, meta::CURSOR)?.as_deref())?;
         let binding = layout::read_meta(&view, meta::BINDING)?
             .map(|bytes| Binding::decode(&bytes).map_err(|e| Error::corrupt("the file's space", e)))
             .transpose()?;
-        let replica = ReplicaState::load(&view, cursor)?;
+        let replica = ReplicaState::load(&view)?;
         let identity = Identity::new(progress.incarnation, replica.unacknowledged(&view)?);
         drop(view);
         Ok(Self { inner: Arc::new(Inner::new(store, env, shapes, clock, identity, binding, replica)) })
@@ -169,9 +168,9 @@ impl Database {
     /// Only those of the store.
     pub fn digest_at_cursor(&self) -> Result<(u64, [u8; 32], u64), Error> {
         let view = self.inner.store.read();
-        let cursor = layout::read_uvarint(layout::read_meta(&view, meta::CURSOR)?.as_deref())?;
+        let (_, applied) = layout::read_cursor(|key| layout::read_meta(&view, key))?;
         let (digest, documents) = crate::digest::digest(&self.inner, &view)?;
-        Ok((cursor, digest, documents))
+        Ok((applied, digest, documents))
     }
 
     /// Returns the database in numbers. Reads all documents.

@@ -65,8 +65,10 @@ pub(crate) fn bases_of(tree: &str) -> Option<&str> {
 pub(crate) mod meta {
     /// [`super::Binding`].
     pub(crate) const BINDING: &[u8] = b"binding";
-    /// Last applied relay sequence, uvarint.
+    /// Last relay sequence applied, of entries that are applied whole, uvarint.
     pub(crate) const CURSOR: &[u8] = b"cursor";
+    /// How far the entry behind the cursor is applied: [`super::part`].
+    pub(crate) const PART: &[u8] = b"part";
     /// [`super::Progress`].
     pub(crate) const PROGRESS: &[u8] = b"progress";
     /// Operations merged that did not know of an edit by another replica, uvarint.
@@ -283,6 +285,28 @@ pub(crate) fn read_uvarint(bytes: Option<&[u8]>) -> Result<u64, Error> {
     let Some(bytes) = bytes else { return Ok(0) };
     let mut r = Reader::new(bytes);
     r.uvarint().and_then(|n| r.finish().map(|()| n)).map_err(|e| Error::corrupt("a counter of the file", e))
+}
+
+/// Encodes how far an entry is applied: the cursor that the entry follows, and the sequence of the last operation applied.
+pub(crate) fn part(cursor: u64, applied: u64) -> Vec<u8> {
+    let mut out = uvarint(cursor);
+    put_uvarint(&mut out, applied);
+    out
+}
+
+/// Returns the cursor, and the sequence of the last operation that is applied: it lies behind the cursor while an entry
+/// is applied in parts.
+pub(crate) fn read_cursor(read: impl Fn(&[u8]) -> Result<Option<Bytes>, Error>) -> Result<(u64, u64), Error> {
+    let cursor = read_uvarint(read(meta::CURSOR)?.as_deref())?;
+    let Some(bytes) = read(meta::PART)? else { return Ok((cursor, cursor)) };
+    let mut r = Reader::new(&bytes);
+    let (of, applied) = (|| {
+        let pair = (r.uvarint()?, r.uvarint()?);
+        r.finish().map(|()| pair)
+    })()
+    .map_err(|e| Error::corrupt("how far the file has applied an entry of the log", e))?;
+    // Where the two do not belong together one of them was lost: what is applied twice changes nothing.
+    Ok((cursor, if of == cursor { applied.max(cursor) } else { cursor }))
 }
 
 /// Reads one key of the `meta` tree as of a snapshot.

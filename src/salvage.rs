@@ -152,7 +152,9 @@ impl Mending<'_> {
         let mut missing = missing.into_iter().peekable();
         while missing.peek().is_some() {
             let mut tx = self.store.write();
-            for (number, shape) in missing.by_ref().take(MOVED_MAX) {
+            while tx.bytes() < MOVED_BYTES_MAX
+                && let Some((number, shape)) = missing.next()
+            {
                 tx.put(target, &number.to_be_bytes(), &shape).map_err(not_written)?;
             }
             tx.commit().map_err(not_written)?;

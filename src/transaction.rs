@@ -69,7 +69,7 @@ impl<'db> Draft<'db> {
         }
         let mut engine = inner.store.write();
         let core = CoreTrees::open(&mut engine)?;
-        let cursor = layout::read_uvarint(engine.get(core.meta, meta::CURSOR)?.as_deref())?;
+        let (_, cursor) = layout::read_cursor(|key| Ok(engine.get(core.meta, key)?))?;
         Ok(Self {
             inner,
             engine,

@@ -87,6 +87,16 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Counts a list of field names that the next chunk may have to write: a row of a few bytes can have a long one.
+    fn shape(&mut self, shape: &Shape) -> Result<(), Error> {
+        let number = self.inner.shapes.number(shape)?;
+        if self.shapes_through.is_none_or(|through| number > through) {
+            self.bytes += shape.encoded_len();
+        }
+        raise(&mut self.shapes_through, number);
+        Ok(())
+    }
+
     fn commit_if_full(&mut self) -> Result<(), Error> {
         if self.bytes >= CHUNK_BYTES { self.commit(None) } else { Ok(()) }
     }
@@ -141,9 +151,9 @@ impl Work<'_> {
             let op_id = OpId { replica, counter: self.counter };
             state = blazedb_sync::fold(&state, [OpContext::own(&op, op_id, &[])]);
             if let Some(set) = &op.set {
-                raise(&mut self.shapes_through, self.inner.shapes.number(set.shape())?);
+                self.shape(set.shape())?;
             }
-            raise(&mut self.shapes_through, self.inner.shapes.number(&op.unset)?);
+            self.shape(&op.unset)?;
             let name = LocalName { incarnation: number, counter: self.counter };
             names.push(name);
             let bytes = PendingOp { op, epoch: self.epoch }.encode(&self.inner.shapes)?;

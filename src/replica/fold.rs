@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use blazedb_engine::limits::TRANSACTION_BYTES_MAX;
 use blazedb_engine::{Serial, TreeId, WriteTransaction};
 use blazedb_sync::{DocState, Fate, OpContext, fold, settle};
-use blazedb_wire::{Batch, DocumentId, Op, OpId};
+use blazedb_wire::{Batch, DocumentId, Op, OpId, limits};
 use bytes::Bytes;
 
 use super::ReplicaState;
@@ -17,6 +18,24 @@ use crate::inner::{CoreTrees, Inner, serial_delete, serial_put};
 use crate::layout::{self, Base, Incarnation, LocalName};
 use crate::transaction::{decode_state, encode_state};
 use crate::{Error, ErrorKind};
+
+/// Bytes that a transaction of the store may hold when another document is put into it, and after it what goes along
+/// with all of them: the lists of field names, the marks of the outbox, the clock.
+pub(super) const TRANSACTION_BYTES_FULL: usize = 24 << 20;
+
+/// Bytes after which a transaction that may end here does. What comes next may be as large as the rest of it.
+pub(super) const TRANSACTION_BYTES_DUE: usize = 8 << 20;
+
+/// Bytes that one document writes at most: what is shown and what the log alone says, each a row and the stamps of 4,096
+/// fields and 256 names that were unset, and what is set aside for the inbox, which is as large.
+pub(super) const DOCUMENT_WRITES_MAX: usize = 3 * (limits::ROW_BYTES_MAX + (256 << 10));
+
+// Beside a last document there is room for the lists of field names of a batch, and for as much of what other
+// transactions have numbered and not written yet.
+const _: () = assert!(
+    TRANSACTION_BYTES_FULL + DOCUMENT_WRITES_MAX + 4 * limits::BATCH_SINGLE_BYTES_MAX <= TRANSACTION_BYTES_MAX
+        && TRANSACTION_BYTES_DUE <= TRANSACTION_BYTES_FULL / 2
+);
 
 /// The trees of one collection.
 #[derive(Clone, Copy)]
@@ -58,6 +77,11 @@ pub(super) struct Fold<'a> {
 impl<'a> Fold<'a> {
     pub(super) fn new(inner: &'a Inner, core: &'a CoreTrees, state: &'a mut ReplicaState) -> Self {
         Self { inner, core, state, shapes_through: None, changes: BTreeMap::new() }
+    }
+
+    /// Returns how far the log is applied, parts of an entry included.
+    pub(super) fn part(&self) -> u64 {
+        self.state.part
     }
 
     pub(super) fn into_changes(self) -> Vec<DocumentChange> {

@@ -51,7 +51,10 @@ pub(crate) struct ReplicaState {
     known: HashMap<u32, u64>,
     /// Incarnations of earlier opens with nothing in the outbox: the next seal removes them (spec: D-6).
     spent: Vec<u32>,
+    /// Sequence of the last entry that is applied whole.
     cursor: u64,
+    /// Sequence of the last operation that is applied: more than the cursor while an entry is applied in parts.
+    part: u64,
     /// The sealed batches looked at last, decoded.
     decoded: Vec<(LocalName, Batch)>,
 }
@@ -60,7 +63,8 @@ pub(crate) struct ReplicaState {
 const DECODED_BATCHES_MAX: usize = 4;
 
 impl ReplicaState {
-    pub(crate) fn load(view: &ReadView, cursor: u64) -> Result<Self, Error> {
+    pub(crate) fn load(view: &ReadView) -> Result<Self, Error> {
+        let (cursor, part) = layout::read_cursor(|key| layout::read_meta(view, key))?;
         let mut state = Self {
             incarnations: BTreeMap::new(),
             by_replica: HashMap::new(),
@@ -68,6 +72,7 @@ impl ReplicaState {
             known: HashMap::new(),
             spent: Vec::new(),
             cursor,
+            part,
             decoded: Vec::new(),
         };
         if let Some(tree) = view.tree(layout::REPLICAS)? {
@@ -250,7 +255,7 @@ impl Replica {
         }
     }
 
-    /// Returns the last relay sequence that this replica has applied.
+    /// Returns the last relay sequence that this replica has applied, of entries that it has applied whole.
     pub fn cursor(&self) -> u64 {
         self.inner.replica.lock().cursor
     }

@@ -1,5 +1,6 @@
 //! The integration tests.
 
+mod amounts;
 mod api;
 mod crashers;
 mod history;

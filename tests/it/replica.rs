@@ -9,12 +9,12 @@ use blazedb_wire::{Batch, Bitmap, Envelope, Hello, Reads, ReplicaId, Verdict, We
 
 /// A log that takes every batch with one verdict.
 #[derive(Default)]
-struct TinyRelay {
-    log: Vec<(Envelope, Batch)>,
+pub(crate) struct TinyRelay {
+    pub(crate) log: Vec<(Envelope, Batch)>,
 }
 
 impl TinyRelay {
-    fn head(&self) -> u64 {
+    pub(crate) fn head(&self) -> u64 {
         self.log.last().map_or(0, |(envelope, _)| envelope.last_seq())
     }
 
@@ -36,7 +36,7 @@ impl TinyRelay {
         }
     }
 
-    fn append(&mut self, batch: Batch, verdict: Verdict) {
+    pub(crate) fn append(&mut self, batch: Batch, verdict: Verdict) {
         let n = batch.len() as u32;
         let envelope = Envelope {
             epoch: 1,
@@ -52,15 +52,20 @@ impl TinyRelay {
         self.log.push((envelope, batch));
     }
 
-    fn greet(&self, replica: &Replica) {
+    pub(crate) fn greet(&self, replica: &Replica) {
         replica.welcome(&self.welcome(&replica.hello().unwrap())).unwrap();
     }
 
     /// Takes everything that a database has to send.
-    fn push(&mut self, db: &Database, verdict: Verdict) {
+    pub(crate) fn push(&mut self, db: &Database, verdict: Verdict) {
         let replica = db.replica();
         self.greet(&replica);
         replica.seal(None).unwrap();
+        self.take(&replica, verdict);
+    }
+
+    /// Takes what is sealed.
+    pub(crate) fn take(&mut self, replica: &Replica, verdict: Verdict) {
         let mut position = OutboxPosition::default();
         while let Some((next, bytes)) = replica.batch_after(position).unwrap() {
             self.append(Batch::decode(bytes).unwrap(), verdict);
@@ -69,7 +74,7 @@ impl TinyRelay {
     }
 
     /// Gives a database everything that it lacks.
-    fn pull(&self, db: &Database) {
+    pub(crate) fn pull(&self, db: &Database) {
         let replica = db.replica();
         self.greet(&replica);
         for (envelope, batch) in self.log.iter().filter(|(envelope, _)| envelope.last_seq() > replica.cursor()) {

@@ -297,6 +297,12 @@ impl Serial<'_> {
         self.layers.commit_no() + 1
     }
 
+    /// Returns the bytes of keys and values that the transaction holds so far, the hook's own among them; see
+    /// `limits::TRANSACTION_BYTES_MAX`.
+    pub fn bytes(&self) -> usize {
+        self.writes.bytes()
+    }
+
     /// Returns the tree of this name; see `WriteTransaction::tree`.
     pub fn tree(&mut self, name: &str) -> Result<TreeId, WriteError> {
         let number = self.inner.names.reserve(name)?;
