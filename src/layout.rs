@@ -321,6 +321,21 @@ pub(crate) fn read_meta(view: &ReadView, key: &[u8]) -> Result<Option<Bytes>, Er
 mod tests {
     use super::*;
 
+    /// spec: D-9
+    #[test]
+    fn a_part_counts_beside_its_own_cursor_only() {
+        let read = |cursor: u64, bytes: Option<Vec<u8>>| {
+            read_cursor(
+                |key| Ok(if key == meta::PART { bytes.clone() } else { Some(uvarint(cursor)) }.map(Bytes::from)),
+            )
+        };
+        assert_eq!(read(5, None).unwrap(), (5, 5));
+        assert_eq!(read(5, Some(part(5, 300))).unwrap(), (5, 300));
+        assert_eq!(read(4, Some(part(5, 300))).unwrap(), (4, 4), "the cursor was lost");
+        assert_eq!(read(300, Some(part(5, 300))).unwrap(), (300, 300));
+        assert!(read(5, Some(vec![5])).is_err());
+    }
+
     #[test]
     fn small_records_survive_a_round_trip() {
         let binding = Binding { space: SpaceId::from_bytes([7; 16]), epoch: 300, follower: true };

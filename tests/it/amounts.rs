@@ -192,7 +192,7 @@ fn a_transaction_is_seen_whole_also_where_its_entry_is_applied_in_parts() {
 fn an_entry_that_a_crash_cut_off_goes_on_where_it_stopped() {
     let mut relay = TinyRelay::default();
     let a = memory(1, Memory::CLIENT);
-    let ids = fill(&a, 12, 1_000_000);
+    let ids = fill(&a, 10, 1_000_000);
     relay.push(&a, Verdict::Applied);
     relay.pull(&a);
     let disk = SimDisk::new(3);
@@ -206,7 +206,7 @@ fn an_entry_that_a_crash_cut_off_goes_on_where_it_stopped() {
     relay.push(&a, Verdict::Applied);
     relay.pull(&a);
     let (mut parts, mut done) = (0, false);
-    for nth in (1..).step_by(5) {
+    for nth in (1..).step_by(9) {
         let dying = disk.copy();
         let b = open(&dying).unwrap();
         dying.crash_at(nth);

@@ -77,7 +77,8 @@ pub enum Event {
     },
     /// The relay's answer to the Hello: bind, seal and refold, then call `resume`.
     Welcome(Welcome),
-    /// The next entry of the log: apply it and move the cursor to its last sequence, in one transaction.
+    /// The next entry of the log: apply it and move the cursor to its last sequence, in one transaction. The cursor of a
+    /// later Hello names entries that are applied whole.
     Entry {
         /// What the relay says about the batch.
         envelope: Envelope,
