@@ -263,7 +263,7 @@ impl Disk {
     }
 
     /// Whether both header slots can be read.
-    pub(crate) fn headers_hold(&self) -> io::Result<bool> {
+    pub(crate) fn headers_hold(&self) -> bool {
         headers_hold(&*self.file, false)
     }
 

@@ -35,8 +35,8 @@ pub struct Stats {
     /// Groups that opening found in the log.
     pub recovered_groups: u64,
     /// False where opening could not see that it found all that was committed: compare with a backup, or with whoever the
-    /// store syncs with. So it is where one of the two headers could not be read, and the log does not show that it
-    /// reaches what the newest one named: the log may be gone, or end too early. And where opening could not look through
+    /// store syncs with. So it is where one of the two headers could not be read, or is not what was written there
+    /// last, and the log does not show that it reaches what the newest one named: it may be gone, or end too early. And where opening could not look through
     /// all that lies behind the log's end, which it then took for a torn tail: somebody had chosen values that look like
     /// thousands of groups inside of each other, in a store without encryption.
     pub recovered_surely: bool,
@@ -183,9 +183,9 @@ impl Store {
             commit_no: root.commit_no,
         };
         let checked = verify(&kept, &named, progress);
-        let checked = checked.and_then(|report| {
-            let header_damaged = self.inner.is_header_damaged()?;
-            Ok(VerifyReport { header_damaged, recovered_surely: self.inner.recovered_surely, ..report })
+        let checked = checked.map(|report| {
+            let header_damaged = self.inner.is_header_damaged();
+            VerifyReport { header_damaged, recovered_surely: self.inner.recovered_surely, ..report }
         });
         checked.map_err(|error| match error {
             _ if self.inner.is_closed() => MaintainError::Closed,
@@ -198,14 +198,13 @@ impl Store {
 
 impl Inner {
     /// Looks at the headers as they lie on the disk now.
-    fn is_header_damaged(&self) -> Result<bool, MaintainError> {
+    fn is_header_damaged(&self) -> bool {
         let holds = match (&*self.disk.lock(), &self.read_only_of) {
             (Some(disk), _) => disk.headers_hold(),
             (None, Some((file, _))) => headers_hold(&**file, true),
-            (None, None) => Ok(true),
+            (None, None) => true,
         };
-        let holds = holds.map_err(|source| MaintainError::Io { during: "reading the headers", source })?;
-        Ok(self.header_damaged || !holds)
+        self.header_damaged || !holds
     }
 
     pub(crate) fn flush(&self) -> Result<(), MaintainError> {

@@ -392,34 +392,38 @@ fn read_slot(file: &dyn StorageFile, offset: u64, beside_a_writer: bool) -> io::
 }
 
 /// Whether both slots can be read as they lie there now.
-pub(crate) fn headers_hold(file: &dyn StorageFile, beside_a_writer: bool) -> io::Result<bool> {
-    for offset in SLOT_OFFSETS {
-        if !is_whole(&*read_slot(file, offset, beside_a_writer)?) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+pub(crate) fn headers_hold(file: &dyn StorageFile, beside_a_writer: bool) -> bool {
+    let mut slots = SLOT_OFFSETS.into_iter().map(|offset| read_slot(file, offset, beside_a_writer));
+    slots.all(|slot| slot.is_ok_and(|block| is_whole(&block)))
 }
 
 /// Both slots, as far as they can be told without a key.
 struct Slots {
     /// The newest one first.
     found: Vec<Unchecked>,
-    /// One whose checksum or magic fails.
+    /// One whose checksum or magic fails, or that the disk does not give.
     lost: Option<LostSlot>,
     /// One whose checksum holds, and whose content does not.
     refused: Option<(OpenError, LostSlot)>,
-    magic_seen: bool,
+    /// Why there is nothing to go on with where none of them is any good.
+    nothing: OpenError,
 }
 
 impl Slots {
     /// Fails where a slot is of a format that is not known here, whichever slot it is, and whatever the other one is.
     /// spec: E-45
-    fn read(mut read: impl FnMut(u64) -> Result<Box<[u8; SLOT_BYTES]>, OpenError>) -> Result<Self, OpenError> {
-        let mut slots = Self { found: Vec::new(), lost: None, refused: None, magic_seen: false };
+    fn read(file: &dyn StorageFile, beside_a_writer: bool, path: &str) -> Result<Self, OpenError> {
+        let nothing = OpenError::NotAStore { path: path.to_owned() };
+        let mut slots = Self { found: Vec::new(), lost: None, refused: None, nothing };
         for offset in SLOT_OFFSETS {
-            let block = read(offset)?;
-            slots.magic_seen |= block[..7] == *b"BLAZEDB";
+            // What the disk does not give is as what it damaged, where the other one can be read.
+            let block = read_slot(file, offset, beside_a_writer).unwrap_or_else(|source| {
+                slots.nothing = OpenError::Io { during: "reading the header", source };
+                Box::new([0; SLOT_BYTES])
+            });
+            if block[..7] == *b"BLAZEDB" && matches!(slots.nothing, OpenError::NotAStore { .. }) {
+                slots.nothing = Corruption { offset: 0, what: CorruptionKind::Headers }.into();
+            }
             let lost = LostSlot::of(&block);
             match Unchecked::decode(block, offset) {
                 Ok(Some(slot)) => slots.found.push(slot),
@@ -431,38 +435,18 @@ impl Slots {
         slots.found.sort_by_key(|slot| std::cmp::Reverse(slot.superblock.sequence));
         Ok(slots)
     }
-
-    /// Why there is nothing to go on with.
-    fn nothing(magic_seen: bool, path: &str) -> OpenError {
-        match magic_seen {
-            true => Corruption { offset: 0, what: CorruptionKind::Headers }.into(),
-            false => OpenError::NotAStore { path: path.to_owned() },
-        }
-    }
 }
 
 /// Reads both slots, takes the newest that is not damaged, finds the key, authenticates. Writes nothing. A wrong key,
 /// or an authentication that fails, is no reason to go on with the older slot: it might open with an older passphrase.
 /// The older header is returned, too, if it holds: what it names is kept until it is written over. spec: E-4, C-6
 fn read_header(file: &Arc<dyn StorageFile>, options: &Options, path: &str) -> Result<Headers, OpenError> {
-    // A slot that the disk does not give is as one that it damaged, where the other one can be read.
-    let mut unread = None;
-    let Slots { found, mut lost, refused, magic_seen } = Slots::read(|offset| {
-        Ok(read_slot(&**file, offset, options.read_only).unwrap_or_else(|source| {
-            unread = Some(source);
-            Box::new([0; SLOT_BYTES])
-        }))
-    })?;
+    let Slots { found, mut lost, refused, nothing } = Slots::read(&**file, options.read_only, path)?;
     if let Some((error, _)) = refused {
         return Err(error);
     }
     let mut found = found.into_iter();
-    let Some(newest) = found.next() else {
-        return Err(match unread {
-            Some(source) => OpenError::Io { during: "reading the header", source },
-            None => Slots::nothing(magic_seen, path),
-        });
-    };
+    let Some(newest) = found.next() else { return Err(nothing) };
     let (keys, own_slot) = unlock(&newest.superblock, &options.key)?;
     let offset = newest.offset();
     let header = newest.verify(&keys)?;
@@ -492,10 +476,7 @@ pub(crate) fn read_headers(
     key: &KeySource,
     path: &str,
 ) -> Result<(Vec<Superblock>, FileKeys, Option<LostSlot>), OpenError> {
-    // A slot that the disk does not give is a damaged one.
-    let zeros = |_| Box::new([0; SLOT_BYTES]);
-    let slots = Slots::read(|offset| Ok(read_slot(&**file, offset, false).unwrap_or_else(zeros)))?;
-    let Slots { found, mut lost, refused, magic_seen } = slots;
+    let Slots { found, mut lost, refused, nothing } = Slots::read(&**file, false, path)?;
     let mut refused = refused.map(|(error, slot)| {
         lost = Some(slot);
         error
@@ -527,7 +508,7 @@ pub(crate) fn read_headers(
     }
     match keys {
         Some(keys) => Ok((headers, keys, lost)),
-        None => Err(refused.unwrap_or_else(|| Slots::nothing(magic_seen, path))),
+        None => Err(refused.unwrap_or(nothing)),
     }
 }
 

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use blazedb::transport::{FrameReceiver, FrameSender, Target, Trust, open_stream, parse_fingerprint};
 use blazedb_relay::config::{Config, Copies};
 use blazedb_relay::{server, token};
-use blazedb_wire::{Frame, Hello, PROTOCOL_VERSION, Reads};
+use blazedb_wire::{Frame, Hello};
 
-/// Handshakes at one time: as many as the relay takes.
+/// Handshakes at one time: as many as the relay takes in all; of one address it takes some, and the others wait.
 const AT_ONCE: usize = 32;
 /// Long enough for what is freed late, too short for a ping.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -54,14 +54,7 @@ type Session = (FrameSender, FrameReceiver);
 
 async fn open(target: &Target) -> Result<Session, Box<dyn Error + Send + Sync>> {
     let (sender, mut receiver) = open_stream(target).await?;
-    let hello = Hello {
-        protocol: PROTOCOL_VERSION,
-        space: None,
-        epoch: 0,
-        cursor: 0,
-        reads: Reads::default(),
-        replicas: Vec::new(),
-    };
+    let hello = Hello::first();
     sender.send(Frame::Hello(hello).to_bytes()).await?;
     receiver.next().await?.ok_or("the relay said nothing")?;
     Ok((sender, receiver))

@@ -13,8 +13,8 @@ use blazedb_relay::server::{self, Ready, ServerError};
 use blazedb_relay::token;
 use blazedb_wire::grpc::MessageDecoder;
 use blazedb_wire::{
-    Batch, BatchBuilder, BatchHead, DocumentId, Frame, FrameKind, Hello, Hlc, MergeKind, Op, OpKind, PROTOCOL_VERSION,
-    Reads, ReplicaId, Shape, SpaceId, Welcome,
+    Batch, BatchBuilder, BatchHead, DocumentId, Frame, FrameKind, Hello, Hlc, MergeKind, Op, OpKind, ReplicaId, Shape,
+    SpaceId, Welcome,
 };
 use bytes::Bytes;
 use http::Request;
@@ -167,14 +167,7 @@ fn batches(space: SpaceId, epoch: u32, author: u8, many: u64) -> Vec<Batch> {
 
 /// What is said at one go.
 fn one_go(pushes: Vec<Batch>) -> Vec<Bytes> {
-    let hello = Hello {
-        protocol: PROTOCOL_VERSION,
-        space: None,
-        epoch: 0,
-        cursor: 0,
-        reads: Reads::default(),
-        replicas: Vec::new(),
-    };
+    let hello = Hello::first();
     let frames = [Frame::Hello(hello), Frame::Pushes(pushes)];
     frames.iter().map(Frame::to_bytes).collect()
 }

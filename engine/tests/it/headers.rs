@@ -137,6 +137,18 @@ fn a_header_that_cannot_be_read_from_the_disk_is_a_damaged_one() {
             let store = Store::open(disk.env(NAME), plain().read_only(read_only)).expect("opens");
             assert_eq!(store.read().len(store.tree("t").expect("a good name")).expect("reads"), 40);
             assert!(!store.stats().recovered_surely, "nobody knows what was there");
+            // Whoever writes has written it anew.
+            for at in 0..2 {
+                disk.heal();
+                assert_eq!(store.verify(&mut |_| {}).expect("the other one holds").header_damaged, read_only);
+                let reads = disk.calls(CallKind::Read);
+                store.verify(&mut |_| {}).expect("reads");
+                // The last two are those of the headers; a reader looks again.
+                let last = disk.calls(CallKind::Read) - reads - 1;
+                disk.fail(Fault { kind: CallKind::Read, nth: last - at, error: io::ErrorKind::Other, for_ever: true });
+                assert!(store.verify(&mut |_| {}).expect("the other one holds").header_damaged);
+            }
+            disk.heal();
             drop(store);
             disk.fail(Fault { kind: CallKind::Read, nth: 0, error: io::ErrorKind::Other, for_ever: true });
             let error = Store::open(disk.env(NAME), plain().read_only(true)).expect_err("neither can be read");

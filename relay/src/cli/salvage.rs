@@ -105,18 +105,15 @@ fn save(args: &SalvageArgs, report_file: Option<File>) -> Result<SalvageReport, 
             | OpenError::Locked { .. }),
         )) => return Err(open::explain_cause(&args.db.db, cause)),
         cause if is_target || matches!(cause, Some(SalvageError::Finish(_))) => {
-            return Err(Failure::because(
-                format!("nothing was salvaged from {from}, which is as it was"),
-                &error,
-                if matches!(target, Some(RestoreError::Create(OpenError::ReservedName { .. }))) {
-                    "choose another name for it".to_owned()
-                } else {
-                    format!(
-                        "see that {} can be written and that its disk has room; there is no new file",
-                        args.to.display()
-                    )
-                },
-            ));
+            let next = match target {
+                Some(RestoreError::Create(OpenError::ReservedName { .. })) => "choose another name for it".to_owned(),
+                _ => format!(
+                    "see that {} can be written and that its disk has room; there is no new file",
+                    args.to.display()
+                ),
+            };
+            let what = format!("nothing was salvaged from {from}, which is as it was");
+            return Err(Failure::because(what, &error, next));
         }
         _ => {}
     }

@@ -95,9 +95,9 @@ impl From<Refusal> for Status {
 
 /// What stands behind the shell.
 ///
-/// For one connection the calls are: `connect`, then any number of `frame` and `sent`, at most one `finished`, then `disconnect` exactly once,
-/// also when the client vanished or the gate itself sent [`Outbound::Close`]. `frame` is awaited before the next one
-/// is read, so a slow gate slows its client down and nobody else.
+/// For one connection the calls are: `connect`, then any number of `frame` and `sent`, at most one `finished`, then
+/// `disconnect` exactly once, also when the client vanished or the gate itself sent [`Outbound::Close`]. `frame` is awaited
+/// before the next one is read, so a slow gate slows its client down and nobody else.
 pub trait Gate: Clone + Send + Sync + 'static {
     /// Grants or refuses a connection. The token was verified.
     fn connect(&self, grant: Grant) -> impl Future<Output = Result<GateConnection, Refusal>> + Send;

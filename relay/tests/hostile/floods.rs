@@ -119,14 +119,7 @@ async fn a_member_that_takes_nothing_is_ended_and_holds_little_until_then() {
     // A window of zero on every stream: nothing of an answer may leave.
     let mut attacker = world.attacker_with(&[(4, 0)]).await;
     attacker.send(&frame(HEADERS, END_HEADERS, 1, &call(SYNC, &[("authorization", &token)]))).await;
-    let hello = blazedb_wire::Frame::Hello(blazedb_wire::Hello {
-        protocol: blazedb_wire::PROTOCOL_VERSION,
-        space: None,
-        epoch: 0,
-        cursor: 0,
-        reads: blazedb_wire::Reads::default(),
-        replicas: Vec::new(),
-    });
+    let hello = blazedb_wire::Frame::Hello(blazedb_wire::Hello::first());
     let hello = hello.to_bytes();
     let mut message = vec![0];
     message.extend(u32::try_from(hello.len()).unwrap().to_be_bytes());

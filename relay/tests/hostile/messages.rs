@@ -2,7 +2,7 @@
 
 use blazedb::transport::{Target, TransportError, Trust, open_stream};
 use blazedb_wire::grpc::Code;
-use blazedb_wire::{Frame, FrameKind, HEADER_BYTES, Hello, PROTOCOL_VERSION, Reads};
+use blazedb_wire::{Frame, FrameKind, HEADER_BYTES, Hello};
 use bytes::Bytes;
 
 use crate::World;
@@ -45,14 +45,7 @@ async fn compressed_bombs_cost_their_stream_and_little_memory() {
         ("rubbish", bomb(most, b"rubbish"), Code::InvalidArgument),
     ] {
         let (sender, mut receiver) = open_stream(&target).await.unwrap();
-        let hello = Hello {
-            protocol: PROTOCOL_VERSION,
-            space: None,
-            epoch: 0,
-            cursor: 0,
-            reads: Reads::default(),
-            replicas: Vec::new(),
-        };
+        let hello = Hello::first();
         sender.send(Frame::Hello(hello).to_bytes()).await.unwrap();
         for _ in 0..20 {
             // The relay may end the stream at the first.

@@ -1,5 +1,6 @@
 //! Bodies of frames that have a shape of their own: Hello, Welcome, Error.
 
+use super::PROTOCOL_VERSION;
 use crate::error::{DecodeError, DecodeErrorKind};
 use crate::id::{OpId, ReplicaId, SpaceId};
 use crate::limits::{ERROR_TEXT_BYTES_MAX, HELLO_REPLICAS_MAX};
@@ -49,6 +50,18 @@ pub struct Hello {
 }
 
 impl Hello {
+    /// Returns what a client says that is bound to no space, has applied nothing and reads what every client reads.
+    pub fn first() -> Self {
+        Self {
+            protocol: PROTOCOL_VERSION,
+            space: None,
+            epoch: 0,
+            cursor: 0,
+            reads: Reads::default(),
+            replicas: Vec::new(),
+        }
+    }
+
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         put_uvarint(out, self.protocol.into());
         out.push(u8::from(self.space.is_some()) | self.reads.bits());
