@@ -99,6 +99,8 @@ fn work(inner: &Arc<Inner>) {
         if is_wanted {
             // An error is told where it matters: a full disk to the commits that wait for room, all else by poison.
             let _ = inner.checkpoint();
+            // Commits that came meanwhile may have made the next one due, and none may come to say so.
+            inner.checkpoint_if_due();
         }
         pause = inner.auto_vacuum();
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use blazedb_engine::env::{SimDisk, SlowSyncs};
-use blazedb_engine::{CommitError, Durability, Entropy, Env, MaintainError, Store};
+use blazedb_engine::env::{SimDisk, SlowSyncs, SystemClock};
+use blazedb_engine::{CommitError, Durability, Entropy, Env, MaintainError, Memory, Store};
 
 use crate::support::{NAME, get, open, options, put, roomy};
 
@@ -371,4 +371,85 @@ fn a_panic_in_a_load_poisons() {
     let store = open(&disk);
     assert_eq!(get(&store, "t", b"long"), None);
     store.verify(&mut |_| {}).expect("pages and space agree");
+}
+
+/// The same with the store's own thread, in the time of the test.
+fn slow_env_with_thread(disk: &SimDisk, sync: Duration) -> Env {
+    Env { threads: true, clock: Arc::new(SystemClock::new()), ..slow_env(disk, sync) }
+}
+
+/// A file with half of its rows deleted, and the options that leave it so.
+fn half_deleted(disk: &SimDisk, sync: Duration) -> Store {
+    let options = options().memory(Memory::CLIENT).auto_vacuum(None);
+    let fast = Store::open(slow_env(disk, Duration::ZERO), options.clone()).expect("opens");
+    let rows = fast.tree("rows").expect("a good name");
+    let mut loader = fast.loader();
+    (0..40_000_u64).for_each(|n| loader.put(rows, &n.to_be_bytes(), &[7; 100]).expect("room"));
+    loader.finish().expect("room");
+    let mut tx = fast.write();
+    (0..40_000_u64).step_by(2).for_each(|n| tx.delete(rows, &n.to_be_bytes()).expect("a good key"));
+    tx.commit().expect("room");
+    fast.close().expect("closes");
+    drop(fast);
+    Store::open(slow_env_with_thread(disk, sync), options).expect("opens again")
+}
+
+/// A vacuum leaves the disk to those who commit; while nobody does it goes on.
+#[test]
+fn a_vacuum_gives_way_to_commits_and_waits_for_nobody_else() {
+    const SYNC: Duration = Duration::from_millis(5);
+    let [disk, idle] = [1, 2].map(SimDisk::new);
+    let store = half_deleted(&disk, SYNC);
+    let is_done = AtomicBool::new(false);
+    let commits = std::thread::scope(|scope| {
+        let commits = scope.spawn(|| {
+            let mut commits = 0_u64;
+            while !is_done.load(Ordering::Acquire) {
+                put(&store, "other", &commits.to_be_bytes(), b"1").expect("nobody else writes");
+                commits += 1;
+            }
+            commits
+        });
+        store.vacuum(0, &mut |_| {}).expect("vacuums");
+        is_done.store(true, Ordering::Release);
+        commits.join().expect("no panic")
+    });
+    let steps = store.stats().checkpoints;
+    assert!(steps >= 5 && commits > 12 * steps, "{commits} commits beside {steps} checkpoints");
+
+    let store = half_deleted(&idle, SYNC);
+    let begun = Instant::now();
+    store.vacuum(0, &mut |_| {}).expect("vacuums");
+    let (took, steps) = (begun.elapsed(), store.stats().checkpoints);
+    // Each of them syncs three times at least; a pause after each of them would be eight times that.
+    assert!(steps >= 5 && took < 3 * SYNC * 4 * steps as u32, "{took:?} for {steps} checkpoints");
+}
+
+/// What was committed while a checkpoint ran is written by the next one, though nobody commits any more.
+#[test]
+fn a_table_that_is_due_when_a_checkpoint_ends_is_written_without_another_commit() {
+    let disk = SimDisk::new(3);
+    let options = options().memory(Memory::TINY);
+    let store = Store::open(slow_env_with_thread(&disk, Duration::from_millis(200)), options).expect("opens");
+    let rows = store.tree("rows").expect("a good name");
+    let due = store.stats().table_bytes_max;
+    let mut keys = 0_u64..;
+    let mut fill_to = |bytes: u64| {
+        while store.stats().table_bytes < bytes {
+            let mut tx = store.write();
+            keys.by_ref().take(50).for_each(|n| tx.put(rows, &n.to_be_bytes(), &[7; 100]).expect("room"));
+            tx.commit_with(Durability::Buffered, |_| Ok(())).expect("room");
+        }
+    };
+    fill_to(due);
+    // It has the first table before there is any of the second, which is full before it ends.
+    std::thread::sleep(Duration::from_millis(50));
+    fill_to(2 * due + due / 16);
+    assert_eq!(store.stats().checkpoints, 0, "the first one is still under way");
+    let begun = Instant::now();
+    while store.stats().table_bytes > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", store.stats());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(store.stats().checkpoints, 2);
 }

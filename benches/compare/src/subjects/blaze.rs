@@ -42,13 +42,17 @@ pub(super) fn specs() -> Vec<Spec> {
 
 /// Opens the store in the preset for clients.
 pub(crate) fn open_client(id: &str, folder: &Path) -> Result<Box<dyn Subject>, Failure> {
-    Ok(Box::new(Blaze::of(open_client_store(id, folder)?)?))
+    Ok(Box::new(Blaze::of(open_client_store(folder, client_options(id))?)?))
 }
 
 /// The same, for what other stores have no call for.
-pub(crate) fn open_client_store(id: &str, folder: &Path) -> Result<Store, Failure> {
+pub(crate) fn open_client_store(folder: &Path, options: Options) -> Result<Store, Failure> {
+    Ok(Store::open(Env::file(folder.join(FILE)), options)?)
+}
+
+pub(crate) fn client_options(id: &str) -> Options {
     let options = if id == ENCRYPTED { Options::raw_key(KEY) } else { Options::unencrypted() };
-    Ok(Store::open(Env::file(folder.join(FILE)), options.memory(Memory::CLIENT))?)
+    options.memory(Memory::CLIENT)
 }
 
 fn open(folder: &Path, options: Options, cache_bytes: usize) -> Result<Box<dyn Subject>, Failure> {

@@ -18,7 +18,7 @@ use std::path::Path;
 use blazedb_benches::{KEY_BYTES, VALUE_BYTES};
 
 pub(crate) use blaze::{
-    CLIENT_SUBJECTS, ENCRYPTED, LOG_BYTES, TABLE_BYTES, UNENCRYPTED, open_client, open_client_store,
+    CLIENT_SUBJECTS, ENCRYPTED, LOG_BYTES, TABLE_BYTES, UNENCRYPTED, client_options, open_client, open_client_store,
 };
 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -1,5 +1,5 @@
 //! What commits notice of a vacuum and of a backup that run beside them: durable commits of one row, alone and beside each,
-//! in turns, in the preset for clients.
+//! in turns, in the preset for clients. Automatic vacuums are off: whoever commits alone is alone.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -11,13 +11,13 @@ use blazedb_engine::{BackupOptions, Store, TreeId};
 
 use super::{BATCH_ROWS, Keys, Rows, SEED, Task, row};
 use crate::measure::{Figures, median, percentile_us};
-use crate::subjects::{Failure, open_client_store};
+use crate::subjects::{Failure, client_options, open_client_store};
 
 /// Pairs of each kind.
 const PAIRS: usize = 5;
 
 pub(super) fn run(task: &Task) -> Result<Figures, Failure> {
-    let store = open_client_store(&task.subject, &task.folder)?;
+    let store = open_client_store(&task.folder, client_options(&task.subject).auto_vacuum(None))?;
     let tree = store.tree("rows")?;
     let mut load = store.loader();
     for (key, value) in Rows::new().take(task.rows) {
