@@ -221,6 +221,11 @@ impl fmt::Display for OpenError {
                 "the file lies where nothing can be written, which was tried while {during}; open it with \
                  Options::read_only(true), or copy it and its -log files to where it can be written"
             ),
+            Self::Io { during, source } if source.kind() == io::ErrorKind::PermissionDenied => write!(
+                f,
+                "the system does not allow it, which was tried while {during}; run as the user whose file this is, or give \
+                 that right, to its -log files too"
+            ),
             Self::Io { during, source } if is_full(source.kind()) => write!(
                 f,
                 "there is no room on the disk for {during}; make room and open it again, or open it with \
@@ -836,4 +841,9 @@ impl fmt::Debug for Printable<'_> {
         }
         if shown.len() < self.0.len() { f.write_str("..") } else { Ok(()) }
     }
+}
+
+/// Returns a name for a message: one line, whatever is in it.
+pub(crate) fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

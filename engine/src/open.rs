@@ -600,22 +600,33 @@ struct Found {
 }
 
 /// Reads header, roots and log. A reader without the lock may look while they are being written over: what seems
-/// damaged may be a moment old, and then everything is read again. spec: E-6
+/// damaged may be a moment old, or lost for having been written over between one look and the next, and then everything is
+/// read again: some times where nothing has changed, and more often where there is another header each time. spec: E-6
 fn read_state(env: &Env, file: &Arc<dyn StorageFile>, options: &Options, path: &str) -> Result<Found, OpenError> {
-    let mut tries = if options.read_only { 5 } else { 1 };
+    const TRIES: usize = 5;
+    const TRIES_OF_A_MOVING_FILE: usize = 100;
+    let (mut tries, mut all_tries) = if options.read_only { (TRIES, TRIES_OF_A_MOVING_FILE) } else { (1, 1) };
+    let mut last = None;
     loop {
-        tries -= 1;
+        let mut seen = None;
         let found = read_header(file, options, path).and_then(|headers| {
             let Headers { header, older, lost, keys, own_slot } = headers;
+            seen = Some(header.sequence);
             let mut root = open_pages(file, &header, &keys, options)?;
             let twins = read_twins(&root, &root.trees)?.map(Arc::new);
             root.history_floor = history_floor(&root, &root.trees, twins.as_deref())?;
             let log = survey(env, &header, &keys, options, twins)?;
             Ok(Found { header, older, lost, keys, own_slot, root, log })
         });
-        match found {
-            Err(OpenError::Corruption(_)) if tries > 0 => {}
-            found => return found,
+        all_tries -= 1;
+        let has_moved = seen.is_some() && std::mem::replace(&mut last, seen).is_some_and(|last| Some(last) != seen);
+        tries = if has_moved && options.read_only { TRIES } else { tries - 1 };
+        let may_have_moved = match &found {
+            Ok(found) => found.lost.is_some(),
+            Err(error) => matches!(error, OpenError::Corruption(_)),
+        };
+        if !may_have_moved || tries == 0 || all_tries == 0 {
+            return found;
         }
     }
 }

@@ -184,6 +184,9 @@ pub struct VacuumProgress {
     pub held_bytes: u64,
     /// The commit of the oldest view that holds pages, if there is one.
     pub oldest_reader: Option<u64>,
+    /// Leaves that are half empty stayed as they are, as the disk had no room for others: with room for them, the file can be
+    /// shorter.
+    pub disk_was_full: bool,
     /// Nothing is left to do; what is held is not waited for.
     pub finished: bool,
 }

@@ -72,6 +72,8 @@ pub(crate) struct Vacuum {
     done: u64,
     total: u64,
     is_auto: bool,
+    /// Packing ended for want of room.
+    disk_was_full: bool,
     /// Groups that the store had committed as the last step ended.
     groups: u64,
 }
@@ -269,6 +271,7 @@ impl Inner {
             done: 0,
             total: 2 * used,
             is_auto: auto_spare.is_some(),
+            disk_was_full: false,
             groups: self.head.lock().groups,
         });
         Ok(())
@@ -286,6 +289,9 @@ impl Inner {
                 // Packing needs room; moving finds it in the file.
                 Err(MaintainError::DiskFull { .. }) if self.is_packing(disk) => {
                     self.set_stage(disk, Stage::Rest(RESTS));
+                    if let Some(vacuum) = &mut disk.vacuum {
+                        vacuum.disk_was_full = true;
+                    }
                 }
                 result => result?,
             }
@@ -387,6 +393,7 @@ impl Inner {
             file_bytes: pages * page_bytes,
             held_bytes: held * page_bytes,
             oldest_reader: old.map(|reader| reader.commit_no).min(),
+            disk_was_full: disk.vacuum.as_ref().is_some_and(|vacuum| vacuum.disk_was_full),
             finished,
         })
     }

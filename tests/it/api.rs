@@ -7,7 +7,7 @@ use std::time::Duration;
 use blazedb::{
     ChangeEvent, ChangeKind, Database, Document, DocumentId, Env, ErrorKind, Memory, Options, Origin, Patch, Value,
 };
-use blazedb_engine::env::SlowSyncs;
+use blazedb_engine::env::Hooked;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
@@ -182,7 +182,7 @@ fn concurrent_increments_are_all_counted() {
 fn contention_on_one_document_is_no_error() {
     let env = Env::memory(1);
     // As on a memory card.
-    let slow = SlowSyncs::new(Arc::clone(&env.storage), Duration::from_millis(20));
+    let slow = Hooked::slow_syncs(Arc::clone(&env.storage), Duration::from_millis(20));
     let env = Env { storage: Arc::new(slow), ..env };
     let db = Database::open_in(env, Options::raw_key([1; 32])).unwrap();
     let counters = db.collection::<Document>("counters").unwrap();

@@ -269,7 +269,7 @@ impl fmt::Display for RestoreError {
             ),
             Self::Damaged { part, damage } => write!(
                 f,
-                "backup {} is damaged at byte {}: {} does not hold; nothing was restored, use another one",
+                "backup {} is damaged at byte {}, where it does not hold that {}; nothing was restored, use another one",
                 nth(part),
                 damage.offset,
                 damage.rule

@@ -356,8 +356,12 @@ impl<'s> Filler<'s> {
         self.all_empty.extend(self.empty.take());
         self.settle()?;
         self.delete_gone()?;
-        // A tree is in the catalogue from the first commit that writes to it on.
+        // A tree is in the catalogue from the first commit that writes to it on. One that was empty where its rows were
+        // first looked for may have some by now: of a log, or of an earlier moment.
         for &tree in &self.all_empty {
+            if self.store.read().len(tree)? > 0 {
+                continue;
+            }
             let mut tx = self.store.write();
             tx.put(tree, b"", b"")?;
             tx.commit_with(Durability::Buffered, |_| Ok(()))?;

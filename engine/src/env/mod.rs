@@ -14,25 +14,25 @@
 //! disk that can fail.
 
 mod file;
+#[cfg(any(test, feature = "testing"))]
+mod hooked;
 mod map;
 mod mem;
 #[cfg(any(test, feature = "testing"))]
 mod sim;
-#[cfg(any(test, feature = "testing"))]
-mod slow;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 pub use file::{FileStorage, OsEntropy, SystemClock};
+#[cfg(any(test, feature = "testing"))]
+pub use hooked::Hooked;
 pub use map::FileMap;
 pub(crate) use mem::mix;
 pub use mem::{MemoryStorage, SeededEntropy, StepClock};
 #[cfg(any(test, feature = "testing"))]
 pub use sim::{CallKind, Fault, SimDisk, Survivors};
-#[cfg(any(test, feature = "testing"))]
-pub use slow::SlowSyncs;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -128,6 +128,10 @@ impl Damaged {
         let (table, log_commit_no, end_of_log) = survey_damaged(env, &header, &keys, options);
         let layers = Layers { root: Arc::new(root), frozen: None, active: Arc::new(table) };
         let why = match end_of_log {
+            // Nothing is lost that somebody else can read.
+            Err(OpenError::Io { during, source }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(OpenError::Io { during, source });
+            }
             Err(error) => Some(chain(&error)),
             // The older header was taken, and the log does not reach as far as the newest one.
             Ok(_) if log_commit_no < durable => Some("it ends before commits that were durable".into()),

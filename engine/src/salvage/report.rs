@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 use crate::backup::RestoreError;
-use crate::error::{OpenError, Printable};
+use crate::error::{OpenError, Printable, printable};
 
 /// How far a salvage is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Range { tree, from, to, page, level, found_again, why } => {
-                write!(f, "{tree}: keys from {:?} ", Printable(from))?;
+                write!(f, "{}: keys from {:?} ", printable(tree), Printable(from))?;
                 match to {
                     Some(to) => write!(f, "below {:?}", Printable(to))?,
                     None => f.write_str("to the end")?,
@@ -105,10 +105,14 @@ impl fmt::Display for Loss {
                 }
             }
             Self::Value { tree, key, len, why } => {
-                write!(f, "{tree}: the value of {len} bytes at {:?}: {why}", Printable(key))
+                write!(f, "{}: the value of {len} bytes at {:?}: {why}", printable(tree), Printable(key))
+            }
+            Self::Unplaced { name, rows, candidates } if candidates.is_empty() => {
+                write!(f, "{}: {rows} rows of a tree that nobody knows", printable(name))
             }
             Self::Unplaced { name, rows, candidates } => {
-                write!(f, "{name}: {rows} rows of one of these trees: {}", candidates.join(", "))
+                let candidates: Vec<String> = candidates.iter().map(|name| printable(name)).collect();
+                write!(f, "{}: {rows} rows of one of these trees: {}", printable(name), candidates.join(", "))
             }
             Self::Log { after_commit, why } => {
                 write!(f, "the log: commits after {after_commit} may be missing ({why})")

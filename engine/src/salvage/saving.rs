@@ -508,7 +508,8 @@ impl<'s> Saving<'s> {
     /// Saves what the log says.
     fn tables(&mut self) -> Result<(), RestoreError> {
         let table: Arc<Mem> = Arc::clone(&self.damaged.layers.active);
-        for tree in table.trees().filter(|&tree| tree != CATALOGUE).collect::<Vec<_>>() {
+        let is_users = |tree: &u32| *tree != CATALOGUE && !self.twins.contains(tree);
+        for tree in table.trees().filter(is_users).collect::<Vec<_>>() {
             let mut cursor = table.cursor(tree);
             cursor.seek(Bound::Unbounded);
             let target = self.open_tree(tree)?;

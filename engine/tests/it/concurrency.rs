@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use blazedb_engine::env::{SimDisk, SlowSyncs, SystemClock};
+use blazedb_engine::env::{Hooked, SimDisk, SystemClock};
 use blazedb_engine::{CommitError, Durability, Entropy, Env, MaintainError, Memory, Store};
 
 use crate::support::{NAME, get, open, options, put, roomy};
 
 fn slow_env(disk: &SimDisk, sync: Duration) -> Env {
     let env = disk.env(NAME);
-    Env { storage: Arc::new(SlowSyncs::new(Arc::clone(&env.storage), sync)), ..env }
+    Env { storage: Arc::new(Hooked::slow_syncs(Arc::clone(&env.storage), sync)), ..env }
 }
 
 /// What a checkpoint has moved is compared row by row: not while others wait.

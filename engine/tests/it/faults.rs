@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use blazedb_engine::env::{CallKind, Fault, SimDisk, SlowSyncs, Survivors};
+use blazedb_engine::env::{CallKind, Fault, Hooked, SimDisk, Survivors};
 use blazedb_engine::{CommitError, Durability, Env, MaintainError, Memory, Options, Store};
 
 use crate::support::{Model, NAME, get, model_of, open, options, put, roomy, scale, workload};
@@ -321,7 +321,7 @@ fn threads_on_a_disk_that_becomes_full_lose_nothing_that_is_shown() {
     for seed in 0..5 * scale() {
         let disk = SimDisk::new(seed);
         let env = disk.env(NAME);
-        let storage = Arc::new(SlowSyncs::new(Arc::clone(&env.storage), Duration::from_millis(1)));
+        let storage = Arc::new(Hooked::slow_syncs(Arc::clone(&env.storage), Duration::from_millis(1)));
         let store = Store::open(Env { storage, threads: true, ..env }, Options::unencrypted()).expect("opens");
         put(&store, "t", b"first", b"1").expect("there is room");
         let tree = store.tree("t").expect("a good name");

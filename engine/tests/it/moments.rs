@@ -382,3 +382,25 @@ fn a_crash_at_every_point_of_the_restore_of_a_moment_leaves_no_store_or_all_of_i
         }
     }
 }
+
+/// A row whose key is empty comes back into a tree that is empty in the backup.
+#[test]
+fn a_row_with_the_empty_key_is_there_at_the_moment_when_it_was() {
+    let disk = SimDisk::new(1);
+    let store = Store::open(disk.env(NAME), options()).expect("creates");
+    for tree in ["t", "u"] {
+        store.set_history(store.tree(tree).expect("a good name"), Some(History::ALL)).expect("is kept");
+        put(&store, tree, b"", b"setting").expect("commits");
+        put(&store, tree, b"k", b"v").expect("commits");
+    }
+    let (at, then) = (store.stats().commit_no, model_of(&store));
+    let mut tx = store.write();
+    for tree in ["t", "u"].map(|tree| store.tree(tree).expect("a good name")) {
+        tx.delete(tree, b"").expect("a good key");
+        tx.delete(tree, b"k").expect("a good key");
+    }
+    tx.commit().expect("commits");
+    let (backup, target, how) = (backed_up(&store, None), SimDisk::new(2), options());
+    restored_at(&[&backup], &how, Moment::Commit(at), &target).expect("restores");
+    assert_eq!(model_of(&Store::open(target.env(NAME), how).expect("opens")), then);
+}

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use blazedb_engine::env::SimDisk;
-use blazedb_engine::{Loss, OpenError, Options, SalvageError, SalvageReport, Store, salvage};
+use blazedb_engine::{History, Loss, OpenError, Options, SalvageError, SalvageReport, Store, salvage};
 
 use crate::support::{Model, NAME, Random, model_of, options, put, roomy, scale, unencrypted};
 
@@ -677,5 +677,47 @@ fn any_damage_of_a_small_store_is_survived() {
                 assert!(is_told, "seed {seed}: {error:?}");
             }
         }
+    }
+}
+
+/// A tree may be empty in pages and have rows in the log, the one with the empty key too.
+#[test]
+fn rows_of_the_log_come_back_into_trees_that_are_empty_in_pages() {
+    let disk = SimDisk::new(1);
+    let store = Store::open(disk.env(NAME), options()).expect("creates");
+    for tree in ["a", "b", "c"] {
+        put(&store, tree, b"k", b"v").expect("commits");
+        let mut tx = store.write();
+        tx.delete(store.tree(tree).expect("a good name"), b"k").expect("a good key");
+        tx.commit().expect("commits");
+    }
+    put(&store, "d", b"k", b"v").expect("commits");
+    store.checkpoint().expect("checkpoints");
+    put(&store, "b", b"", b"1").expect("commits");
+    put(&store, "c", b"", b"2").expect("commits");
+    put(&store, "c", b"x", b"3").expect("commits");
+    let (saved, report) = save(&disk.after_crash(blazedb_engine::env::Survivors::None, 1), &options());
+    assert_eq!(saved, model_of(&store));
+    assert_eq!((report.rows, &report.losses[..]), (4, &[][..]));
+}
+
+/// What a store keeps for itself is in its log as well, and is nobody's rows.
+#[test]
+fn history_in_the_log_is_not_saved_as_rows_of_a_tree() {
+    for has_pages in [false, true] {
+        let disk = SimDisk::new(1);
+        let store = Store::open(disk.env(NAME), options()).expect("creates");
+        put(&store, "history", b"k", b"mine").expect("commits");
+        store.set_history(store.tree("notes").expect("a good name"), Some(History::ALL)).expect("is kept");
+        if has_pages {
+            store.checkpoint().expect("checkpoints");
+        }
+        for i in 0..5 {
+            disk.clock().advance_ms(2000);
+            put(&store, "notes", b"n", &[i]).expect("commits");
+        }
+        let (saved, report) = save(&disk.after_crash(blazedb_engine::env::Survivors::None, 1), &options());
+        assert_eq!(saved, model_of(&store));
+        assert_eq!((report.rows, &report.losses[..]), (2, &[][..]));
     }
 }

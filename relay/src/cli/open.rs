@@ -1,5 +1,6 @@
 //! Opens a database file for a command, and explains what keeps it from opening.
 
+use std::io;
 use std::path::Path;
 
 use blazedb::{Database, KdfCost, Memory, Options};
@@ -146,6 +147,21 @@ pub(crate) fn explain_cause(path: &Path, cause: &OpenError) -> Failure {
             format!("cannot open {shown}: what ends in {suffix} is a database in the making"),
             "choose another name; `blazedb restore` makes anew what was cut off",
         ),
+        OpenError::Io { source, .. } => match source.kind() {
+            io::ErrorKind::PermissionDenied => (
+                format!("this user may not read or write {shown} or the -log files beside it"),
+                "run it as the user whose files they are, or give that right",
+            ),
+            io::ErrorKind::ReadOnlyFilesystem => (
+                format!("cannot open {shown}: nothing can be written where it lies"),
+                "`export`, `stats`, `verify` and `backup` read it there; for all else copy it and its -log files",
+            ),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (
+                format!("cannot open {shown}: its disk is full"),
+                "make room; `export`, `stats` and `backup` need none",
+            ),
+            _ => return Failure::because(format!("cannot open {shown}"), cause, RESTORE),
+        },
         other => return Failure::because(format!("cannot open {shown}"), other, RESTORE),
     };
     Failure::new(what, next)

@@ -49,7 +49,12 @@ pub(crate) fn run(args: &SalvageArgs) -> Outcome {
 
 /// Makes a file where there is none, or where one without a byte in it was left by a salvage that was cut off.
 fn create_report(path: &Path) -> io::Result<File> {
-    match File::create_new(path) {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    // It has names and keys of what may be encrypted.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_empty(path) => {
             OpenOptions::new().append(true).open(path)
         }
@@ -104,6 +109,11 @@ fn save(args: &SalvageArgs, report_file: Option<File>) -> Result<SalvageReport, 
             | OpenError::Unsupported { .. }
             | OpenError::Locked { .. }),
         )) => return Err(open::explain_cause(&args.db.db, cause)),
+        Some(SalvageError::Source(cause @ OpenError::Io { source, .. }))
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            return Err(open::explain_cause(&args.db.db, cause));
+        }
         cause if is_target || matches!(cause, Some(SalvageError::Finish(_))) => {
             let next = match target {
                 Some(RestoreError::Create(OpenError::ReservedName { .. })) => "choose another name for it".to_owned(),
@@ -127,14 +137,20 @@ fn save(args: &SalvageArgs, report_file: Option<File>) -> Result<SalvageReport, 
 fn tell(args: &SalvageArgs, report: &SalvageReport, report_file: Option<File>) -> Result<(), Failure> {
     let mut table = Table::default();
     table.row("saved", format!("{} in {}", ui::plural(report.rows, "row"), args.to.display()));
+    // Of the log nobody knows how many rows it should have.
+    let of = if report.log_commit_no > report.commit_no { " in pages" } else { "" };
     for tree in &report.trees {
         let missing = tree.rows_expected.map(|expected| expected.saturating_sub(tree.rows_found));
         let line = match missing {
-            Some(0) => format!("{}, all of them", ui::plural(tree.rows_found, "row")),
-            Some(missing) => format!("{}, {} missing", ui::plural(tree.rows_found, "row"), ui::thousands(missing)),
-            None => ui::plural(tree.rows_found, "row"),
+            Some(0) => format!("{}{of}, all of them", ui::plural(tree.rows_found, "row")),
+            Some(missing) => format!("{}{of}, {} missing", ui::plural(tree.rows_found, "row"), ui::thousands(missing)),
+            None => format!("{}{of}", ui::plural(tree.rows_found, "row")),
         };
         table.row(ui::printable(&tree.name, 60), line);
+    }
+    if report.log_commit_no > report.commit_no {
+        let commits = ui::plural(report.log_commit_no - report.commit_no, "commit");
+        table.row("the log", format!("{commits} after those pages, saved as well"));
     }
     if report.older_header {
         table.row(

@@ -1,5 +1,7 @@
 //! `blazedb vacuum`: makes a database file as short as it can be.
 
+use blazedb_engine::MaintainError;
+
 use super::args::VacuumArgs;
 use super::failure::Failure;
 use super::open::{self, Intent};
@@ -22,7 +24,10 @@ pub(crate) fn run(args: &VacuumArgs) -> Outcome {
     });
     drop(progress);
     let shown = args.db.db.display();
-    done.map_err(|e| Failure::because(format!("{shown} did not become shorter"), &e, "run `blazedb verify`"))?;
+    let done = done.map_err(|e| {
+        let next = if is_disk_full(&e) { ROOM } else { "run `blazedb verify`" };
+        Failure::because(format!("{shown} did not become shorter"), &e, next)
+    })?;
     db.close().map_err(|e| Failure::because("the file did not close", &e, "run `blazedb verify`"))?;
     let after = open::bytes_on_disk(&args.db.db);
     // A file that was packed before may become some pages longer: what was moved needs a place in between.
@@ -33,9 +38,23 @@ pub(crate) fn run(args: &VacuumArgs) -> Outcome {
             ui::bytes(before),
             ui::bytes(saved)
         ),
+        _ if done.disk_was_full => {
+            return Err(Failure::new(format!("{shown} did not become shorter: its disk has no room to pack it"), ROOM));
+        }
         _ => {
             format!("{shown}: {} on disk; it was packed already, and there was nothing to give back", ui::bytes(after))
         }
     });
+    if done.disk_was_full {
+        ui::line(&format!("the disk had no room to pack more; {ROOM}"));
+    }
     Ok(exit::DONE)
+}
+
+/// What there is to do about a full disk.
+const ROOM: &str = "make room on the disk, as much as the file is long at most, and run it again";
+
+fn is_disk_full(error: &blazedb::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<MaintainError>());
+    matches!(cause, Some(MaintainError::DiskFull { .. }))
 }

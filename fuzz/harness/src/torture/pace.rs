@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use blazedb_engine::env::{CallKind, SimDisk, SlowSyncs, SystemClock};
+use blazedb_engine::env::{CallKind, Hooked, SimDisk, SystemClock};
 use blazedb_engine::{Durability, Env, History, Memory, Options, Store};
 
 use super::journal::{Event, NAME};
@@ -185,7 +185,7 @@ fn rate(writers: u64, commits_each: u64, sync: Duration) -> Result<(f64, f64), F
     let disk = SimDisk::new(writers);
     let env = disk.env(NAME);
     // As in the real world: checkpoints have a thread of their own, and a leader knows how long a sync takes.
-    let storage = Arc::new(SlowSyncs::new(Arc::clone(&env.storage), sync));
+    let storage = Arc::new(Hooked::slow_syncs(Arc::clone(&env.storage), sync));
     let env = Env { storage, clock: Arc::new(SystemClock::new()), threads: true, ..env };
     let store = Store::open(env, Options::raw_key([42; 32])).map_err(|e| fail(chain(&e)))?;
     let tree = store.tree("rows").map_err(|e| fail(chain(&e)))?;
