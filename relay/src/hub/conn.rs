@@ -97,9 +97,13 @@ pub(super) struct Conn {
     pub(super) inflight_bytes: usize,
     /// When it was last heard.
     pub(super) heard_ms: u64,
-    /// Its client has closed its direction.
+    /// The number of the last operation that it pushed.
+    pub(super) pushed_to: u64,
+    /// Its client has closed its direction, or said Bye.
     pub(super) finished: bool,
-    /// What it then gets at the least: the head as it was when its last frame was decided.
+    /// Its client has said Bye: it wants its answers and no more.
+    pub(super) said_bye: bool,
+    /// What it then gets at the least: the head as it was when its last frame was decided, or the last of its own.
     pub(super) until: Option<u64>,
 }
 
@@ -123,7 +127,9 @@ impl Conn {
             queued_bytes: 0,
             inflight_bytes: 0,
             heard_ms: mono_ms,
+            pushed_to: 0,
             finished: false,
+            said_bye: false,
             until: None,
         }
     }
@@ -136,6 +142,13 @@ impl Conn {
     /// Whether nothing that was said is left undecided.
     pub(super) fn is_decided(&self) -> bool {
         self.wait == Wait::Nothing && self.waiting.is_empty() && self.deciding.is_none()
+    }
+
+    /// Takes no more frames: those that follow a Bye are not looked at.
+    pub(super) fn leave(&mut self) {
+        (self.finished, self.said_bye) = (true, true);
+        let unheard = self.waiting.drain(..).map(|waiting| waiting.len()).sum::<usize>();
+        self.inflight_bytes -= unheard;
     }
 
     /// Queues a frame.

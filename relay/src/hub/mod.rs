@@ -148,10 +148,19 @@ impl Hub {
         let Some((state, space)) = streaming(&mut self.conns, &mut self.slots, conn) else { return };
         // What was in flight may have been given up since, and the head with it.
         let head = space.state.head();
-        let until = head.min(*state.until.get_or_insert(head));
+        let wanted = if state.said_bye { state.pushed_to } else { head };
+        let until = head.min(*state.until.get_or_insert(wanted));
         if state.position >= until && state.owed_bytes == 0 && !state.digest_wanted {
             self.close(now, conn, None, out);
         }
+    }
+
+    /// A client that leaves: what it pushed is still answered, and what follows its goodbye is not looked at (spec: G-10).
+    fn handle_bye(&mut self, now: Now, conn: ConnId, out: &mut Vec<Effect>) {
+        let Some(state) = self.conns.get_mut(&conn) else { return };
+        state.leave();
+        self.finishing.insert(conn);
+        self.end_if_answered(now, conn, out);
     }
 
     // ---- connections ----
@@ -164,7 +173,7 @@ impl Hub {
     }
 
     fn handle_bytes(&mut self, now: Now, conn: ConnId, bytes: Bytes, out: &mut Vec<Effect>) {
-        let Some(state) = self.conns.get_mut(&conn) else { return };
+        let Some(state) = self.conns.get_mut(&conn).filter(|state| !state.said_bye) else { return };
         state.heard_ms = now.mono_ms;
         state.inflight_bytes += bytes.len();
         if state.inflight_bytes > self.limits.inflight_bytes_max {
@@ -241,7 +250,7 @@ impl Hub {
             Frame::Hello(_) => {
                 self.close(now, conn, Some(fatal(ErrorCode::Malformed, "a second Hello on one stream")), out);
             }
-            Frame::Bye => self.close(now, conn, None, out),
+            Frame::Bye => self.handle_bye(now, conn, out),
             // A client that reports an error is about to go; there is nothing to say back.
             Frame::Error(_) => self.close(now, conn, None, out),
             _ if !streaming => {

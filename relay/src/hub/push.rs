@@ -29,6 +29,7 @@ impl Hub {
                 if state.unread_pushes.len() < limits.unread_pushes_max {
                     state.unread_pushes.insert(append.entries[0].first_seq);
                 }
+                state.pushed_to = space.state.head();
                 self.next_append += 1;
                 out.push(Effect::Append(append));
             }

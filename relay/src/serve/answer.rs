@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use blazedb_wire::grpc::{self as wire, Code, MessageBuf, Metadata, Status};
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -51,9 +51,15 @@ pub(super) async fn answer<G: Gate>(
 ) -> Response<Outgoing<G>> {
     let mut running = Some(running);
     let head = request.method() == Method::HEAD;
+    let is_http1 = request.version() != Version::HTTP_2;
     let mut response = route(shared, request, &mut running).await;
     if head {
         keep_the_head(&mut response);
+    }
+    // One request a connection: the only plain page is the health answer. Said here, because hyper, asked for the same, would
+    // say `close` of a connection that goes on as a WebSocket, too.
+    if is_http1 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     // A stream has taken it along: its answer has only begun.
     if let Some(mut running) = running {

@@ -296,9 +296,7 @@ async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<Socket>, p
         .timer(TokioTimer::new())
         .header_read_timeout(limits.first_request_max)
         .max_headers(limits.headers_max)
-        .max_buf_size(usize::try_from(limits.header_list_bytes_max).unwrap_or(usize::MAX).max(8192))
-        // One request a connection: the only plain page is the health answer.
-        .keep_alive(false);
+        .max_buf_size(usize::try_from(limits.header_list_bytes_max).unwrap_or(usize::MAX).max(8192));
     let activity = Arc::new(Activity::new(limits));
     let known = Arc::clone(&activity.known);
     let stream = Metered::new(stream, known, limits.stranger_bytes_max, limits.stranger_bytes_per_second);

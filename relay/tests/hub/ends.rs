@@ -57,6 +57,119 @@ fn what_was_said_at_one_go_is_answered() {
     }
 }
 
+/// Several batches in one frame, and the goodbye behind it.
+// spec: G-10
+#[test]
+fn what_was_pushed_before_a_bye_is_acknowledged() {
+    // Nothing happens between the two; the space is not even open; the log has done it already.
+    for (opened, appended) in [(true, false), (false, false), (true, true)] {
+        let mut rig = Rig::new();
+        let other = rig.connect(0);
+        let known = rig.log.info();
+        let a = if opened { rig.connect(0) } else { rig.open(SPACE) };
+        if !opened {
+            let hello = Hello { space: Some(known.id), epoch: known.epoch, ..rig.hello(0, &[]) };
+            rig.send(a, &Frame::Hello(hello));
+        }
+        let batches = vec![rig.batch(1, 1, &[create(1, 0)]), rig.batch(1, 2, &[update(1, 0, 2), update(1, 0, 3)])];
+        rig.send(a, &Frame::Pushes(batches));
+        if appended {
+            rig.append_silently();
+        }
+        rig.send(a, &Frame::Bye);
+        assert!(rig.seen(a).closed.is_none(), "{opened} {appended}: before the acknowledgements");
+        // What comes behind the goodbye is nothing.
+        rig.handle(Input::Frame { conn: a, bytes: vec![0; 100].into() });
+        rig.push(a, 1, 4, &[update(1, 0, 4)]);
+        rig.settle();
+        assert_eq!(rig.seen(a).acks().len(), 2, "{opened} {appended}");
+        assert_eq!(rig.seen(a).closed, Some(None));
+        assert_eq!(rig.log.info().head, 3);
+        assert_eq!(rig.seen(other).position(0), 3);
+    }
+}
+
+// spec: G-10
+#[test]
+fn what_is_refused_before_a_bye_is_told() {
+    let mut rig = Rig::new();
+    let a = rig.connect(0);
+    // A hole before it.
+    rig.push(a, 1, 5, &[create(1, 0)]);
+    rig.send(a, &Frame::Bye);
+    rig.settle();
+    assert_eq!(rig.seen(a).errors().len(), 1);
+    assert_eq!(rig.seen(a).closed, Some(None));
+    let b = rig.connect(0);
+    rig.push(b, 2, 1, &[create(2, 0)]);
+    rig.send(b, &Frame::Bye);
+    *rig.log.fail_next.lock() = Some(AppendError::Full { detail: String::new() });
+    rig.settle();
+    assert_eq!(rig.seen(b).closed_with().code, ErrorCode::Overloaded);
+    // Known already, but its original is not durable yet.
+    let c = rig.connect(0);
+    let d = rig.connect(0);
+    rig.push(c, 3, 1, &[create(3, 0)]);
+    rig.push(d, 3, 1, &[create(3, 0)]);
+    rig.send(d, &Frame::Bye);
+    assert!(rig.seen(d).closed.is_none());
+    rig.settle();
+    assert_eq!((rig.seen(d).acks().len(), &rig.seen(d).closed), (1, &Some(None)));
+    assert!(rig.seen(c).closed.is_none());
+}
+
+// spec: G-10
+#[test]
+fn a_bye_asks_for_no_more_than_what_was_pushed() {
+    let mut rig = Rig::with(HubLimits { queue_bytes_max: 700, read_bytes_max: 300, ..HubLimits::default() });
+    let other = rig.connect(0);
+    for n in 1..=50 {
+        rig.push(other, 9, n, &[create(9, 0)]);
+        rig.settle();
+    }
+    // Nothing pushed: it is not kept for a backlog that it does not want.
+    rig.reading.set(false);
+    let reader = hello(&mut rig, 0);
+    rig.send(reader, &Frame::Bye);
+    assert_eq!(rig.seen(reader).closed, Some(None));
+    // Its own is the 51st; what others push behind it is not waited for, though the head moves on and on.
+    let author = hello(&mut rig, 0);
+    rig.push(author, 1, 1, &[create(1, 0)]);
+    rig.send(author, &Frame::Bye);
+    for n in 51..=150 {
+        rig.push(other, 9, n, &[create(9, 0)]);
+        rig.settle();
+        rig.read_one(author);
+        while rig.read_one(other) {}
+    }
+    while rig.read_one(author) {}
+    assert_eq!(rig.seen(author).closed, Some(None));
+    assert_eq!(rig.seen(author).acks().len(), 1);
+    let position = rig.seen(author).position(0);
+    assert!((51..140).contains(&position), "{position}");
+}
+
+// spec: G-10, R-13
+#[test]
+fn one_that_said_bye_is_not_kept_by_what_it_says_after() {
+    let limits = HubLimits { queue_bytes_max: 700, read_bytes_max: 300, ..HubLimits::default() };
+    let mut rig = Rig::with(limits);
+    let other = rig.connect(0);
+    for n in 1..=50 {
+        rig.push(other, 9, n, &[create(9, 0)]);
+        rig.settle();
+    }
+    rig.reading.set(false);
+    let stalls = hello(&mut rig, 0);
+    rig.push(stalls, 1, 1, &[create(1, 0)]);
+    rig.send(stalls, &Frame::Bye);
+    rig.settle();
+    rig.now.mono_ms = limits.silence_ms_max + 1;
+    rig.send(stalls, &Frame::Ping(1));
+    rig.handle(Input::Tick);
+    assert_eq!(rig.seen(stalls).closed_with().code, ErrorCode::Overloaded);
+}
+
 // spec: G-10
 #[test]
 fn a_digest_of_what_is_yet_to_come_comes_after_it() {

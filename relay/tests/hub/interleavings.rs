@@ -3,6 +3,7 @@
 //! log, and ends at its head; no operation that was acknowledged is missing; no name is applied twice.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use blazedb_relay::hub::{ConnId, HubLimits, Input};
 use blazedb_relay::log::AppendError;
@@ -22,8 +23,11 @@ struct Device {
     looked: usize,
     /// The counter after the last one pushed on this connection; none before Welcome.
     next: Option<u64>,
-    /// Once it has closed its direction: the head of then, and the counter after the last one pushed, if any could be.
-    finished: Option<(u64, Option<u64>)>,
+    /// The counter of the first one pushed on this connection.
+    first: u64,
+    /// Once it has closed its direction or said Bye: how far the stream then goes at the least, and the counters of whose
+    /// operations it tells.
+    finished: Option<(u64, Range<u64>)>,
 }
 
 fn history(seed: u64) {
@@ -37,7 +41,7 @@ fn history(seed: u64) {
         .map(|n| {
             let author = n.max(1);
             let ops = if n < 2 { shared.clone() } else { (0..8).map(|n| random_op(&mut rng, n)).collect() };
-            Device { author, ops, cursor: 0, conn: None, looked: 0, next: None, finished: None }
+            Device { author, ops, cursor: 0, conn: None, looked: 0, next: None, first: 1, finished: None }
         })
         .collect();
     let mut acked: BTreeSet<OpId> = BTreeSet::new();
@@ -123,8 +127,15 @@ fn act(rig: &mut Rig, rng: &mut Rng, device: &mut Device) {
             (device.conn, device.next, device.finished) = (None, None, None);
         }
         Some(conn) if device.finished.is_none() && rng.chance(4) => {
-            device.finished = Some((rig.log.info().head, device.next));
-            rig.handle(Input::Finished { conn });
+            let next = device.next.unwrap_or(1);
+            if rng.chance(50) {
+                device.finished = Some((rig.log.info().head, 1..next));
+                rig.handle(Input::Finished { conn });
+            } else {
+                // It wants to hear of what it pushed itself.
+                device.finished = Some((0, device.first..next));
+                rig.send(conn, &Frame::Bye);
+            }
         }
         Some(_) => {
             let length = 1 + rng.below(3);
@@ -138,11 +149,12 @@ fn connect(rig: &mut Rig, device: &mut Device) {
     let hello = rig.hello(device.cursor, &[replica(device.author)]);
     rig.send(conn, &Frame::Hello(hello));
     (device.conn, device.looked, device.next, device.finished) = (Some(conn), 0, None, None);
+    device.first = 1;
 }
 
 /// Pushes the next operations, cut wherever it falls.
 fn push(rig: &mut Rig, device: &mut Device, length: usize) {
-    let (Some(conn), Some(next), None) = (device.conn, device.next, device.finished) else { return };
+    let (Some(conn), Some(next), None) = (device.conn, device.next, &device.finished) else { return };
     let at = usize::try_from(next - 1).unwrap();
     let ops = &device.ops[at..device.ops.len().min(at + length)];
     if rig.seen(conn).closed.is_some() || ops.is_empty() {
@@ -164,7 +176,8 @@ fn look(rig: &Rig, device: &mut Device, acked: &mut BTreeSet<OpId>) {
         match frame {
             Frame::Welcome(welcome) => {
                 assert!(welcome.head >= device.cursor, "durable once, durable for ever");
-                device.next = Some(welcome.counters[0].1 + 1);
+                device.first = welcome.counters[0].1 + 1;
+                device.next = Some(device.first);
             }
             Frame::Ack(envelope) if envelope.first_seq == 0 => {
                 assert!(
@@ -182,15 +195,15 @@ fn look(rig: &Rig, device: &mut Device, acked: &mut BTreeSet<OpId>) {
         }
     }
     device.looked = seen.frames.len();
-    if let (Some(None), Some((head, next))) = (&seen.closed, device.finished) {
+    if let (Some(None), Some((head, told))) = (&seen.closed, device.finished.clone()) {
         // What it was sent before the end has not been read yet.
         if !seen.unread.is_empty() {
             return;
         }
         assert!(matches!(seen.frames.first(), Some(Frame::Welcome(_))), "answered");
         assert!(device.cursor >= head, "{} of {head}", device.cursor);
-        let pushed = (1..next.unwrap_or(1)).map(|counter| OpId { replica: replica(device.author), counter });
-        assert!(pushed.into_iter().all(|name| acked.contains(&name)), "a push without an answer");
+        let mut pushed = told.map(|counter| OpId { replica: replica(device.author), counter });
+        assert!(pushed.all(|name| acked.contains(&name)), "a push without an answer");
         (device.conn, device.next, device.finished) = (None, None, None);
     } else if let Some(closed) = &seen.closed {
         let code = closed.as_ref().map(|error| error.code);

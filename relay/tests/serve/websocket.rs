@@ -37,6 +37,8 @@ impl Relay {
         let (head, page) = self.shake(&[&GOOD[..], &[("sec-websocket-protocol", protocols)]].concat()).await;
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         assert!(head.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{head}");
+        // Some proxies close a connection whose 101 says that it is to be.
+        assert!(head.contains("\r\nconnection: upgrade\r\n"), "{head}");
         page
     }
 
