@@ -15,7 +15,8 @@ pub enum ErrorKind {
     Open,
     /// Another transaction changed the same document first; run the transaction again.
     Conflict,
-    /// A value, name or transaction is over a stated limit.
+    /// A value, name or transaction is over a stated limit. Of a transaction that is too large for sync the source is
+    /// a [`crate::TransactionTooLarge`].
     Limit,
     /// The key is in use, or the document that was asked for has been deleted for good.
     Key,

@@ -68,7 +68,7 @@ pub use blazedb_engine::{
     RestoreProgress, RestoreReport, SalvageProgress, SalvageReport, SalvagedTree, Secret, Store, TreeSpace,
     VacuumEstimate, VacuumProgress, VerifyProgress, log_file_names,
 };
-pub use blazedb_sync::{BoxReason, InboxEntry, OutboxPosition};
+pub use blazedb_sync::{BoxReason, InboxEntry, OutboxPosition, TransactionTooLarge};
 pub use blazedb_wire::{
     Decimal, DecimalError, Document, DocumentId, Key, ReplicaId, Row, SpaceId, Timestamp, Uuid, Value, Vector,
 };

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use blazedb_engine::{Durability, TreeId, WriteTransaction};
+use blazedb_engine::{Durability, TreeId, WriteError, WriteTransaction};
 use blazedb_sync::{BoxReason, DocState, OpContext, Record, TransactionSize};
 use blazedb_wire::serde::RowEncoder;
 use blazedb_wire::{Document, DocumentId, Key, MergeKind, Op, OpId, OpKind, ReplicaId, Row, Shape};
@@ -44,6 +44,8 @@ pub(crate) struct Draft<'db> {
     cursor: u64,
     author: Option<(u32, ReplicaId)>,
     ops: Vec<Op>,
+    /// Where sync is on: what the operations take in a batch.
+    size: TransactionSize,
     touched: BTreeMap<(Arc<str>, DocumentId), Touched>,
     trees: BTreeMap<Arc<str>, (TreeId, TreeId)>,
     shapes_through: Option<u32>,
@@ -58,6 +60,17 @@ struct Touched {
     before: Option<Bytes>,
     kind: ChangeKind,
     ops: Vec<usize>,
+}
+
+/// Says what is too large, the document or the transaction.
+fn not_put(e: WriteError) -> Error {
+    let text = match e {
+        WriteError::TransactionTooLarge { .. } | WriteError::TransactionHoldsTooMuch { .. } => {
+            "this write makes the transaction too large; commit what is written so far"
+        }
+        _ => "the document does not fit the store",
+    };
+    Error::with(ErrorKind::Limit, text, e)
 }
 
 impl<'db> Draft<'db> {
@@ -78,6 +91,7 @@ impl<'db> Draft<'db> {
             cursor,
             author: None,
             ops: Vec::new(),
+            size: TransactionSize::new(),
             touched: BTreeMap::new(),
             trees: BTreeMap::new(),
             shapes_through: None,
@@ -154,6 +168,16 @@ impl<'db> Draft<'db> {
                 },
             ));
         }
+        // spec: M-19. Told here, where what was written before can still be committed.
+        if self.binding.is_some() {
+            self.size.add(&op).map_err(|e| {
+                Error::with(
+                    ErrorKind::Limit,
+                    "this write makes the transaction too large; commit what is written so far",
+                    e,
+                )
+            })?;
+        }
         let after = outcome.state.unwrap_or(state);
         let tree = self.tree(collection)?;
         let unbound_delete = kind == OpKind::Delete && self.binding.is_none();
@@ -162,9 +186,7 @@ impl<'db> Draft<'db> {
             self.engine_delete(tree, id)?;
         } else {
             let bytes = encode_state(&after, self.inner, &mut self.shapes_through)?;
-            self.engine
-                .put(tree, id.as_bytes(), &bytes)
-                .map_err(|e| Error::with(ErrorKind::Limit, "the document does not fit the store", e))?;
+            self.engine.put(tree, id.as_bytes(), &bytes).map_err(not_put)?;
         }
         let index = self.ops.len();
         self.ops.push(op);
@@ -279,13 +301,6 @@ impl<'db> Draft<'db> {
         let Some(last) = self.ops.len().checked_sub(1) else { return self.commit_locals(durability) };
         for op in &mut self.ops[..last] {
             op.more = true;
-        }
-        if self.binding.is_some() {
-            let mut size = TransactionSize::new();
-            for op in &self.ops {
-                size.add(op)
-                    .map_err(|e| Error::with(ErrorKind::Limit, "the transaction is too large to be replicated", e))?;
-            }
         }
         let Self { inner, engine, core, binding, author, ops, touched, trees, mut shapes_through, _writer, .. } = self;
         let (number, replica) = author.expect("a transaction with operations has minted its author");

@@ -265,34 +265,31 @@ impl TransactionSize {
         self.bytes
     }
 
-    /// Counts one more operation; an error when the transaction does not fit a batch with it.
-    ///
-    /// The operation stays counted after an error.
+    /// Counts one more operation; an error, and nothing is counted, when the transaction does not fit a batch with it.
     pub fn add(&mut self, op: &Op) -> Result<(), TransactionTooLarge> {
         // spec: M-19
-        self.ops += 1;
-        self.bytes += op_bytes_max(op);
-        if !self.collections.contains(&op.collection) {
-            self.bytes += op.collection.len() + 2;
-            self.collections.insert(op.collection.clone());
-        }
-        for shape in op.set.as_ref().map(|row| row.shape()).into_iter().chain([&op.unset]) {
-            if !self.shapes.contains(shape) {
-                self.bytes += shape.encoded_len();
-                self.shapes.insert(shape.clone());
-            }
-        }
-        let batch_bytes_max = if self.ops == 1 { limits::BATCH_SINGLE_BYTES_MAX } else { limits::BATCH_BYTES_MAX };
+        let ops = self.ops + 1;
+        let mut bytes = self.bytes + op_bytes_max(op);
+        let collection = Some(&op.collection).filter(|collection| !self.collections.contains(*collection));
+        bytes += collection.map_or(0, |collection| collection.len() + 2);
+        let set = op.set.as_ref().map(|row| row.shape()).filter(|shape| !self.shapes.contains(*shape));
+        let unset = Some(&op.unset).filter(|shape| set != Some(*shape) && !self.shapes.contains(*shape));
+        let shapes = set.into_iter().chain(unset);
+        bytes += shapes.clone().map(Shape::encoded_len).sum::<usize>();
+        let batch_bytes_max = if ops == 1 { limits::BATCH_SINGLE_BYTES_MAX } else { limits::BATCH_BYTES_MAX };
         for (what, given, max) in [
-            ("operations", self.ops, limits::BATCH_OPS_MAX),
-            ("collections", self.collections.len(), limits::BATCH_COLLECTIONS_MAX),
-            ("lists of field names", self.shapes.len(), limits::BATCH_SHAPES_MAX),
-            ("bytes", self.bytes, batch_bytes_max - BATCH_HEAD_RESERVE_BYTES),
+            ("operations", ops, limits::BATCH_OPS_MAX),
+            ("collections", self.collections.len() + usize::from(collection.is_some()), limits::BATCH_COLLECTIONS_MAX),
+            ("lists of field names", self.shapes.len() + shapes.clone().count(), limits::BATCH_SHAPES_MAX),
+            ("bytes", bytes, batch_bytes_max - BATCH_HEAD_RESERVE_BYTES),
         ] {
             if given > max {
                 return Err(TransactionTooLarge { what, given: given as u64, max: max as u64 });
             }
         }
+        (self.ops, self.bytes) = (ops, bytes);
+        self.collections.extend(collection.cloned());
+        self.shapes.extend(shapes.cloned());
         Ok(())
     }
 }

@@ -2,7 +2,8 @@
 //! and that what is shown is the log with the own operations on top. A relay of twenty lines numbers and judges.
 
 use blazedb::{
-    Collection, Database, Document, ErrorKind, History, Moment, Options, OutboxPosition, Patch, Replica, SpaceId, Value,
+    Collection, Database, Document, ErrorKind, History, Moment, Options, OutboxPosition, Patch, Replica, SpaceId,
+    TransactionTooLarge, Value,
 };
 use blazedb_engine::env::{SimDisk, Survivors};
 use blazedb_wire::{Batch, Bitmap, Envelope, Hello, Reads, ReplicaId, Verdict, Welcome};
@@ -319,6 +320,79 @@ fn a_large_record_that_was_written_in_parts_can_be_bound() {
     relay.pull(&other);
     assert_eq!(notes(&other).get(id).unwrap(), notes(&db).get(id).unwrap());
     assert_eq!(notes(&other).row(id).unwrap().unwrap().shape().len(), 2);
+}
+
+/// With sync on a transaction fits a batch: the write that is too much is refused, and what was written before it is not
+/// lost.
+// spec: M-19
+#[test]
+fn the_write_that_makes_a_transaction_too_large_is_refused_and_the_rest_is_kept() {
+    let db = memory(1);
+    let mut relay = TinyRelay::default();
+    relay.push(&db, Verdict::Applied);
+    let piece = || Document::from_pairs([("t", Value::from("x".repeat(10_000)))]).unwrap();
+    let small = || Document::from_pairs([("t", Value::from("y"))]).unwrap();
+    let first = notes(&db).insert(&piece()).unwrap();
+    let too_large = |error: &blazedb::Error| {
+        assert_eq!(error.kind(), ErrorKind::Limit);
+        let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<TransactionTooLarge>());
+        let TransactionTooLarge { what, given, max } = source.expect("it says what is too large");
+        assert_eq!(*what, "bytes");
+        assert!(given > max && *max < 256 << 10, "{given} of {max}");
+        assert!(format!("{error:?}").contains(&format!("{given} bytes")), "{error:?}");
+    };
+    // Given up: nothing of it is there.
+    let mut written = 0;
+    let given_up = db.transaction::<()>(|tx| {
+        loop {
+            tx.collection::<Document>("notes")?.insert(&piece())?;
+            written += 1;
+        }
+    });
+    too_large(&given_up.unwrap_err());
+    assert_eq!(written, 24);
+    assert_eq!(notes(&db).len().unwrap(), 1);
+    // Committed as far as it got: all of that is there, and it goes out.
+    db.transaction(|tx| {
+        let inside = tx.collection::<Document>("notes")?;
+        for _ in 0..written {
+            inside.insert(&piece())?;
+        }
+        too_large(&inside.insert(&piece()).unwrap_err());
+        inside.insert(&small())?;
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(notes(&db).len().unwrap(), 1 + written + 1);
+    notes(&db).update(first, Patch::new().set("t", "z")).unwrap();
+    relay.push(&db, Verdict::Applied);
+    let other = memory(2);
+    relay.pull(&other);
+    assert_eq!(other.digest().unwrap(), db.digest().unwrap());
+}
+
+/// Without sync the store's own limit holds, and is told the same way.
+#[test]
+fn a_transaction_that_the_store_cannot_hold_is_refused_at_the_write() {
+    let db = memory(1);
+    let large = Document::from_pairs([("t", Value::from("x".repeat(1_000_000)))]).unwrap();
+    let mut written = 0;
+    db.transaction(|tx| {
+        let inside = tx.collection::<Document>("notes")?;
+        let error = loop {
+            match inside.insert(&large) {
+                Ok(_) => written += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::Limit);
+        let text = format!("{error:?}");
+        assert!(text.contains("33554432 bytes") && text.contains("commit"), "{text}");
+        Ok(())
+    })
+    .unwrap();
+    assert!((28..34).contains(&written), "{written}");
+    assert_eq!(notes(&db).len().unwrap(), written);
 }
 
 /// More than one transaction of the store can hold.

@@ -147,7 +147,7 @@ fn an_open_transaction_is_not_sealed() {
 }
 
 #[test]
-fn a_transaction_too_large_is_told_at_commit() {
+fn a_transaction_too_large_is_told_with_the_operation_that_is_too_much() {
     // spec: M-19
     let piece = |n: usize, more: bool| Op {
         more,
@@ -162,6 +162,10 @@ fn a_transaction_too_large_is_told_at_commit() {
         }
     };
     assert_eq!((error.what, error.max), ("bytes", (limits::BATCH_BYTES_MAX - 8 * 1024) as u64));
+    // What was refused is not counted: a smaller one may still fit.
+    assert_eq!(size.ops(), fitting);
+    assert_eq!(size.clone().add(&piece(fitting, true)), Err(error));
+    assert_eq!(size.add(&create(u64::MAX, 0, &[("n", Value::Null), ("t", Value::Null)])), Ok(()));
     let transaction = |n: usize| -> Vec<Op> { (0..n).map(|at| piece(at, at + 1 < n)).collect() };
     let sealed = seal(1, &transaction(fitting), &context(&[])).expect("what the bound admits can be sealed");
     assert_eq!(sealed.batches.len(), 1);
