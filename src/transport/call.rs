@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use blazedb_wire::grpc::{
-    ACCEPTED_ENCODINGS, CONTENT_TYPE_GRPC, Code, Encoding, MessageBuf, MessageDecoder, Metadata, MetadataError, Packer,
-    Status, answer_content_type, format_timeout,
+    ACCEPTED_ENCODINGS, CONTENT_TYPE_GRPC, Code, Encoding, METADATA_BYTES_MAX, MessageBuf, MessageDecoder, Metadata,
+    MetadataError, Packer, Status, answer_content_type, format_timeout,
 };
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, TE};
@@ -17,12 +17,11 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::sync::{mpsc, oneshot};
 
+use super::limits::{COMPRESS_BYTES_MIN, OUTBOUND_MESSAGES_MAX, REQUEST_HEADERS_BYTES_MAX, TIMEOUT_MAX};
 use super::{Target, TransportError};
 
-/// Messages between the caller and HTTP/2. More than one, so that small ones can share a DATA frame.
-const OUTBOUND_MESSAGES_MAX: usize = 8;
-/// Shorter messages are not worth compressing.
-const COMPRESS_BYTES_MIN: usize = 256;
+/// What HTTP/2 counts for each header field beside its name and value (RFC 9113, 6.5.2).
+const HEADER_FIELD_BYTES: usize = 32;
 
 /// How a call is spoken.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +71,29 @@ pub(super) fn request(
         headers.append(name, HeaderValue::from_str(&value).expect("visible ASCII and blanks"));
     }
     request
+}
+
+/// Refuses metadata that no request of ours has room for (spec: G-11, G-20): what was received may be handed on, and may be
+/// more than what may be sent.
+pub(super) fn check_metadata(
+    target: &Target,
+    path: &str,
+    encoding: Encoding,
+    metadata: &Metadata,
+) -> Result<(), TransportError> {
+    if metadata.is_empty() {
+        return Ok(());
+    }
+    let check = |given, max| if given > max { Err(TransportError::MetadataTooLarge { given, max }) } else { Ok(()) };
+    check(metadata.encoded().map(|(name, value)| name.len() + value.len()).sum(), METADATA_BYTES_MAX)?;
+    let spoken = Spoken { timeout: Some(TIMEOUT_MAX), encoding, ..Spoken::default() };
+    let request = request(target, path, &spoken, metadata, CallBody::One(None));
+    let pseudo =
+        [(":method", "POST"), (":scheme", "https"), (":authority", target.authority.as_str()), (":path", path)];
+    let pseudo = pseudo.map(|(name, value)| name.len() + value.len() + HEADER_FIELD_BYTES).iter().sum::<usize>();
+    let fields = request.headers().iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + HEADER_FIELD_BYTES).sum::<usize>();
+    check(pseudo + fields, REQUEST_HEADERS_BYTES_MAX)
 }
 
 /// An answer that has begun.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,19 +19,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::call::CallBody;
+use super::limits::{
+    ADDRESS_MAX, CONNECT_MAX, GOODBYE_MAX, HEADER_LIST_BYTES_MAX, PING_ANSWER_MAX, SEND_BUFFER_BYTES_MAX,
+};
 use super::{ByteCounters, Target, TransportError, tls};
-
-/// From the first look-up to the end of the TLS handshake; and again from the request of a session to its answer.
-pub(super) const CONNECT_MAX: Duration = Duration::from_secs(10);
-
-/// Bytes that HTTP/2 may hold of one call before its sender waits.
-const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
-/// Header fields of an answer: metadata, a status and a text of at most 3 KiB.
-const HEADER_LIST_BYTES_MAX: u32 = 8 * 1024;
-/// How long a connection may take to say goodbye after its last call was dropped.
-pub(super) const GOODBYE_MAX: Duration = Duration::from_secs(1);
-/// How long the answer to a ping may take.
-const PING_ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// What differs between a connection of one session and one of many calls.
 pub(super) struct Tuning {
@@ -155,20 +147,10 @@ async fn encrypted(target: &Target, heard: &Arc<Heard>, protocols: &[&[u8]]) -> 
     let addresses = tokio::net::lookup_host((target.host.as_str(), target.port))
         .await
         .map_err(|source| TransportError::Resolve { host: target.host.clone(), source })?;
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    let mut connected = None;
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(tcp) => {
-                connected = Some(tcp);
-                break;
-            }
-            Err(error) => last = error,
-        }
-    }
     let address = target.authority.to_string();
-    let Some(tcp) = connected else {
-        return Err(TransportError::Connect { address, source: last });
+    let tcp = match first_of(addresses.collect(), TcpStream::connect).await {
+        Ok(tcp) => tcp,
+        Err(source) => return Err(TransportError::Connect { address, source }),
     };
     // Frames are batched above; waiting for more would only delay acknowledgements.
     tcp.set_nodelay(true).map_err(|source| TransportError::Connect { address, source })?;
@@ -176,6 +158,28 @@ async fn encrypted(target: &Target, heard: &Arc<Heard>, protocols: &[&[u8]]) -> 
     let connector = TlsConnector::from(Arc::clone(&target.tls));
     let protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     connector.with_alpn(protocols).connect(target.name.clone(), counted).await.map_err(tls::explain)
+}
+
+/// Connects to the first address that answers. The last one has all the time that is left.
+async fn first_of<T, F: Future<Output = io::Result<T>>>(
+    addresses: Vec<SocketAddr>,
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<T> {
+    let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for (at, address) in addresses.iter().enumerate() {
+        let is_last = at + 1 == addresses.len();
+        let connected = if is_last {
+            connect(*address).await
+        } else {
+            let silent = |_| Err(io::ErrorKind::TimedOut.into());
+            tokio::time::timeout(ADDRESS_MAX, connect(*address)).await.unwrap_or_else(silent)
+        };
+        match connected {
+            Ok(connected) => return Ok(connected),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 /// Runs what hyper spawns, the socket among it, until the connection is cut: a goodbye that the network does not take
@@ -254,5 +258,29 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A name with an address that swallows everything has another that answers.
+    #[tokio::test]
+    async fn an_address_that_says_nothing_does_not_take_the_time_of_the_next() {
+        let address = |n: u16| SocketAddr::from(([127, 0, 0, 1], n));
+        let connect = async |address: SocketAddr| match address.port() {
+            1 => std::future::pending().await,
+            2 => Err(io::ErrorKind::ConnectionRefused.into()),
+            port => Ok(port),
+        };
+        let all = |ports: &[u16]| ports.iter().copied().map(address).collect::<Vec<_>>();
+        let found = tokio::time::timeout(CONNECT_MAX, first_of(all(&[2, 1, 3]), connect)).await;
+        assert_eq!(found.expect("in time").unwrap(), 3);
+        assert_eq!(first_of(all(&[2, 2]), connect).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(first_of(Vec::new(), connect).await.unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
+        // The last has all the time that there is.
+        let alone = tokio::time::timeout(ADDRESS_MAX * 2, first_of(all(&[1]), connect)).await;
+        assert!(alone.is_err());
     }
 }

@@ -18,6 +18,7 @@
 mod call;
 mod client;
 mod connect;
+mod limits;
 mod stream;
 mod tls;
 mod websocket;
@@ -208,6 +209,13 @@ pub enum TransportError {
     Lost(io::Error),
     /// The relay ended the call with a status that is not OK.
     Status(Status),
+    /// What a call takes along is more than a relay takes; nothing was sent.
+    MetadataTooLarge {
+        /// Its bytes, as they would travel.
+        given: usize,
+        /// How many there may be.
+        max: usize,
+    },
     /// No connection was made in the time of a call.
     NoConnection {
         /// Why the last attempt failed.
@@ -234,6 +242,7 @@ impl TransportError {
             | Self::BadAuthorities { .. }
             | Self::Fingerprint(_)
             | Self::Certificate(_)
+            | Self::MetadataTooLarge { .. }
             | Self::NotHttp2 => false,
             Self::NoConnection { source } => source.is_retryable(),
             Self::Status(status) => !matches!(
@@ -272,7 +281,7 @@ impl fmt::Display for TransportError {
             Self::ConnectTimeout { address } => write!(
                 f,
                 "no answer from {address} within {} s; check the address and the network",
-                connect::CONNECT_MAX.as_secs()
+                limits::CONNECT_MAX.as_secs()
             ),
             Self::Fingerprint(mismatch) => mismatch.fmt(f),
             Self::Certificate(rustls::Error::InvalidCertificate(rustls::CertificateError::BadSignature)) => f
@@ -300,6 +309,11 @@ impl fmt::Display for TransportError {
                 Code::Unavailable => write!(f, "the relay cannot serve now ({status}); it is worth trying again"),
                 _ => write!(f, "the relay ended the stream ({status})"),
             },
+            Self::MetadataTooLarge { given, max } => write!(
+                f,
+                "the call takes along {given} bytes of metadata and header fields, and {max} is the most; put more into \
+                 the message"
+            ),
             Self::NoConnection { .. } => f.write_str("no connection was made in time"),
             Self::Closed => f.write_str("the stream to the relay has ended; reconnect"),
         }

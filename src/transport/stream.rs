@@ -6,7 +6,6 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
 
 use blazedb_wire::grpc::{CONTENT_TYPE_BLAZE, Code, Encoding, MESSAGE_BYTES_MAX, Metadata, SYNC_PATH, Status};
 use bytes::Bytes;
@@ -15,15 +14,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::call::{self, CallBody, Messages, QueueEnds, Spoken};
-use super::connect::{CONNECT_MAX, Connection, Reached, Tuning, reach, speak_http2};
+use super::connect::{Connection, Reached, Tuning, reach, speak_http2};
+use super::limits::{CONNECT_MAX, CONNECTION_WINDOW_BYTES, DETOUR_MAX, SILENCE_MAX, STREAM_WINDOW_BYTES};
 use super::tls::{ALPN_H2, ALPN_HTTP1};
 use super::{Target, TransportError, websocket};
-
-/// Flow-control window of the stream: what the relay may send that nobody has taken yet. A home link of 100 Mbit/s and
-/// 80 ms holds 1 MB.
-const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
-/// Flow-control window of the connection. Twice the stream's: h2 tolerates tiny frames up to half of it.
-const CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 
 const TUNING: Tuning = Tuning {
     stream_window_bytes: STREAM_WINDOW_BYTES,
@@ -32,12 +26,6 @@ const TUNING: Tuning = Tuning {
     // The session pings by itself.
     ping_after: None,
 };
-
-/// For so long WebSocket goes first after HTTP/2 had not got through: a device may have left the proxy behind.
-const DETOUR_MAX: Duration = Duration::from_secs(3_600);
-/// A session through which nothing has come in this time goes another way next time: some proxies take a call, and keep
-/// its answer until it ends.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// What was learnt of the way to a relay.
 #[derive(Debug, Default)]

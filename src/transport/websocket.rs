@@ -28,20 +28,14 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 
-use super::connect::{CONNECT_MAX, GOODBYE_MAX, Stream};
+use super::connect::Stream;
+use super::limits::{CONNECT_MAX, GOODBYE_MAX, PACK_BYTES_MAX, QUEUE_FRAMES_MAX, READ_BYTES};
 use super::{Target, TransportError};
 
 /// The subprotocol that a relay speaks.
 const PROTOCOL: &str = "blaze.v1";
 /// What RFC 6455 appends to the key.
 const ACCEPT_SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-
-/// Frames that wait to be written, and to be taken.
-const QUEUE_FRAMES_MAX: usize = 8;
-/// Ready frames share a write up to this size: one record of TLS.
-const PACK_BYTES_MAX: usize = 16 * 1024;
-/// The buffer that is read into.
-const READ_BYTES: usize = 8 * 1024;
 
 type Io = TokioIo<hyper::upgrade::Upgraded>;
 

@@ -5,6 +5,7 @@
 
 mod floods;
 mod http2;
+mod lures;
 mod messages;
 mod pool;
 mod rig;

@@ -17,37 +17,48 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::http2::*;
 
-const GOOD: [(&str, &str); 2] = [(":status", "200"), ("content-type", "application/grpc")];
-const REFUSED_STREAM: u32 = 7;
-const METHOD: &str = "/a.B/C";
+pub(crate) const GOOD: [(&str, &str); 2] = [(":status", "200"), ("content-type", "application/grpc")];
+pub(crate) const REFUSED_STREAM: u32 = 7;
+pub(crate) const METHOD: &str = "/a.B/C";
 /// No step takes longer unless it hangs.
 const HANG: Duration = Duration::from_secs(20);
 
 /// One call as the server sees it, whole.
-struct Asked {
+pub(crate) struct Asked {
     /// The connection it came on, from 0.
-    connection: usize,
-    stream: u32,
-    body: Vec<u8>,
+    pub(crate) connection: usize,
+    pub(crate) stream: u32,
+    pub(crate) body: Vec<u8>,
 }
 
 /// What a server has seen.
 #[derive(Default)]
-struct Seen {
-    connections: AtomicUsize,
-    calls: AtomicUsize,
-    resets: AtomicUsize,
+pub(crate) struct Seen {
+    pub(crate) connections: AtomicUsize,
+    pub(crate) calls: AtomicUsize,
+    pub(crate) resets: AtomicUsize,
+    /// Stalled connections that the client has given up.
+    pub(crate) gone: AtomicUsize,
 }
 
-struct Server {
-    target: Target,
-    seen: Arc<Seen>,
+pub(crate) struct Server {
+    pub(crate) target: Target,
+    pub(crate) seen: Arc<Seen>,
 }
 
 impl Server {
     /// Serves TLS, says these settings on each connection, and answers each call with what `script` gives; nothing ends the
     /// connection.
-    async fn start(
+    pub(crate) async fn start(
+        settings: &'static [(u16, u32)],
+        script: impl Fn(Asked) -> Option<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_after(0, settings, script).await
+    }
+
+    /// As [`Server::start`]; but the first `stalled` connections are taken, and nothing is ever said on them.
+    pub(crate) async fn start_after(
+        stalled: usize,
         settings: &'static [(u16, u32)],
         script: impl Fn(Asked) -> Option<Vec<u8>> + Send + Sync + 'static,
     ) -> Self {
@@ -69,8 +80,16 @@ impl Server {
         let (script, counts) = (Arc::new(script), Arc::clone(&seen));
         tokio::spawn(async move {
             loop {
-                let (tcp, _) = listener.accept().await.unwrap();
+                let (mut tcp, _) = listener.accept().await.unwrap();
                 let connection = counts.connections.fetch_add(1, Ordering::SeqCst);
+                if connection < stalled {
+                    let counts = Arc::clone(&counts);
+                    tokio::spawn(async move {
+                        while tcp.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {}
+                        counts.gone.fetch_add(1, Ordering::SeqCst);
+                    });
+                    continue;
+                }
                 let (acceptor, script, counts) = (acceptor.clone(), Arc::clone(&script), Arc::clone(&counts));
                 tokio::spawn(async move {
                     let Ok(mut tls) = acceptor.accept(tcp).await else { return };
@@ -116,56 +135,56 @@ impl Server {
         Self { target: Target::new(&url, &trust, "token").unwrap(), seen }
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         self.client_with(|_| {})
     }
 
-    fn client_with(&self, change: impl FnOnce(&mut ClientOptions)) -> Client {
+    pub(crate) fn client_with(&self, change: impl FnOnce(&mut ClientOptions)) -> Client {
         let mut options = ClientOptions::default();
         options.seed = 1;
         change(&mut options);
         Client::new(self.target.clone(), options)
     }
 
-    fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         self.seen.calls.load(Ordering::SeqCst)
     }
 
-    fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.seen.connections.load(Ordering::SeqCst)
     }
 }
 
-async fn soon<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(HANG, future).await.expect("an end in time")
 }
 
-async fn call(client: &Client) -> Result<Answer, CallError> {
+pub(crate) async fn call(client: &Client) -> Result<Answer, CallError> {
     soon(client.unary(METHOD, Bytes::from_static(b"x"), &CallOptions::new())).await
 }
 
-fn head(stream: u32, more: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn head(stream: u32, more: &[(&str, &str)]) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, &block(&[&GOOD[..], more].concat()))
 }
 
-fn message(stream: u32, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn message(stream: u32, bytes: &[u8]) -> Vec<u8> {
     let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
     frame(DATA, 0, stream, &[&[0][..], &length, bytes].concat())
 }
 
-fn trailers(stream: u32, fields: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn trailers(stream: u32, fields: &[(&str, &str)]) -> Vec<u8> {
     frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(fields))
 }
 
-fn well(stream: u32) -> Vec<u8> {
+pub(crate) fn well(stream: u32) -> Vec<u8> {
     [head(stream, &[]), message(stream, b"well"), trailers(stream, &[("grpc-status", "0")])].concat()
 }
 
-fn goodbye(last_stream: u32, code: u32) -> Vec<u8> {
+pub(crate) fn goodbye(last_stream: u32, code: u32) -> Vec<u8> {
     frame(GOAWAY, 0, 0, &[last_stream.to_be_bytes(), code.to_be_bytes()].concat())
 }
 
-fn reset(stream: u32, code: u32) -> Vec<u8> {
+pub(crate) fn reset(stream: u32, code: u32) -> Vec<u8> {
     frame(RST_STREAM, 0, stream, &code.to_be_bytes())
 }
 

@@ -16,9 +16,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::pool::{Lease, Pool};
-use super::{ATTEMPTS_MAX, CallError, check_path};
-use crate::transport::TransportError;
+use super::{CallError, check_path};
 use crate::transport::call::{self, Answered, CallBody, Messages, Refused, Spoken};
+use crate::transport::limits::ATTEMPTS_MAX;
+use crate::transport::{Target, TransportError};
 
 /// The answer of a call that has one.
 #[derive(Clone, Debug)]
@@ -64,12 +65,14 @@ pub(super) struct Again {
 
 impl Again {
     pub(super) fn new(
+        target: &Target,
         path: &str,
         metadata: Metadata,
         encoding: Encoding,
         message: Option<MessageBuf>,
     ) -> Result<Self, CallError> {
         check_path(path)?;
+        call::check_metadata(target, path, encoding, &metadata).map_err(CallError::unsent)?;
         Ok(Self { path: path.to_owned(), metadata, encoding, message, attempts: 1 })
     }
 }
@@ -83,14 +86,7 @@ pub(super) struct Started {
 }
 
 impl Started {
-    pub(super) async fn send(
-        pool: &Arc<Pool>,
-        again: &Again,
-        body: CallBody,
-        deadline: Option<Instant>,
-    ) -> Result<Self, CallError> {
-        let wait_until = deadline.unwrap_or_else(|| Instant::now() + pool.options.connection_wait_max);
-        let lease = pool.lease(wait_until).await?;
+    pub(super) fn on(lease: Lease, pool: &Pool, again: &Again, body: CallBody, deadline: Option<Instant>) -> Self {
         let spoken = Spoken {
             timeout: deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())),
             encoding: again.encoding,
@@ -98,7 +94,7 @@ impl Started {
         };
         let request = call::request(&pool.target, &again.path, &spoken, &again.metadata, body);
         let response = Box::pin(lease.requests().try_send_request(request));
-        Ok(Self { lease, response })
+        Self { lease, response }
     }
 }
 
@@ -115,13 +111,27 @@ pub struct Answers {
 
 /// ```text
 /// Coming --head of the answer--> Here --end or error--> Over
-///   ^ '--surely not processed--.
-///   '--------------------------'
+///   ^ '--surely not processed--> Waiting
+///   '---- a place on a connection ---'
 /// ```
 enum Stage {
     Coming(Started),
+    /// To be made again. A stage of its own, so that whoever stops waiting in it can go on later.
+    Waiting(Waiting),
     Here(Box<Here>),
-    Over { metadata: Metadata, trailers: Metadata },
+    Over {
+        metadata: Metadata,
+        trailers: Metadata,
+    },
+}
+
+struct Waiting {
+    /// Taken with the place on a connection.
+    body: Option<CallBody>,
+    /// Not before.
+    rest_until: Option<Instant>,
+    /// Not after.
+    until: Instant,
 }
 
 struct Here {
@@ -151,7 +161,7 @@ impl Answers {
         match &self.stage {
             Stage::Here(here) => Ok(&here.metadata),
             Stage::Over { metadata, .. } => Ok(metadata),
-            Stage::Coming(_) => unreachable!("the head has come"),
+            Stage::Coming(_) | Stage::Waiting(_) => unreachable!("the head has come"),
         }
     }
 
@@ -186,7 +196,7 @@ impl Answers {
     pub fn trailers(&self) -> Option<&Metadata> {
         match &self.stage {
             Stage::Over { trailers, .. } => Some(trailers),
-            Stage::Coming(_) | Stage::Here(_) => None,
+            Stage::Coming(_) | Stage::Waiting(_) | Stage::Here(_) => None,
         }
     }
 
@@ -200,13 +210,36 @@ impl Answers {
         }
         match self.stage {
             Stage::Over { metadata, trailers } => Ok(Answer { message, metadata, trailers }),
-            Stage::Coming(_) | Stage::Here(_) => unreachable!("the end has come"),
+            Stage::Coming(_) | Stage::Waiting(_) | Stage::Here(_) => unreachable!("the end has come"),
         }
     }
 
     /// Waits for the head of the answer, and makes the call again where that is safe.
     async fn head(&mut self) -> Result<(), CallError> {
-        while let Stage::Coming(started) = &mut self.stage {
+        loop {
+            let started = match &mut self.stage {
+                Stage::Coming(started) => started,
+                Stage::Waiting(waiting) => {
+                    if let Some(rest) = waiting.rest_until {
+                        tokio::time::sleep_until(rest.min(waiting.until)).await;
+                        waiting.rest_until = None;
+                    }
+                    if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                        return Err(self.over(CallError::unsent(out_of_time())));
+                    }
+                    let leased = self.pool.lease(waiting.until).await;
+                    match leased {
+                        Ok(lease) => {
+                            let body = waiting.body.take().expect("it is taken with its place, once");
+                            let started = Started::on(lease, &self.pool, &self.again, body, self.deadline);
+                            self.stage = Stage::Coming(started);
+                        }
+                        Err(error) => return Err(self.over(error)),
+                    }
+                    continue;
+                }
+                Stage::Here(_) | Stage::Over { .. } => return Ok(()),
+            };
             let polled = match self.deadline {
                 None => started.response.as_mut().await,
                 Some(deadline) => match tokio::time::timeout_at(deadline, started.response.as_mut()).await {
@@ -219,10 +252,9 @@ impl Answers {
             };
             match polled {
                 Ok(response) => self.begun(response)?,
-                Err(failed) => self.make_again(failed).await?,
+                Err(failed) => self.make_again(failed)?,
             }
         }
-        Ok(())
     }
 
     fn begun(&mut self, response: Response<Incoming>) -> Result<(), CallError> {
@@ -247,7 +279,7 @@ impl Answers {
 
     /// The call failed before its answer began. It goes to another connection if it was not sent at all, or if the server
     /// said that it had not begun to process it (GOAWAY with an earlier stream, REFUSED_STREAM).
-    async fn make_again(&mut self, mut failed: TrySendError<Request<CallBody>>) -> Result<(), CallError> {
+    fn make_again(&mut self, mut failed: TrySendError<Request<CallBody>>) -> Result<(), CallError> {
         let Stage::Coming(started) = &self.stage else { unreachable!("only a call that is coming fails so") };
         let unsent = failed.take_message().map(Request::into_body);
         let error = failed.into_error();
@@ -263,18 +295,15 @@ impl Answers {
             return Err(self.over(error));
         };
         self.again.attempts += 1;
-        if fate == Fate::Refused {
-            // The connection is well, and full: whoever comes back at once is refused once more.
+        let now = Instant::now();
+        // The connection is well, and full: whoever comes back at once is refused once more.
+        let rest_until = (fate == Fate::Refused).then(|| {
             let wait = Backoff::new(self.pool.options.seed ^ u64::from(self.again.attempts)).next(0);
-            tokio::time::sleep(Duration::from_millis(wait)).await;
-        }
-        match Started::send(&self.pool, &self.again, body, self.deadline).await {
-            Ok(started) => {
-                self.stage = Stage::Coming(started);
-                Ok(())
-            }
-            Err(error) => Err(self.over(error)),
-        }
+            now + Duration::from_millis(wait)
+        });
+        let until = self.deadline.unwrap_or(now + self.pool.options.connection_wait_max);
+        self.stage = Stage::Waiting(Waiting { body: Some(body), rest_until, until });
+        Ok(())
     }
 
     fn failed(&self, error: TransportError, metadata: Metadata) -> CallError {

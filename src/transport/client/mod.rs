@@ -27,6 +27,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use blazedb_sync::limits::RETRY_MS_MAX;
 use blazedb_wire::grpc::{
     Code, Encoding, HEALTH_CHECK_PATH, Health, MESSAGE_BYTES_MAX, MessageBuf, Metadata, RETRY_PUSHBACK, Status,
     encode_message, encode_packed, health_request,
@@ -38,16 +39,10 @@ pub use answers::{Answer, Answers, Requests};
 
 use super::call::{CallBody, QueueEnds, pack};
 use super::connect::Tuning;
+use super::limits::{PATH_BYTES_MAX, TIMEOUT_MAX};
 use super::{Target, TransportError};
 use answers::{Again, Started};
 use pool::Pool;
-
-/// Most attempts of one call, each of which the server surely did not process.
-const ATTEMPTS_MAX: u32 = 5;
-/// A year: keeps arithmetic on instants in range.
-const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
-/// Longest path of a method.
-const PATH_BYTES_MAX: usize = 1024;
 
 /// How a client behaves; the defaults are meant for everybody.
 #[derive(Clone, Debug)]
@@ -133,7 +128,8 @@ impl CallOptions {
         self
     }
 
-    /// Sends this along.
+    /// Sends this along. A call whose metadata is over what a relay takes (6 KiB, and 8 KiB with all other header fields)
+    /// fails with [`TransportError::MetadataTooLarge`] before anything is sent.
     #[must_use]
     pub fn metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = metadata;
@@ -199,9 +195,10 @@ impl CallError {
         self.error.is_retryable()
     }
 
-    /// Returns how long the server asks to wait before the call is made again.
+    /// Returns how long the server asks to wait before the call is made again, ten minutes at most, whatever it asks for.
     pub fn retry_after(&self) -> Option<Duration> {
-        self.metadata.text(RETRY_PUSHBACK)?.parse().ok().map(Duration::from_millis)
+        let asked: u64 = self.metadata.text(RETRY_PUSHBACK)?.parse().ok()?;
+        Some(Duration::from_millis(asked.min(RETRY_MS_MAX)))
     }
 }
 
@@ -276,7 +273,7 @@ impl Client {
     pub async fn streaming(&self, path: &str, options: &CallOptions) -> Result<(Requests, Answers), CallError> {
         let encoding = self.encoding(options);
         let (body, QueueEnds { messages, kept }) = CallBody::queue(encoding);
-        let again = Again::new(path, options.metadata.clone(), encoding, None)?;
+        let again = Again::new(&self.pool.target, path, options.metadata.clone(), encoding, None)?;
         let mut answers = self.start(again, body, options.timeout).await?;
         answers.keep(kept);
         Ok((Requests { messages }, answers))
@@ -318,13 +315,15 @@ impl Client {
             Some(packed) if message.len() <= MESSAGE_BYTES_MAX => (encode_packed(packed).map_err(too_long)?, best),
             _ => (encode_message(message).map_err(too_long)?, Encoding::Identity),
         };
-        let again = Again::new(path, options.metadata.clone(), encoding, Some(message.clone()))?;
+        let again = Again::new(&self.pool.target, path, options.metadata.clone(), encoding, Some(message.clone()))?;
         self.start(again, CallBody::One(Some(message)), timeout).await
     }
 
     async fn start(&self, again: Again, body: CallBody, timeout: Option<Duration>) -> Result<Answers, CallError> {
         let deadline = timeout.map(|timeout| Instant::now() + timeout.min(TIMEOUT_MAX));
-        let started = Started::send(&self.pool, &again, body, deadline).await?;
+        let wait_until = deadline.unwrap_or_else(|| Instant::now() + self.pool.options.connection_wait_max);
+        let lease = self.pool.lease(wait_until).await?;
+        let started = Started::on(lease, &self.pool, &again, body, deadline);
         Ok(Answers::new(Arc::clone(&self.pool), again, started, deadline))
     }
 }
@@ -359,6 +358,38 @@ mod tests {
             let error = check_path(bad).unwrap_err();
             assert_eq!(error.status().unwrap().code, Code::InvalidArgument, "{bad}");
         }
+    }
+
+    // spec: G-11, G-20
+    #[tokio::test]
+    async fn metadata_over_the_limit_is_refused_before_anything_is_sent() {
+        let target = Target::anonymous("https://localhost:1", &crate::transport::Trust::Fingerprint([7; 32])).unwrap();
+        let client = Client::new(target.clone(), ClientOptions::default());
+        // What was received may be more than what may be sent.
+        let received = |fields: usize, bytes: usize| {
+            let mut metadata = Metadata::new();
+            for _ in 0..fields {
+                metadata.receive("x", "y".repeat(bytes).as_bytes()).unwrap();
+            }
+            metadata
+        };
+        let check = |metadata| crate::transport::call::check_metadata(&target, "/a/b", Encoding::Zstd, metadata);
+        for (fields, bytes, fits) in [(1, 6_143, true), (1, 6_144, false), (150, 5, true), (400, 5, false)] {
+            let metadata = received(fields, bytes);
+            assert_eq!(check(&metadata).is_ok(), fits, "{fields} of {bytes}");
+            if fits {
+                continue;
+            }
+            let options = CallOptions::new().metadata(metadata);
+            let unary = client.unary("/a/b", Bytes::new(), &options).await.unwrap_err();
+            let streaming = client.streaming("/a/b", &options).await.unwrap_err();
+            for error in [unary, streaming] {
+                let TransportError::MetadataTooLarge { given, max } = error.error() else { panic!("{error:?}") };
+                assert!(given > max && *max <= 8192, "{error:?}");
+                assert!(error.is_unprocessed() && !error.is_retryable());
+            }
+        }
+        assert_eq!(client.stats().connections_failed, 0, "nobody even tried to connect");
     }
 
     #[tokio::test]

@@ -26,16 +26,16 @@ use tokio::time::Instant;
 
 use super::{CallError, ClientOptions, ClientStats};
 use crate::transport::call::{self, CallBody, Spoken};
-use crate::transport::connect::{CONNECT_MAX, Connection, Heard, Tuning, connect};
+use crate::transport::connect::{Connection, Heard, Tuning, connect};
+use crate::transport::limits::{CONNECT_MAX, HEALTH_BYTES_MAX};
 use crate::transport::{Target, TransportError};
-
-/// Largest answer of a health watch.
-const HEALTH_BYTES_MAX: usize = 1024;
 
 pub(super) struct Pool {
     pub(super) target: Target,
     pub(super) options: ClientOptions,
     state: Mutex<State>,
+    /// Whether an attempt to connect is being made.
+    connecting: AtomicBool,
     /// Told whenever a waiting call should look again.
     moved: Notify,
     /// Calls that are open or wait, for [`Pool::drain`].
@@ -47,7 +47,8 @@ pub(super) struct Pool {
 
 struct State {
     links: Vec<Arc<Link>>,
-    connecting: bool,
+    /// The newest attempt to connect; ended with the last of those who could use what comes of it.
+    attempt: Option<AbortHandle>,
     draining: bool,
     backoff: Backoff,
     /// Not before this is a connection tried.
@@ -56,6 +57,14 @@ struct State {
     failures: u64,
     connections: u64,
     last_error: Option<Arc<TransportError>>,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if let Some(attempt) = self.attempt.take() {
+            attempt.abort();
+        }
+    }
 }
 
 /// What is known of the server's health on a connection.
@@ -159,7 +168,7 @@ impl Pool {
     pub(super) fn new(target: Target, options: ClientOptions) -> Arc<Self> {
         let state = State {
             links: Vec::new(),
-            connecting: false,
+            attempt: None,
             draining: false,
             backoff: Backoff::new(options.seed),
             rest_until: None,
@@ -171,6 +180,7 @@ impl Pool {
             target,
             options,
             state: Mutex::new(state),
+            connecting: AtomicBool::new(false),
             moved: Notify::new(),
             calls: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -240,21 +250,21 @@ impl Pool {
         }
         // A connection whose health is not known yet may well serve.
         let unasked = state.links.iter().any(|link| link.health.load(Ordering::Acquire) == UNASKED);
-        if state.connecting || unasked || state.links.len() >= self.options.connections_max {
+        if self.connecting.load(Ordering::Acquire) || unasked || state.links.len() >= self.options.connections_max {
             return Place::Wait(None);
         }
         if let Some(rest) = state.rest_until.filter(|rest| *rest > now) {
             return Place::Wait(Some(rest));
         }
-        state.connecting = true;
-        tokio::spawn(make(Arc::downgrade(self), self.target.clone(), self.options.tuning()));
+        self.connecting.store(true, Ordering::Release);
+        let attempt = make(Attempt { pool: Arc::downgrade(self) }, self.target.clone(), self.options.tuning());
+        state.attempt = Some(tokio::spawn(attempt).abort_handle());
         Place::Wait(None)
     }
 
     fn made(self: &Arc<Self>, made: Result<Connection, TransportError>) {
         let now = Instant::now();
         let mut state = self.state.lock();
-        state.connecting = false;
         match made {
             Ok(Connection { requests, streams_max, heard, guard }) => {
                 let watched = self.options.health_service.is_some();
@@ -366,10 +376,25 @@ impl State {
     }
 }
 
-async fn make(pool: Weak<Pool>, target: Target, tuning: Tuning) {
+/// An attempt to connect. Whatever ends it, a runtime that goes away while other callers have theirs among it, the next call
+/// can make another.
+struct Attempt {
+    pool: Weak<Pool>,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let Some(pool) = self.pool.upgrade() else { return };
+        // No lock: where the runtime is gone already, this is dropped by the one who wanted to begin it.
+        pool.connecting.store(false, Ordering::Release);
+        pool.moved.notify_waiters();
+    }
+}
+
+async fn make(attempt: Attempt, target: Target, tuning: Tuning) {
     let made = connect(&target, &tuning).await;
     // Nobody needs it if the client has gone.
-    if let Some(pool) = pool.upgrade() {
+    if let Some(pool) = attempt.pool.upgrade() {
         pool.made(made);
     }
 }
@@ -384,8 +409,12 @@ async fn watch_health(pool: Weak<Pool>, link: Weak<Link>, service: String) {
         pool.moved.notify_waiters();
     };
     loop {
+        let begun = Instant::now();
         let asked = {
             let (Some(pool), Some(link)) = (pool.upgrade(), link.upgrade()) else { return };
+            if link.requests.is_closed() {
+                return;
+            }
             let message = encode_message(health_request(&service)).expect("a name is below every limit");
             let body = CallBody::One(Some(message));
             let spoken = Spoken::default();
@@ -393,32 +422,40 @@ async fn watch_health(pool: Weak<Pool>, link: Weak<Link>, service: String) {
             link.requests.clone().send_request(request)
         };
         // One that does not answer is not asked for ever before another connection is tried.
-        let response = match tokio::time::timeout(CONNECT_MAX, asked).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(_)) => return,
+        let ended = match tokio::time::timeout(CONNECT_MAX, asked).await {
             Err(_) => {
                 set(false);
-                continue;
+                TransportError::Status(Status::new(Code::DeadlineExceeded, "no answer about health"))
             }
-        };
-        let ended = match call::answered(response, HEALTH_BYTES_MAX) {
-            Err(refused) => refused.error,
-            Ok(mut answered) => loop {
-                match answered.messages.next().await {
-                    Ok(Some(message)) => {
-                        backoff.reset();
-                        set(Health::decode(&message) == Some(Health::Serving));
+            Ok(Err(error)) => TransportError::Http(error),
+            Ok(Ok(response)) => match call::answered(response, HEALTH_BYTES_MAX) {
+                Err(refused) => refused.error,
+                Ok(mut answered) => loop {
+                    match answered.messages.next().await {
+                        Ok(Some(message)) => {
+                            set(Health::decode(&message) == Some(Health::Serving));
+                        }
+                        Ok(None) => break TransportError::Closed,
+                        Err(error) => break error,
                     }
-                    Ok(None) => break TransportError::Closed,
-                    Err(error) => break error,
-                }
+                },
             },
         };
-        match ended {
-            TransportError::Status(status) if status.code == Code::Unimplemented => return set(true),
-            TransportError::Http(_) => return,
-            // Its hour is over, for example: the health stays what it was until the next answer.
-            _ => tokio::time::sleep(Duration::from_millis(backoff.next(0))).await,
+        if let TransportError::Status(status) = &ended
+            && status.code == Code::Unimplemented
+        {
+            return set(true);
         }
+        // One that has never said that it serves does not: calls that wait for it may go to another connection. Otherwise
+        // its hour is over, for example, and the health stays what it was until the next answer.
+        let is_unasked = link.upgrade().is_some_and(|link| link.health.load(Ordering::Acquire) == UNASKED);
+        if is_unasked {
+            set(false);
+        }
+        // One that answers and ends it at once, again and again, is not asked the faster for it.
+        if begun.elapsed() >= Duration::from_millis(STABLE_AFTER_MS) {
+            backoff.reset();
+        }
+        tokio::time::sleep(Duration::from_millis(backoff.next(0))).await;
     }
 }
