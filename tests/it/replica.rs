@@ -350,7 +350,7 @@ fn the_write_that_makes_a_transaction_too_large_is_refused_and_the_rest_is_kept(
         }
     });
     too_large(&given_up.unwrap_err());
-    assert_eq!(written, 24);
+    assert_eq!(written, 25);
     assert_eq!(notes(&db).len().unwrap(), 1);
     // Committed as far as it got: all of that is there, and it goes out.
     db.transaction(|tx| {

@@ -373,7 +373,8 @@ mod tests {
             }
             metadata
         };
-        let check = |metadata| crate::transport::call::check_metadata(&target, "/a/b", Encoding::Zstd, metadata);
+        let check =
+            |metadata: &Metadata| crate::transport::call::check_metadata(&target, "/a/b", Encoding::Zstd, metadata);
         for (fields, bytes, fits) in [(1, 6_143, true), (1, 6_144, false), (150, 5, true), (400, 5, false)] {
             let metadata = received(fields, bytes);
             assert_eq!(check(&metadata).is_ok(), fits, "{fields} of {bytes}");
