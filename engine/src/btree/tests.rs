@@ -1,5 +1,6 @@
 //! The tree against a map, on a store that knows which pages are alive.
 
+mod by_hand;
 mod damage;
 mod model;
 mod pack;

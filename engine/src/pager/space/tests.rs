@@ -162,6 +162,48 @@ fn an_index_of_several_parts() {
     assert_eq!((loaded.named, loaded.end, loaded.free), (space.named, space.end, space.free));
 }
 
+/// The bitmap read from the specification's numbers alone.
+/// spec: E-39
+#[test]
+fn a_space_is_what_the_specification_says() {
+    let number = |body: &[u8], at: usize, bytes: usize| -> u64 {
+        body[at..at + bytes].iter().rev().fold(0, |n, &byte| n << 8 | u64::from(byte))
+    };
+    let (mut shelf, mut space) = (Shelf::default(), Space::new(4096, 1));
+    let run = space.alloc_run(300 * space.chunk_pages());
+    for no in run.step_by(3) {
+        assert!(space.release_now(no));
+    }
+    let root = shelf.save(&mut space).unwrap();
+    let pages_of = |at: PageRef, kind| shelf.page(at, kind).unwrap().to_vec();
+    let (mut bits, mut own) = (Vec::new(), Vec::new());
+    let (mut at, mut spans, mut index) = (root, None, 0);
+    while at != (PageRef { no: 0, proof: 0 }) {
+        let body = pages_of(at, PageKind::SpaceIndex);
+        own.push(at.no);
+        assert_eq!(*spans.get_or_insert(number(&body, 0, 8)), number(&body, 0, 8));
+        assert_eq!(number(&body, 12, 4), index, "which index page");
+        for entry in 0..number(&body, 8, 4) as usize {
+            let at = PageRef { no: number(&body, 32 + 16 * entry, 8), proof: number(&body, 40 + 16 * entry, 8) };
+            let part = pages_of(at, PageKind::Space);
+            own.push(at.no);
+            assert_eq!((number(&part, 0, 8), number(&part, 12, 4)), (bits.len() as u64 / (8 * 4024), 0));
+            let ones: u32 = part[16..].iter().map(|byte| byte.count_ones()).sum();
+            assert_eq!(number(&part, 8, 4), u64::from(ones), "bits set");
+            bits.extend(part[16..].iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1)));
+        }
+        at = PageRef { no: number(&body, 16, 8), proof: number(&body, 24, 8) };
+        index += 1;
+    }
+    assert_eq!(index, 2, "more parts than one index page lists");
+    let spans = spans.unwrap();
+    assert!(spans >= space.end() && spans as usize <= bits.len());
+    for (no, used) in (0..).zip(bits) {
+        assert_eq!(used, no < space.end() && space.is_named(no), "page {no}");
+        assert!(used || no >= 131_072 / 4096 && !own.contains(&no), "page {no} is always in use");
+    }
+}
+
 #[test]
 fn an_aborted_checkpoint_never_was() {
     for full_after in 0..4 {
