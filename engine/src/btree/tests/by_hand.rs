@@ -128,12 +128,12 @@ impl ByHand<'_> {
     }
 }
 
-fn read(pages: &VecPages, root: &TreeRoot) -> (Vec<(Vec<u8>, Vec<u8>)>, Vec<usize>, Vec<usize>) {
+fn read<'a>(pages: &'a VecPages, root: &TreeRoot) -> ByHand<'a> {
     let mut reader = ByHand { pages, found: Vec::new(), stored: Vec::new(), inline: Vec::new() };
     if let Some(at) = root.page {
         reader.node(at, root.height - 1);
     }
-    (reader.found, reader.stored, reader.inline)
+    reader
 }
 
 /// spec: E-33, E-34, E-35, E-36
@@ -155,7 +155,7 @@ fn a_tree_is_what_the_specification_says() {
         }
         let root = apply_checked(&mut pages, &TreeRoot::default(), &changes);
         assert!(root.height >= if page_bytes == 4096 { 3 } else { 2 }, "{}", root.height);
-        let (found, ..) = read(&pages, &root);
+        let found = read(&pages, &root).found;
         assert_eq!(root.entries, found.len() as u64);
         let wanted = changes.into_iter().map(|(key, change)| match change {
             Change::Put(value) => (key, value),
@@ -176,7 +176,7 @@ fn a_value_is_in_pages_of_its_own_from_half_a_page_on() {
         let lengths = [most - 11, most - 10, most - 9, most];
         let changes: BTreeMap<_, _> = lengths.iter().map(|&n| (key(n), Change::Put(vec![7; n]))).collect();
         let root = apply_checked(&mut pages, &TreeRoot::default(), &changes);
-        let (_, stored, inline) = read(&pages, &root);
+        let ByHand { stored, inline, .. } = read(&pages, &root);
         assert_eq!((inline, stored), (vec![most - 1, most], vec![most + 1, most + 10]));
     }
 }
