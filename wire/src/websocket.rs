@@ -130,6 +130,11 @@ impl Decoder {
         &mut self.input
     }
 
+    /// Returns the bytes that are held: not yet read, and of the message that is being put together.
+    pub fn held_bytes(&self) -> usize {
+        self.input.len() + self.payload.len() + self.message.as_ref().map_or(0, BytesMut::len)
+    }
+
     /// Returns what has come whole next, or nothing until there is more. An error is the code to close with.
     pub fn poll_event(&mut self) -> Result<Option<Event>, u16> {
         if let Some(code) = self.failed {

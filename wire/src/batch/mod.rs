@@ -176,6 +176,11 @@ impl Batch {
         })
     }
 
+    /// Returns about how many bytes of memory it takes: those of the batch, and where its operations lie in them.
+    pub fn memory_bytes(&self) -> usize {
+        self.inner.bytes.len() + self.inner.ops.len() * size_of::<OpEntry>()
+    }
+
     /// Returns the body, as it travels and lies in logs.
     pub fn bytes(&self) -> &Bytes {
         &self.inner.bytes
