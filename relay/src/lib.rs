@@ -24,9 +24,11 @@
 pub mod admit;
 pub mod config;
 pub mod hub;
+mod limits;
 pub mod log;
 pub mod materialize;
 pub mod secrets;
 pub mod serve;
 pub mod server;
 pub mod token;
+mod turns;

@@ -1,65 +1,60 @@
 //! The shell: the hub on the real world.
 //!
-//! One task owns the hub: it takes inputs in the order in which they came, asks the hub, does what it says. Everything that
-//! blocks is elsewhere: one thread appends (what gathers while a sync is under way shares the next one), two read, one
-//! moves the copies. All of them answer into the task's queue, which is unbounded; what may be in it is not, since every
-//! piece of work belongs to a connection's ledger and frames of clients take one of [`FRAMES_MAX`] places before they enter.
+//! One task owns the hub: it takes inputs, asks the hub, does what it says. Everything that blocks or takes its time is
+//! elsewhere: a frame is decoded before it comes here, by the task of its stream, one thread appends (what gathers while a
+//! sync is under way shares the next one), two read, one moves the copies. All of them answer into the task's queue, which is
+//! unbounded; what may be in it is not, since every piece of work belongs to a connection's ledger and frames of clients take
+//! one of their connection's places before they enter ([`Limits::frames_per_connection_max`](serve::Limits)).
 //!
 //! ```text
-//!   serve --Gate--> queue -> hub -> Append -> [append thread] -.
-//!                     ^        \--> Read   -> [2 readers]      |
-//!                     |         \-> copies -> [copy thread]    |
-//!                     '----------------------------------------'
+//!   serve --Gate: decode--> queue -> turns -> hub -> Append -> [append thread] -.
+//!                             ^                 \--> turns -> Read -> [2 readers] |
+//!                             |                  \-> copies -> [copy thread]     |
+//!                             '--------------------------------------------------'
 //! ```
+//!
+//! What clients say is heard in turns ([`Turns`]), and so are their reads; what the threads answer is heard at once.
 //!
 //! Nothing is acknowledged before the append thread has said that it is durable, so the process may be killed at any
 //! moment. Start with [`run`].
+
+mod handle;
+mod threads;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc as blocking;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use blazedb_wire::grpc::{Code, Status};
-use blazedb_wire::{ErrorCode, ErrorFrame, Frame, ReplicaId, SpaceId};
-use bytes::Bytes;
+use blazedb_wire::{ErrorCode, ErrorFrame, Frame};
 use parking_lot::Mutex;
-use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::mpsc::{Sender, UnboundedReceiver};
+use tokio::sync::oneshot;
 
 use crate::config::{ClockTrust, Config, Copies};
-use crate::hub::{Access, ConnId, Effect, Hub, HubLimits, Input, Now, Unavailable};
-use crate::log::{Append, LogError, Packing, RelayLog, StoreLog, store_key};
+use crate::hub::{ConnId, Effect, Hub, HubLimits, Input, Now, Origin};
+use crate::limits::{INPUTS_AT_ONCE, READS_AHEAD, TURN_BYTES, TURNS_BYTES_MAX};
+use crate::log::{Append, LogError, RelayLog, StoreLog, store_key};
 use crate::materialize::{CopyThread, DatabaseCopies, SpaceEpoch};
 use crate::secrets::{self, SecretError};
-use crate::serve::{self, Bound, Fingerprint, Gate, GateConnection, Outbound, Refusal, ServeConfig, ServeError};
-use crate::token::Grant;
+use crate::serve::{self, Bound, Fingerprint, Limits, Outbound, ServeConfig, ServeError};
+use crate::turns::Turns;
 
-/// Frames of clients that wait for the hub at one time. At 8 to 16 KiB each, the usual size, 256 are 4 MiB.
-pub const FRAMES_MAX: usize = 256;
+use handle::{Message, Said};
+use threads::{Read, append_all, read_all};
+
+pub use handle::HubHandle;
 
 /// Threads that read the log: one may wait for the disk while the other serves what is in memory.
 const READERS: usize = 2;
 
-/// Bytes of appends that share one sync at most: beyond this a sync costs more than it is shared by.
-const GROUP_BYTES_MAX: usize = 8 << 20;
-
-/// Inputs handled before their effects are carried out.
-const INPUTS_AT_ONCE: usize = 256;
-
 /// How often the hub is told that time passes.
 const TICK: Duration = Duration::from_secs(1);
-
-/// How long shutdown waits for appends in flight before it sends everybody away regardless.
-const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
-
-/// The least frame: what bounds the number of frames by the bytes of the ledger.
-const FRAME_BYTES_MIN: usize = blazedb_wire::HEADER_BYTES;
 
 /// What an operator needs to know once the relay takes connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +134,7 @@ async fn run_with_log(
     let bound: Bound = serve::bind(serve_config).await.map_err(ServerError::Serve)?;
     let ready = Ready { address: bound.address(), fingerprint: bound.fingerprint() };
     let copies = start_copies(config, &log)?;
-    let (gate, shell) = start(log, copies, config.hub, config.clock).map_err(ServerError::Thread)?;
+    let (gate, shell) = start(log, copies, config.hub, config.clock, &config.limits).map_err(ServerError::Thread)?;
     let task = tokio::spawn(shell.run());
     on_ready(&ready);
     let leaving = gate.clone();
@@ -169,75 +164,10 @@ async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     tokio::task::spawn_blocking(work).await.map_err(|error| ServerError::Thread(std::io::Error::other(error)))
 }
 
-/// The way into the hub; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct HubHandle {
-    queue: UnboundedSender<Message>,
-    places: Arc<Semaphore>,
-    next_conn: Arc<AtomicU64>,
-    outbound_frames_max: usize,
-}
-
-enum Message {
-    Connect { conn: ConnId, access: Access, outbound: Sender<Outbound> },
-    Input { input: Input, _place: Option<OwnedSemaphorePermit> },
-    ShutDown { done: oneshot::Sender<()> },
-}
-
-impl HubHandle {
-    fn input(&self, input: Input) -> bool {
-        self.queue.send(Message::Input { input, _place: None }).is_ok()
-    }
-
-    /// Lets what is in flight become durable, sends everybody away, and returns when nobody is left.
-    pub async fn shut_down(&self) {
-        let (done, finished) = oneshot::channel();
-        if self.queue.send(Message::ShutDown { done }).is_ok() {
-            // Late or gone: the caller goes on with its own shutdown either way.
-            let _ = tokio::time::timeout(SHUTDOWN_MAX, finished).await;
-        }
-    }
-}
-
-impl Gate for HubHandle {
-    async fn connect(&self, grant: Grant) -> Result<GateConnection, Refusal> {
-        let conn = ConnId(self.next_conn.fetch_add(1, Ordering::Relaxed));
-        let (outbound, receiver) = channel(self.outbound_frames_max);
-        let access = Access { space: grant.space.into(), subject: grant.subject.into() };
-        match self.queue.send(Message::Connect { conn, access, outbound }) {
-            Ok(()) => Ok(GateConnection { id: serve::ConnId(conn.0), outbound: receiver }),
-            Err(_) => Err(Refusal::Unavailable("the relay is going down; reconnect".to_owned())),
-        }
-    }
-
-    async fn frame(&self, id: serve::ConnId, frame: Bytes) -> bool {
-        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return false };
-        let input = Input::Frame { conn: ConnId(id.0), bytes: frame };
-        self.queue.send(Message::Input { input, _place: Some(place) }).is_ok()
-    }
-
-    fn sent(&self, id: serve::ConnId, bytes: usize) {
-        self.input(Input::Sent { conn: ConnId(id.0), bytes });
-    }
-
-    fn finished(&self, id: serve::ConnId) -> bool {
-        self.input(Input::Finished { conn: ConnId(id.0) })
-    }
-
-    fn disconnect(&self, id: serve::ConnId) {
-        self.input(Input::Disconnected { conn: ConnId(id.0) });
-    }
-}
-
-enum Read {
-    Open { name: Arc<str> },
-    Entries { conn: ConnId, space: SpaceId, after_seq: u64, bytes_max: usize, packing: Packing },
-    Digests { conn: ConnId, space: SpaceId, replica: ReplicaId, first: u64, last: u64 },
-}
-
 struct Client {
     subject: Arc<str>,
     space: Arc<str>,
+    origin: Origin,
     outbound: Sender<Outbound>,
 }
 
@@ -248,7 +178,13 @@ pub struct Shell {
     queue: UnboundedReceiver<Message>,
     answers: HubHandle,
     appends: blocking::Sender<Append>,
+    /// What clients have said and the hub has not heard.
+    said: Turns<(ConnId, Said)>,
     reads: blocking::Sender<Read>,
+    /// Reads for clients that no thread has been given yet.
+    to_read: Turns<Read>,
+    /// Reads for clients that a thread has been given and has not answered.
+    reads_out: usize,
     threads: Vec<JoinHandle<()>>,
     copies: Option<CopyThread>,
     clock: ClockTrust,
@@ -270,18 +206,9 @@ pub fn start(
     copies: Option<CopyThread>,
     limits: HubLimits,
     clock: ClockTrust,
+    serving: &Limits,
 ) -> std::io::Result<(HubHandle, Shell)> {
-    let (queue, receiver) = unbounded_channel();
-    let ledger_max = limits.queue_bytes_max
-        + limits.read_bytes_max
-        + limits.answer_bytes_max
-        + 2 * blazedb_wire::limits::FRAME_BODY_BYTES_MAX;
-    let handle = HubHandle {
-        queue,
-        places: Arc::new(Semaphore::new(FRAMES_MAX)),
-        next_conn: Arc::new(AtomicU64::new(1)),
-        outbound_frames_max: ledger_max / FRAME_BYTES_MIN,
-    };
+    let (handle, receiver) = HubHandle::new(&limits, serving);
     let mut threads = Vec::new();
     let mut thread = |name: String, work: Box<dyn FnOnce() + Send>| -> std::io::Result<()> {
         threads.push(std::thread::Builder::new().name(name).spawn(work)?);
@@ -302,7 +229,10 @@ pub fn start(
         queue: receiver,
         answers: handle.clone(),
         appends,
+        said: Turns::new(),
         reads,
+        to_read: Turns::new(),
+        reads_out: 0,
         threads,
         copies,
         clock,
@@ -311,75 +241,6 @@ pub fn start(
         leaving: None,
     };
     Ok((handle, shell))
-}
-
-/// A relay that cannot reach its log is better dead, since it may be killed at any moment and somebody restarts it, than
-/// alive with clients who wait for answers that no thread will give.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!("a thread of the log panicked: the relay ends, nothing acknowledged is lost");
-            std::process::abort();
-        }
-    }
-}
-
-/// The append thread: whatever has gathered goes in under one sync.
-fn append_all(log: &dyn RelayLog, appends: &blocking::Receiver<Append>, answers: &HubHandle) {
-    let _guard = AbortOnPanic;
-    while let Ok(first) = appends.recv() {
-        let mut bytes = bytes_of(&first);
-        let mut group = vec![first];
-        while bytes < GROUP_BYTES_MAX
-            && let Ok(next) = appends.try_recv()
-        {
-            bytes += bytes_of(&next);
-            group.push(next);
-        }
-        let results = log.append(&group);
-        for (append, result) in group.iter().zip(results) {
-            if let Err(error) = &result {
-                tracing::error!(space = %append.space, %error, "an append failed");
-            }
-            answers.input(Input::Appended { space: append.space, append: append.id, result });
-        }
-    }
-}
-
-/// What an append puts into the log's transaction, about: a batch of many deletes writes more than it holds.
-fn bytes_of(append: &Append) -> usize {
-    let lives = append.entries.iter().flat_map(|entry| &entry.lives).map(|change| 128 + change.collection.len());
-    append.entries.iter().map(|entry| 512 + entry.frame.len()).chain(lives).sum()
-}
-
-/// A reader thread.
-fn read_all(log: &dyn RelayLog, reads: &Mutex<blocking::Receiver<Read>>, answers: &HubHandle) {
-    let unavailable = |error: LogError| {
-        tracing::error!(%error, "the log could not be read");
-        Unavailable
-    };
-    let _guard = AbortOnPanic;
-    loop {
-        // Whoever holds the receiver waits for work; the others wait for the receiver.
-        let Ok(read) = reads.lock().recv() else { return };
-        let input = match read {
-            Read::Open { name } => {
-                let result = log.open_space(&name).map_err(unavailable);
-                Input::SpaceOpened { name, result }
-            }
-            Read::Entries { conn, space, after_seq, bytes_max, packing } => {
-                let read = log.read(space, after_seq, bytes_max).map(|entries| packing.pack(entries));
-                Input::LogRead { conn, result: read.map_err(unavailable) }
-            }
-            Read::Digests { conn, space, replica, first, last } => {
-                let result = log.digests(space, replica, first, last).map_err(unavailable);
-                Input::DigestsFound { conn, replica, first, result }
-            }
-        };
-        answers.input(input);
-    }
 }
 
 impl Shell {
@@ -392,20 +253,26 @@ impl Shell {
         let mut finished = false;
         while !(finished && self.clients.is_empty()) {
             messages.clear();
+            let more = self.said.any(|origin, said| may_be_heard(&self.hub, origin, said));
             tokio::select! {
-                _ = self.queue.recv_many(&mut messages, INPUTS_AT_ONCE) => {}
+                biased;
                 _ = tick.tick() => {
                     self.clock_trusted = is_trusted(self.clock);
                     self.hub.handle(self.now(), Input::Tick, &mut effects);
                 }
+                _ = self.queue.recv_many(&mut messages, INPUTS_AT_ONCE) => {}
+                // Whoever brings messages and takes answers has its turn on this thread, too.
+                () = tokio::task::yield_now(), if more => {}
             }
             let now = self.now();
             for message in messages.drain(..) {
                 self.take(now, message, &mut effects);
             }
+            self.hear(now, &mut effects);
             for effect in effects.drain(..) {
                 self.carry_out(effect);
             }
+            self.hand_out_reads();
             if self.hub.is_finished() && !finished {
                 finished = true;
                 if let Some(leaving) = self.leaving.take() {
@@ -429,17 +296,55 @@ impl Shell {
         let _ = ended.await;
     }
 
+    /// Lets the hub hear what clients have said, each in its turn.
+    fn hear(&mut self, now: Now, effects: &mut Vec<Effect>) {
+        let Self { hub, said, clients, .. } = self;
+        let (mut bytes, mut count) = (0, 0);
+        while bytes < TURNS_BYTES_MAX
+            && count < INPUTS_AT_ONCE
+            && let Some((cost, (conn, said))) = said.next(|origin, said| may_be_heard(hub, origin, said))
+        {
+            bytes += cost;
+            count += 1;
+            let input = match said {
+                Said::Frame(frame, _place, _held) => Input::Frame { conn, frame: *frame },
+                Said::Finished => Input::Finished { conn },
+                Said::GoOn => Input::GoOn { conn },
+                Said::Disconnected => {
+                    clients.remove(&conn);
+                    Input::Disconnected { conn }
+                }
+            };
+            hub.handle(now, input, effects);
+        }
+    }
+
+    /// Gives reads to the threads, each client's in its turn.
+    fn hand_out_reads(&mut self) {
+        while self.reads_out < READERS * READS_AHEAD
+            && let Some((_, read)) = self.to_read.next(|_, _| true)
+        {
+            self.reads_out += 1;
+            self.read(read);
+        }
+    }
+
     fn take(&mut self, now: Now, message: Message, effects: &mut Vec<Effect>) {
         match message {
-            Message::Connect { conn, access, outbound } => {
+            Message::Connect { conn, access, origin, outbound } => {
                 tracing::debug!(conn = conn.0, space = %access.space, subject = %access.subject, "connected");
-                let client = Client { subject: access.subject.clone(), space: access.space.clone(), outbound };
-                self.clients.insert(conn, client);
-                self.hub.handle(now, Input::Connected { conn, access }, effects);
+                let (subject, space) = (access.subject.clone(), access.space.clone());
+                self.clients.insert(conn, Client { subject, space, origin, outbound });
+                self.hub.handle(now, Input::Connected { conn, access, origin }, effects);
             }
-            Message::Input { input, _place } => {
-                if let Input::Disconnected { conn } = &input {
-                    self.clients.remove(conn);
+            Message::Said(conn, said) => {
+                if let Some(client) = self.clients.get(&conn) {
+                    self.said.push(client.origin, said.bytes(), (conn, said));
+                }
+            }
+            Message::Input(input) => {
+                if matches!(input, Input::LogRead { .. } | Input::DigestsFound { .. }) {
+                    self.reads_out -= 1;
                 }
                 self.hub.handle(now, input, effects);
             }
@@ -473,10 +378,15 @@ impl Shell {
             }
             Effect::OpenSpace { name } => self.read(Read::Open { name }),
             Effect::ReadLog { conn, space, after_seq, bytes_max, packing } => {
-                self.read(Read::Entries { conn, space, after_seq, bytes_max, packing });
+                self.read_in_turn(conn, Read::Entries { conn, space, after_seq, bytes_max, packing });
             }
             Effect::FindDigests { conn, space, replica, first, last } => {
-                self.read(Read::Digests { conn, space, replica, first, last });
+                self.read_in_turn(conn, Read::Digests { conn, space, replica, first, last });
+            }
+            Effect::GoOn { conn } => {
+                if let Some(client) = self.clients.get(&conn) {
+                    self.said.push_front(client.origin, Said::GoOn.bytes(), (conn, Said::GoOn));
+                }
             }
             Effect::Append(append) => {
                 // The thread lives as long as this end: see `AbortOnPanic`.
@@ -501,6 +411,13 @@ impl Shell {
         }
     }
 
+    fn read_in_turn(&mut self, conn: ConnId, read: Read) {
+        // Nobody waits for what was asked for a client that has gone.
+        if let Some(client) = self.clients.get(&conn) {
+            self.to_read.push(client.origin, TURN_BYTES, read);
+        }
+    }
+
     fn read(&self, read: Read) {
         // The threads live as long as this end: see `AbortOnPanic`.
         let _ = self.reads.send(read);
@@ -514,6 +431,11 @@ impl Shell {
             clock_trusted: self.clock_trusted,
         }
     }
+}
+
+/// Frames wait while what was pushed from there leaves no room for more. The hub's own goes on: it makes room.
+fn may_be_heard(hub: &Hub, origin: Origin, (_, said): &(ConnId, Said)) -> bool {
+    !matches!(said, Said::Frame(..)) || hub.takes(origin)
 }
 
 fn send(conn: ConnId, client: &Client, what: Outbound) {

@@ -2,11 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use blazedb_relay::serve::{
-    Access, Answer, ConnId, Exchange, Gate, GateConnection, Limits, Method, Refusal, Requests, ServeConfig, Step, bind,
-};
+use blazedb_relay::serve::{Access, Answer, ConnId, Exchange, Gate, GateConnection, Limits, Message, Method, Peer, Refusal, Requests, ServeConfig, Step, bind};
 use blazedb_relay::token::Grant;
 use blazedb_wire::grpc::{Metadata, Status};
 use bytes::Bytes;
@@ -17,12 +16,12 @@ use crate::Fault;
 struct Echo;
 
 impl Gate for Echo {
-    async fn connect(&self, _grant: Grant) -> Result<GateConnection, Refusal> {
+    async fn connect(&self, _grant: Grant, _peer: &Arc<Peer>) -> Result<GateConnection, Refusal> {
         Err(Refusal::Unavailable("no sessions here".to_owned()))
     }
 
-    async fn frame(&self, _id: ConnId, _frame: Bytes) -> bool {
-        false
+    async fn frame(&self, _id: ConnId, _message: Message) -> Result<bool, Status> {
+        Ok(false)
     }
 
     fn sent(&self, _id: ConnId, _bytes: usize) {}

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use blazedb::{Database, Options};
 use blazedb_engine::Env;
-use blazedb_relay::hub::{Access, ConnId, Effect, Hub, HubLimits, Input, Now, SpaceDigest, Unavailable};
+use blazedb_relay::hub::{
+    Access, ConnId, Effect, Hub, HubLimits, Input, Now, Origin, Received, SpaceDigest, Unavailable,
+};
 use blazedb_relay::log::{Append, RelayLog, StoreLog, StoreLogOptions};
 use blazedb_wire::{Frame, SpaceId};
 use bytes::Bytes;
@@ -71,11 +73,13 @@ impl Relay {
     }
 
     pub(crate) fn connect(&mut self, now: u64, conn: ConnId, out: &mut Vec<Out>) {
-        self.input(now, Input::Connected { conn, access: Access { space: SPACE.into(), subject: "sim".into() } }, out);
+        let access = Access { space: SPACE.into(), subject: "sim".into() };
+        let origin = Origin { address: 1, connection: conn.0 };
+        self.input(now, Input::Connected { conn, access, origin }, out);
     }
 
     pub(crate) fn frame(&mut self, now: u64, conn: ConnId, bytes: Bytes, out: &mut Vec<Out>) {
-        self.input(now, Input::Frame { conn, bytes }, out);
+        self.input(now, Input::Frame { conn, frame: Received::decode(bytes) }, out);
     }
 
     pub(crate) fn sent(&mut self, now: u64, conn: ConnId, bytes: usize, out: &mut Vec<Out>) {
@@ -129,6 +133,7 @@ impl Relay {
                     out.push(Out::Close { conn, error });
                     continue;
                 }
+                Effect::GoOn { conn } => Input::GoOn { conn },
                 Effect::Materialize { .. } => continue,
                 Effect::DigestWanted { conn, space, epoch, .. } => {
                     let digest = up.digest(space, epoch).ok();

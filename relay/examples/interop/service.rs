@@ -3,10 +3,11 @@
 //! Its few protobuf messages are read and written by hand; what they do not need of it is passed over.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use blazedb_relay::serve::{
-    Access, Answer, Caller, ConnId, Exchange, Gate, GateConnection, Method, Refusal, Requests, Step,
+    Access, Answer, Caller, ConnId, Exchange, Gate, GateConnection, Message, Method, Peer, Refusal, Requests, Step,
 };
 use blazedb_relay::token::Grant;
 use blazedb_wire::grpc::{Code, Metadata, MetadataError, Status};
@@ -24,12 +25,12 @@ const ECHO_TRAILING: &str = "x-grpc-test-echo-trailing-bin";
 pub(crate) struct Interop;
 
 impl Gate for Interop {
-    async fn connect(&self, _grant: Grant) -> Result<GateConnection, Refusal> {
+    async fn connect(&self, _grant: Grant, _peer: &Arc<Peer>) -> Result<GateConnection, Refusal> {
         Err(Refusal::Unavailable("no sessions here".to_owned()))
     }
 
-    async fn frame(&self, _id: ConnId, _frame: Bytes) -> bool {
-        false
+    async fn frame(&self, _id: ConnId, _message: Message) -> Result<bool, Status> {
+        Ok(false)
     }
 
     fn sent(&self, _id: ConnId, _bytes: usize) {}

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use blazedb_wire::{Batch, HEADER_BYTES, Hello, Reads, ReplicaId};
+use blazedb_wire::{Batch, Hello, Reads, ReplicaId};
 use bytes::Bytes;
 
-use super::{Access, ConnId, Effect};
+use super::account::{Account, Hold};
+use super::received::{Received, length_of};
+use super::{Access, ConnId, Effect, HubLimits};
 use crate::log::PayloadDigest;
 
 /// How far a connection has come.
@@ -42,23 +44,24 @@ pub(super) struct Deciding {
     /// Digests that the log has given so far, by counter. Kept from question to question: what was in flight at the first
     /// may be in the log at the second.
     pub(super) found: BTreeMap<u64, PayloadDigest>,
+    pub(super) hold: Hold,
 }
 
 /// A message that came while something was waited for.
 #[derive(Debug)]
 pub(super) enum Waiting {
     /// As it came.
-    Frame(Bytes),
+    Frame(Received, Hold),
     /// A batch out of one that carried many.
-    Batch(Batch),
+    Batch(Batch, Hold),
 }
 
 impl Waiting {
     /// What it counts in the ledger: a batch as much as if it had come alone.
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::Frame(bytes) => bytes.len(),
-            Self::Batch(batch) => HEADER_BYTES + batch.bytes().len(),
+            Self::Frame(frame, _) => frame.length,
+            Self::Batch(batch, _) => length_of(batch),
         }
     }
 }
@@ -79,6 +82,10 @@ pub(super) struct Conn {
     pub(super) lagging: bool,
     /// A read of the log is on its way.
     pub(super) reading: bool,
+    /// Bytes that this read was given room for.
+    pub(super) reading_bytes: usize,
+    /// Its next turn is on its way, and frames wait for it.
+    pub(super) goes_on: bool,
     /// A digest is on its way.
     pub(super) digest_wanted: bool,
     /// Frames that came while something was waited for.
@@ -91,8 +98,8 @@ pub(super) struct Conn {
     owed: VecDeque<(u64, Bytes)>,
     /// Ledger: bytes of `owed`.
     pub(super) owed_bytes: usize,
-    /// Ledger: bytes given to the transport that have not left.
-    pub(super) queued_bytes: usize,
+    /// Ledger: bytes given to the transport that have not left, those of `reading` included.
+    pub(super) account: Account,
     /// Ledger: bytes received that are neither durable nor refused.
     pub(super) inflight_bytes: usize,
     /// When it was last heard.
@@ -108,7 +115,7 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    pub(super) fn new(access: Access, mono_ms: u64) -> Self {
+    pub(super) fn new(access: Access, account: Account, mono_ms: u64) -> Self {
         Self {
             access,
             phase: Phase::BeforeHello,
@@ -118,13 +125,15 @@ impl Conn {
             position: 0,
             lagging: false,
             reading: false,
+            reading_bytes: 0,
+            goes_on: false,
             digest_wanted: false,
             waiting: VecDeque::new(),
             deciding: None,
             unread_pushes: BTreeSet::new(),
             owed: VecDeque::new(),
             owed_bytes: 0,
-            queued_bytes: 0,
+            account,
             inflight_bytes: 0,
             heard_ms: mono_ms,
             pushed_to: 0,
@@ -134,9 +143,10 @@ impl Conn {
         }
     }
 
-    /// Whether a frame may be queued: within the ceiling, or alone, whatever its size.
-    pub(super) fn has_room(&self, bytes: usize, bytes_max: usize) -> bool {
-        self.queued_bytes == 0 || self.queued_bytes + bytes <= bytes_max
+    /// Whether a frame may be queued: within the ceilings, or alone, whatever its size.
+    pub(super) fn has_room(&self, bytes: usize, limits: &HubLimits) -> bool {
+        let queued = self.account.queued();
+        queued == 0 || (queued + bytes <= limits.queue_bytes_max && self.account.has_room(bytes, limits.queued, 1))
     }
 
     /// Whether nothing that was said is left undecided.
@@ -153,7 +163,7 @@ impl Conn {
 
     /// Queues a frame.
     pub(super) fn send(&mut self, conn: ConnId, bytes: Bytes, out: &mut Vec<Effect>) {
-        self.queued_bytes += bytes.len();
+        self.account.queue(bytes.len());
         out.push(Effect::Send { conn, bytes });
     }
 

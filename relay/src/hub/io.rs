@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use blazedb_wire::limits::FRAME_BODY_BYTES_MAX;
-use blazedb_wire::{ErrorFrame, HEADER_BYTES, ReplicaId, SpaceId};
+use blazedb_wire::{ErrorFrame, ReplicaId, SpaceId};
 use bytes::Bytes;
 
+use super::received::Received;
 use crate::admit::AdmitTime;
 use crate::log::{Append, AppendError, AppendId, Packing, PayloadDigest, SpaceInfo, StoredEntry};
 
@@ -53,6 +53,18 @@ pub struct HubLimits {
     pub inflight_bytes_max: usize,
     /// Bytes of one read of the log for a connection that catches up. Half the queue, so that reading and sending overlap.
     pub read_bytes_max: usize,
+    /// ... where its share of what is queued is used up and nothing is queued to it: one entry, or a few small ones. So
+    /// nobody is kept from getting on by others who take nothing.
+    pub read_bytes_min: usize,
+    /// Bytes read from the log and queued, of streams with something in common; beyond it they are read for in small steps,
+    /// and beyond twice as much a stream that would need more is closed.
+    pub queued: Shares,
+    /// Memory of batches that are neither durable nor refused, of streams with something in common; beyond it
+    /// [`super::Hub::takes`] says no, once the message that goes beyond is in. A batch of deletes takes four times its bytes, and
+    /// a whole share of an address is what shares one sync: more would only make others wait for that.
+    pub pushed: Shares,
+    /// Operations that are decided for one input, the batch with the last of them whole: others have their turn in between.
+    pub turn_ops_max: usize,
     /// Pushes of one connection whose place in its stream has not come yet, after which it gets entries instead of acks.
     pub unread_pushes_max: usize,
     /// Spaces held open at once; a connection to one more is told to come back.
@@ -70,22 +82,24 @@ pub struct HubLimits {
     pub retry_full_ms: u64,
 }
 
-impl Default for HubLimits {
-    fn default() -> Self {
-        Self {
-            queue_bytes_max: 1 << 20,
-            answer_bytes_max: 256 << 10,
-            inflight_bytes_max: HEADER_BYTES + FRAME_BODY_BYTES_MAX,
-            read_bytes_max: 512 << 10,
-            unread_pushes_max: 16_384,
-            spaces_max: 65_536,
-            hello_ms_max: 10_000,
-            silence_ms_max: 120_000,
-            space_idle_ms: 60_000,
-            retry_ms: 1_000,
-            retry_full_ms: 30_000,
-        }
-    }
+/// A ceiling for what the streams of one connection, of one address, and all of them hold together, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// Of one connection.
+    pub connection: usize,
+    /// Of one address.
+    pub address: usize,
+    /// Of the relay.
+    pub relay: usize,
+}
+
+/// Where a stream comes from. Numbers are all that the hub knows of it: whoever has one in common shares a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// The address.
+    pub address: u64,
+    /// The connection; it is of one address.
+    pub connection: u64,
 }
 
 /// The digest of a space's materialised copy.
@@ -108,13 +122,20 @@ pub enum Input {
         conn: ConnId,
         /// What the token allows.
         access: Access,
+        /// Where it comes from.
+        origin: Origin,
     },
-    /// A message arrived: the bytes of one frame, not looked at yet.
+    /// A message arrived.
     Frame {
         /// From whom.
         conn: ConnId,
         /// The message.
-        bytes: Bytes,
+        frame: Received,
+    },
+    /// Answer to [`Effect::GoOn`]: the connection's turn has come again.
+    GoOn {
+        /// Whose.
+        conn: ConnId,
     },
     /// Bytes that were queued by [`Effect::Send`] have left.
     Sent {
@@ -234,6 +255,11 @@ pub enum Effect {
         conn: ConnId,
         /// The last word.
         error: Option<ErrorFrame>,
+    },
+    /// More waits on a connection than is handled at one go; answer with [`Input::GoOn`] once others have had their turn.
+    GoOn {
+        /// Whose.
+        conn: ConnId,
     },
     /// The log has grown; the materialised copy may follow when it has time. No answer.
     Materialize {

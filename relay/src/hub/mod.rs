@@ -22,9 +22,11 @@
 //! [`HubLimits`] plus one entry; H5 an error of one connection ends at most that connection; H6 no effect waits for the
 //! materialiser. Read [`Hub::handle`] first.
 
+mod account;
 mod conn;
 mod io;
 mod push;
+mod received;
 mod space;
 mod stream;
 
@@ -32,22 +34,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use blazedb_wire::{
-    DecodeError, DecodeErrorKind, ErrorCode, ErrorFrame, Frame, FrameHeader, FrameKind, Hello, PROTOCOL_VERSION, Reads,
-    SpaceId, Welcome,
+    DecodeError, DecodeErrorKind, ErrorCode, ErrorFrame, Frame, FrameKind, Hello, PROTOCOL_VERSION, Reads, SpaceId,
+    Welcome,
 };
-use bytes::Bytes;
 
 use crate::log::SpaceInfo;
 
+use account::Accounts;
 use conn::{Conn, Deciding, Phase, Wait, Waiting};
 use space::{Slot, Space};
 
-pub use io::{Access, ConnId, Effect, HubLimits, HubStats, Input, Now, SpaceDigest, Unavailable};
+pub use io::{Access, ConnId, Effect, HubLimits, HubStats, Input, Now, Origin, Shares, SpaceDigest, Unavailable};
+pub use received::{Received, is_slow};
 
 /// Every connection and space of one relay.
 #[derive(Debug)]
 pub struct Hub {
     limits: HubLimits,
+    accounts: Accounts,
     conns: BTreeMap<ConnId, Conn>,
     slots: BTreeMap<Arc<str>, Slot>,
     names: BTreeMap<SpaceId, Arc<str>>,
@@ -63,6 +67,7 @@ impl Hub {
     pub fn new(limits: HubLimits) -> Self {
         Self {
             limits,
+            accounts: Accounts::default(),
             conns: BTreeMap::new(),
             slots: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -88,15 +93,26 @@ impl Hub {
         self.closing && self.conns.is_empty() && self.slots.values().all(|slot| slot.inflight() == 0)
     }
 
+    /// Returns whether what was pushed from there leaves room for more; if not, frames wait with whoever brings them.
+    pub fn takes(&self, origin: Origin) -> bool {
+        self.accounts.has_room(origin, self.limits.pushed)
+    }
+
     /// Takes one input and appends what is to be done to `out`.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
         let concerned = concerned(&input);
         match input {
-            Input::Connected { conn, access } => self.handle_connected(now, conn, access, out),
-            Input::Frame { conn, bytes } => self.handle_bytes(now, conn, bytes, out),
+            Input::Connected { conn, access, origin } => self.handle_connected(now, conn, (access, origin), out),
+            Input::Frame { conn, frame } => self.handle_received(now, conn, frame, out),
+            Input::GoOn { conn } => {
+                if let Some(state) = self.conns.get_mut(&conn) {
+                    state.goes_on = false;
+                    self.drain(now, conn, out);
+                }
+            }
             Input::Sent { conn, bytes } => {
                 if let Some(state) = self.conns.get_mut(&conn) {
-                    state.queued_bytes = state.queued_bytes.saturating_sub(bytes);
+                    state.account.unqueue(bytes);
                     if state.finished {
                         // It has no other way left to say that it is there.
                         state.heard_ms = now.mono_ms;
@@ -165,21 +181,23 @@ impl Hub {
 
     // ---- connections ----
 
-    fn handle_connected(&mut self, now: Now, conn: ConnId, access: Access, out: &mut Vec<Effect>) {
-        self.conns.insert(conn, Conn::new(access, now.mono_ms));
+    fn handle_connected(&mut self, now: Now, conn: ConnId, (access, origin): (Access, Origin), out: &mut Vec<Effect>) {
+        let account = self.accounts.open(origin);
+        self.conns.insert(conn, Conn::new(access, account, now.mono_ms));
         if self.closing {
             self.close(now, conn, Some(self.shutting_down()), out);
         }
     }
 
-    fn handle_bytes(&mut self, now: Now, conn: ConnId, bytes: Bytes, out: &mut Vec<Effect>) {
+    fn handle_received(&mut self, now: Now, conn: ConnId, frame: Received, out: &mut Vec<Effect>) {
         let Some(state) = self.conns.get_mut(&conn).filter(|state| !state.said_bye) else { return };
         state.heard_ms = now.mono_ms;
-        state.inflight_bytes += bytes.len();
+        state.inflight_bytes += frame.length;
         if state.inflight_bytes > self.limits.inflight_bytes_max {
             return self.too_much_pushed(now, conn, out);
         }
-        state.waiting.push_back(Waiting::Frame(bytes));
+        let hold = state.account.hold(frame.memory);
+        state.waiting.push_back(Waiting::Frame(frame, hold));
         self.drain(now, conn, out);
     }
 
@@ -188,11 +206,16 @@ impl Hub {
         self.close(now, conn, Some(error(ErrorCode::Overloaded, self.limits.retry_ms, text)), out);
     }
 
-    /// Handles the frames that wait on a connection until one of them has to wait for something.
+    /// Handles the frames that wait on a connection until one of them has to wait for something, or it is the turn of others.
     fn drain(&mut self, now: Now, conn: ConnId, out: &mut Vec<Effect>) {
+        let mut ops = 0;
         while let Some(state) = self.conns.get_mut(&conn) {
-            if state.wait != Wait::Nothing {
+            if state.wait != Wait::Nothing || state.goes_on {
                 return;
+            }
+            if ops >= self.limits.turn_ops_max && !state.is_decided() {
+                state.goes_on = true;
+                return out.push(Effect::GoOn { conn });
             }
             if state.deciding.is_some() {
                 // Its space was read again before it could be decided.
@@ -201,34 +224,29 @@ impl Hub {
             }
             let Some(waiting) = state.waiting.pop_front() else { return };
             let length = waiting.len();
-            // A stranger's body is not worth a look: before the Hello only the header says what it is.
+            // Before the Hello only the header says what it is, whatever is in the body.
             if state.phase == Phase::BeforeHello
-                && let Waiting::Frame(bytes) = &waiting
-                && let Some(header) = bytes.first_chunk().and_then(|header| FrameHeader::decode(header).ok())
-                && !matches!(header.kind, FrameKind::Hello | FrameKind::Bye | FrameKind::Error)
+                && let Waiting::Frame(Received { kind: Some(kind), .. }, _) = &waiting
+                && !matches!(kind, FrameKind::Hello | FrameKind::Bye | FrameKind::Error)
             {
                 return self.close(now, conn, Some(no_hello()), out);
             }
-            let frame = match waiting {
-                Waiting::Frame(bytes) => Frame::decode(bytes),
-                Waiting::Batch(batch) => Ok(Frame::Push(batch)),
+            let (frame, hold) = match waiting {
+                Waiting::Frame(received, hold) => (received.frame, hold),
+                Waiting::Batch(batch, hold) => (Ok(Frame::Push(batch)), hold),
             };
             match frame {
                 Ok(Frame::Pushes(batches)) if state.phase == Phase::Streaming => {
                     // From here on they count as if they had come one by one (spec: F-23).
-                    let batches = batches.into_iter().map(Waiting::Batch);
-                    state.inflight_bytes -= length;
-                    for batch in batches.rev() {
-                        state.inflight_bytes += batch.len();
-                        state.waiting.push_front(batch);
-                    }
-                    if state.inflight_bytes > self.limits.inflight_bytes_max {
-                        return self.too_much_pushed(now, conn, out);
+                    for batch in batches.into_iter().rev() {
+                        let hold = state.account.hold(received::memory_of(&batch));
+                        state.waiting.push_front(Waiting::Batch(batch, hold));
                     }
                 }
                 Ok(Frame::Push(batch)) if state.phase == Phase::Streaming => {
                     // Its bytes stay in the ledger until the batch is durable or refused.
-                    state.deciding = Some(Deciding { batch, length, found: BTreeMap::new() });
+                    ops += batch.len();
+                    state.deciding = Some(Deciding { batch, length, found: BTreeMap::new(), hold });
                     self.decide(now, conn, out);
                 }
                 Ok(frame) => {
@@ -416,6 +434,7 @@ impl Hub {
         for (conn, error) in late {
             self.close(now, conn, Some(error), out);
         }
+        self.accounts.tidy();
         let idle_ms = self.limits.space_idle_ms;
         let names = &mut self.names;
         self.slots.retain(|_, slot| {
@@ -478,6 +497,7 @@ fn concerned(input: &Input) -> Concerned {
     match input {
         Input::Sent { conn, .. }
         | Input::Finished { conn }
+        | Input::GoOn { conn }
         | Input::LogRead { conn, .. }
         | Input::DigestsFound { conn, .. }
         | Input::DigestReady { conn, .. } => Concerned::One(*conn),

@@ -19,13 +19,13 @@ impl Hub {
             return self.close(now, conn, Some(self.shutting_down()), out);
         }
         let Some((state, space)) = streaming(&mut self.conns, &mut self.slots, conn) else { return };
-        let Some(Deciding { batch, length, found }) = state.deciding.take() else { return };
+        let Some(Deciding { batch, length, found, hold }) = state.deciding.take() else { return };
         let replica = batch.head().replica;
         let digest_of = |counter| found.get(&counter).copied().or_else(|| space.inflight_digest(replica, counter));
         match admit::admit(&space.state, &batch, now.admit_time(), digest_of) {
             Ok(Decision::Append(admitted)) => {
                 let id = AppendId(self.next_append);
-                let append = space.push(id, conn, length, &batch, *admitted, now.admit_time());
+                let append = space.push(id, conn, (&batch, length, hold), *admitted, now.admit_time());
                 if state.unread_pushes.len() < limits.unread_pushes_max {
                     state.unread_pushes.insert(append.entries[0].first_seq);
                 }
@@ -41,7 +41,7 @@ impl Hub {
                 self.advance(conn, out);
             }
             Ok(Decision::AskDigests { first, last }) => {
-                state.deciding = Some(Deciding { batch, length, found });
+                state.deciding = Some(Deciding { batch, length, found, hold });
                 state.wait = Wait::Digests { replica, first };
                 out.push(Effect::FindDigests { conn, space: space.state.id(), replica, first, last });
             }
@@ -132,7 +132,7 @@ impl Hub {
                         debug_assert!(!state.reading && !state.lagging, "both mean that it was behind");
                         let mine = state.unread_pushes.contains(&pending.first_seq);
                         let bytes = if mine { &pending.ack } else { &pending.entry };
-                        if state.has_room(bytes.len(), self.limits.queue_bytes_max) {
+                        if state.has_room(bytes.len(), &self.limits) {
                             state.unread_pushes.remove(&pending.first_seq);
                             state.position = pending.last_seq;
                             state.send(conn, bytes.clone(), out);

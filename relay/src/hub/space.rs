@@ -6,6 +6,7 @@ use blazedb_wire::{Batch, ReplicaId};
 use bytes::Bytes;
 
 use super::ConnId;
+use super::account::Hold;
 use crate::admit::{AdmitTime, Admitted, SpaceState};
 use crate::log::{Append, AppendId, LogEntry, PayloadDigest, SpaceInfo, envelope_bytes};
 
@@ -48,6 +49,8 @@ pub(super) struct Pending {
     batch: Batch,
     /// The author replica's newest counter before this append.
     counter_before: u64,
+    /// The memory of all this, as it was received.
+    _hold: Hold,
 }
 
 /// An open space.
@@ -79,8 +82,7 @@ impl Space {
         &mut self,
         id: AppendId,
         author: ConnId,
-        length: usize,
-        batch: &Batch,
+        (batch, length, hold): (&Batch, usize, Hold),
         admitted: Admitted,
         time: AdmitTime,
     ) -> Append {
@@ -102,6 +104,7 @@ impl Space {
             ack: blazedb_wire::ack_frame(&envelope),
             batch: batch.clone(),
             counter_before,
+            _hold: hold,
         });
         Append {
             id,

@@ -41,6 +41,8 @@ impl Hub {
         let limits = self.limits;
         let Some(state) = self.conns.get_mut(&conn) else { return };
         state.reading = false;
+        let room = std::mem::take(&mut state.reading_bytes);
+        state.account.unqueue(room);
         let Ok(entries) = result else {
             let error = error(ErrorCode::Internal, limits.retry_ms, "the relay cannot read this space");
             return self.close(now, conn, Some(error), out);
@@ -51,6 +53,12 @@ impl Hub {
         if entries.first().is_none_or(|entry| entry.first_seq != state.position + 1) {
             let text = format!("cursor {} lies within a batch: start this copy again", state.position);
             return self.close(now, conn, Some(fatal(ErrorCode::CursorAhead, &text)), out);
+        }
+        // One entry that is long, for a stream that had room for a short one.
+        let bytes: usize = entries.iter().map(|entry| entry.frame.len()).sum();
+        if bytes > room.max(limits.read_bytes_min) && !state.account.has_room(bytes, limits.queued, 2) {
+            let text = "others of this address or connection take nothing of what waits for them: end them, or come back later";
+            return self.close(now, conn, Some(error(ErrorCode::Overloaded, limits.retry_ms, text)), out);
         }
         for entry in entries {
             // The log may be ahead of what its answers to appends have told us; those entries come with the answers.
@@ -85,14 +93,20 @@ impl Hub {
             state.lagging = false;
             return;
         }
-        if state.queued_bytes <= limits.queue_bytes_max / 2 {
+        let queued = state.account.queued();
+        let room =
+            queued <= limits.queue_bytes_max / 2 && state.account.has_room(limits.read_bytes_max, limits.queued, 1);
+        if room || queued == 0 {
             state.lagging = false;
             state.reading = true;
+            let bytes_max = if room { limits.read_bytes_max } else { limits.read_bytes_min };
+            state.reading_bytes = bytes_max;
+            state.account.queue(bytes_max);
             out.push(Effect::ReadLog {
                 conn,
                 space: space.state.id(),
                 after_seq: state.position,
-                bytes_max: limits.read_bytes_max,
+                bytes_max,
                 packing: Packing { reads: state.reads, until_seq: space.durable, acks: state.unread_pushes.clone() },
             });
         } else if !state.lagging {
@@ -113,7 +127,11 @@ impl Hub {
         let Some(state) = self.conns.get(&conn) else { return };
         let entry_max = blazedb_wire::limits::FRAME_BODY_BYTES_MAX;
         let ceiling = self.limits.queue_bytes_max + self.limits.answer_bytes_max + entry_max;
-        if state.queued_bytes + state.owed_bytes > ceiling {
+        let answers = state.account.queued() - state.reading_bytes + state.owed_bytes;
+        // Where others of its connection or address hold more than all may, who takes nothing has less patience.
+        let crowded =
+            answers > self.limits.read_bytes_min && !state.account.has_room(state.owed_bytes, self.limits.queued, 2);
+        if answers > ceiling || crowded {
             let error =
                 error(ErrorCode::Overloaded, self.limits.retry_ms, "answers pile up unread: read before asking again");
             self.close(now, conn, Some(error), out);

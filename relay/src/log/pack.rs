@@ -10,12 +10,7 @@ use blazedb_wire::limits::COLUMNS_BATCHES_MAX;
 use blazedb_wire::{Batch, Codec, Columns, Envelope, Frame, FrameKind, Reads, columns_frame, compress_frame};
 
 use super::StoredEntry;
-
-/// Fewer bytes of entries than these go as they are.
-const PACK_BYTES_MIN: usize = 4 << 10;
-
-/// Entries are packed up to these bytes, so that a client that is slow to read them gets on in steps.
-const PACK_BYTES_MAX: usize = 1 << 20;
+use crate::limits::{ENTRIES_PACK_BYTES_MAX, ENTRIES_PACK_BYTES_MIN};
 
 /// How entries may be packed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,7 +32,7 @@ impl Packing {
         let mut bytes = 0;
         for entry in entries {
             let alone = entry.last_seq > self.until_seq || self.acks.contains(&entry.first_seq);
-            let full = bytes + entry.frame.len() > PACK_BYTES_MAX || group.len() == COLUMNS_BATCHES_MAX;
+            let full = bytes + entry.frame.len() > ENTRIES_PACK_BYTES_MAX || group.len() == COLUMNS_BATCHES_MAX;
             if alone || full {
                 self.close(std::mem::take(&mut group), codec, &mut out);
                 bytes = 0;
@@ -65,7 +60,7 @@ impl Packing {
 
     fn close(&self, group: Vec<StoredEntry>, codec: Codec, out: &mut Vec<StoredEntry>) {
         let bytes: usize = group.iter().map(|entry| entry.frame.len()).sum();
-        if bytes < PACK_BYTES_MIN {
+        if bytes < ENTRIES_PACK_BYTES_MIN {
             return out.extend(group);
         }
         if self.reads.columns

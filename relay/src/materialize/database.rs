@@ -41,6 +41,8 @@ struct Copy {
     database: Database,
     replica: Replica,
     used: u64,
+    /// The digest as it was taken last: it costs a walk over all documents, and holds until the copy moves on.
+    digest: Option<SpaceDigest>,
 }
 
 impl fmt::Debug for DatabaseCopies {
@@ -97,7 +99,7 @@ impl DatabaseCopies {
         let database = Database::open_in(env, options).map_err(failed("opening"))?;
         database.follow(space.space, space.epoch).map_err(failed("binding it to its space"))?;
         let replica = database.replica();
-        Ok(Copy { database, replica, used: 0 })
+        Ok(Copy { database, replica, used: 0, digest: None })
     }
 
     fn try_follow(&mut self, space: SpaceEpoch, log: &dyn RelayLog, seq: u64) -> Result<(), MaterializeError> {
@@ -156,8 +158,13 @@ impl Materializer for DatabaseCopies {
     fn digest(&mut self, space: SpaceEpoch) -> Result<SpaceDigest, MaterializeError> {
         let copy = self.copy(space)?;
         let failed = |source| MaterializeError::Database { doing: "taking a digest", source };
+        if let Some(known) = copy.digest.filter(|known| known.seq == copy.replica.cursor()) {
+            return Ok(known);
+        }
         let (seq, digest, documents) = copy.database.digest_at_cursor().map_err(failed)?;
-        Ok(SpaceDigest { seq, digest, documents })
+        let taken = SpaceDigest { seq, digest, documents };
+        copy.digest = Some(taken);
+        Ok(taken)
     }
 
     fn close(&mut self) {

@@ -6,9 +6,10 @@
 
 mod database;
 
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -140,9 +141,17 @@ impl CopyThread {
 
 fn run(log: &dyn RelayLog, mut copies: Box<dyn Materializer>, commands: &Receiver<Command>) {
     // The newest head of each space that has news: a thousand commits while one copy was busy are one piece of work.
-    let mut news = std::collections::BTreeMap::<SpaceEpoch, u64>::new();
+    let mut news = BTreeMap::<SpaceEpoch, u64>::new();
+    // Whoever asked for a digest of one space meanwhile gets the same one, and spaces take turns: however many streams a
+    // member has, it costs the others one digest.
+    let mut wanted = VecDeque::<(SpaceEpoch, u64, Vec<Reply>)>::new();
     loop {
-        let command = if news.is_empty() {
+        let command = if !wanted.is_empty() {
+            commands.try_recv().map_err(|error| match error {
+                TryRecvError::Empty => RecvTimeoutError::Timeout,
+                TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+            })
+        } else if news.is_empty() {
             commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
             commands.recv_timeout(REST)
@@ -153,10 +162,23 @@ fn run(log: &dyn RelayLog, mut copies: Box<dyn Materializer>, commands: &Receive
                 *newest = head.max(*newest);
             }
             Ok(Command::Digest { space, min_seq, reply }) => {
-                news.remove(&space);
-                reply(note(copies.follow(space, log, min_seq).and_then(|()| copies.digest(space))));
+                match wanted.iter_mut().find(|(asked, ..)| *asked == space) {
+                    Some((_, seq, replies)) => {
+                        *seq = min_seq.max(*seq);
+                        replies.push(reply);
+                    }
+                    None => wanted.push_back((space, min_seq, vec![reply])),
+                }
             }
             Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) if !wanted.is_empty() => {
+                let (space, min_seq, replies) = wanted.pop_front().expect("it was just looked at");
+                news.remove(&space);
+                let digest = note(copies.follow(space, log, min_seq).and_then(|()| copies.digest(space)));
+                for reply in replies {
+                    reply(digest);
+                }
+            }
             Err(RecvTimeoutError::Timeout) => {
                 for (space, head) in std::mem::take(&mut news) {
                     note(copies.follow(space, log, head));
@@ -169,4 +191,85 @@ fn run(log: &dyn RelayLog, mut copies: Box<dyn Materializer>, commands: &Receive
 
 fn note<T>(result: Result<T, MaterializeError>) -> Option<T> {
     result.inspect_err(|error| tracing::warn!(error = error as &dyn std::error::Error, "a copy is behind")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use blazedb_wire::ReplicaId;
+
+    use super::*;
+    use crate::log::{Append, AppendError, PayloadDigest, SpaceInfo, StoredEntry};
+
+    /// Counts digests, each of which waits until it is let go.
+    struct Counting {
+        taken: Sender<SpaceEpoch>,
+        go: Receiver<()>,
+    }
+
+    impl Materializer for Counting {
+        fn follow(&mut self, _: SpaceEpoch, _: &dyn RelayLog, _: u64) -> Result<(), MaterializeError> {
+            Ok(())
+        }
+
+        fn digest(&mut self, space: SpaceEpoch) -> Result<SpaceDigest, MaterializeError> {
+            self.taken.send(space).unwrap();
+            self.go.recv().unwrap();
+            Ok(SpaceDigest { seq: 1, digest: [0; 32], documents: 0 })
+        }
+
+        fn close(&mut self) {}
+    }
+
+    struct NoLog;
+
+    impl RelayLog for NoLog {
+        fn open_space(&self, _: &str) -> Result<SpaceInfo, LogError> {
+            unreachable!("nothing is opened here")
+        }
+
+        fn append(&self, _: &[Append]) -> Vec<Result<(), AppendError>> {
+            unreachable!("nothing is appended here")
+        }
+
+        fn read(&self, _: SpaceId, _: u64, _: usize) -> Result<Vec<StoredEntry>, LogError> {
+            unreachable!("nothing is read here")
+        }
+
+        fn digests(&self, _: SpaceId, _: ReplicaId, _: u64, _: u64) -> Result<Vec<PayloadDigest>, LogError> {
+            unreachable!("nothing is looked up here")
+        }
+    }
+
+    // spec: R-22
+    #[test]
+    fn however_many_ask_for_a_space_meanwhile_it_is_one_digest_and_spaces_take_turns() {
+        let space = |n| SpaceEpoch { space: SpaceId::from_bytes([n; 16]), epoch: 1 };
+        let (taken, asked) = channel();
+        let (let_go, go) = channel();
+        let thread = CopyThread::start(Arc::new(NoLog), Box::new(Counting { taken, go })).unwrap();
+        let answers = Arc::new(Mutex::new(Vec::new()));
+        let ask = |n: u8| {
+            let answers = Arc::clone(&answers);
+            thread.digest(space(n), 1, move |digest| answers.lock().unwrap().push((n, digest.is_some())));
+        };
+        let next = || asked.recv_timeout(Duration::from_secs(20)).unwrap();
+        ask(1);
+        assert_eq!(next(), space(1));
+        (0..32).for_each(|_| ask(1));
+        ask(2);
+        let_go.send(()).unwrap();
+        assert_eq!(next(), space(1));
+        (0..32).for_each(|_| ask(1));
+        let_go.send(()).unwrap();
+        assert_eq!(next(), space(2), "whoever asks again is behind the others");
+        let_go.send(()).unwrap();
+        assert_eq!(next(), space(1));
+        let_go.send(()).unwrap();
+        thread.stop();
+        assert!(asked.try_recv().is_err(), "four digests for 66 answers");
+        let answers = answers.lock().unwrap();
+        assert_eq!((answers.len(), answers[33]), (66, (2, true)));
+    }
 }

@@ -25,11 +25,8 @@ use super::gather::Gathered;
 use super::keepalive::Keepalive;
 use super::meter::{Bucket, Metered};
 use super::socket::Socket;
-use super::{Admission, Gate, Limits, tls};
+use super::{Admission, Gate, Limits, Peer, tls};
 use crate::token::Verifier;
-
-/// How long the answer to an HTTP/1.1 request may take to leave once it is made.
-const ANSWER_TAKEN_MAX: Duration = Duration::from_secs(10);
 
 /// What all connections share.
 pub(super) struct Shared<G> {
@@ -49,6 +46,8 @@ pub(super) struct Shared<G> {
 
 /// What the requests of one connection share.
 pub(super) struct Activity {
+    /// What they share with others.
+    pub(super) peer: Arc<Peer>,
     state: Mutex<ActivityState>,
     /// Told why the connection is cut, whatever its calls are doing.
     cut: Notify,
@@ -70,11 +69,17 @@ struct ActivityState {
 }
 
 impl Activity {
-    fn new(limits: &Limits) -> Self {
+    fn new(limits: &Limits, peer: &Arc<Peer>) -> Self {
         let now = Instant::now();
         let give_ups = Bucket::new(limits.give_ups_max, limits.give_ups_per_second, now);
         let state = ActivityState { running: 0, any: false, quiet_since: now, give_ups, cut_because: "" };
-        Self { state: Mutex::new(state), cut: Notify::new(), known: Arc::default(), upgraded: Mutex::default() }
+        Self {
+            peer: Arc::clone(peer),
+            state: Mutex::new(state),
+            cut: Notify::new(),
+            known: Arc::default(),
+            upgraded: Mutex::default(),
+        }
     }
 
     /// Returns when nothing will have been served for so long, as far as is known now.
@@ -144,13 +149,12 @@ pub(super) async fn run<G: Gate>(shared: Arc<Shared<G>>, tcp: TcpStream, peer: S
     // Frames are batched above; waiting for more would only delay acknowledgements.
     let _ = tcp.set_nodelay(true);
     let Some(acceptor) = &shared.acceptor else {
-        return run_http2(Arc::clone(&shared), tcp, peer).await;
+        return run_http2(Arc::clone(&shared), tcp, peer, &admission.peer).await;
     };
     let limits = &shared.limits;
-    let buffer = limits.tls_buffer_bytes_max;
     let handshake = async {
         let turn = Turn::take(&admission, &shared.handshakes).await;
-        let accepting = acceptor.accept_with(Socket(tcp), |session| session.set_buffer_limit(Some(buffer)));
+        let accepting = acceptor.accept_with(Socket(tcp), |session| tls::bound(session, limits));
         let mut accepting = std::pin::pin!(accepting);
         let accepted = tokio::time::timeout(limits.handshake_turn_max, accepting.as_mut()).await;
         drop(turn);
@@ -170,9 +174,9 @@ pub(super) async fn run<G: Gate>(shared: Arc<Shared<G>>, tcp: TcpStream, peer: S
         Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
     };
     if stream.get_ref().1.alpn_protocol() == Some(tls::ALPN_H2) {
-        run_http2(shared, stream, peer).await;
+        run_http2(shared, stream, peer, &admission.peer).await;
     } else {
-        run_http1(shared, stream, peer).await;
+        run_http1(shared, stream, peer, &admission.peer).await;
     }
 }
 
@@ -197,6 +201,7 @@ async fn run_http2<G: Gate>(
     shared: Arc<Shared<G>>,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     peer: SocketAddr,
+    sharing: &Arc<Peer>,
 ) {
     let limits = &shared.limits;
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
@@ -209,7 +214,7 @@ async fn run_http2<G: Gate>(
         .max_send_buf_size(limits.send_buffer_bytes_max)
         .max_pending_accept_reset_streams(limits.pending_resets_max)
         .max_local_error_reset_streams(limits.local_error_resets_max);
-    let activity = Arc::new(Activity::new(limits));
+    let activity = Arc::new(Activity::new(limits, sharing));
     let known = Arc::clone(&activity.known);
     let stream = Metered::new(stream, known, limits.stranger_bytes_max, limits.stranger_bytes_per_second);
     let mut keepalive = Keepalive::new(limits.keepalive_interval, limits.keepalive_timeout, Instant::now());
@@ -289,7 +294,7 @@ fn service<G: Gate>(
     })
 }
 
-async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<Socket>, peer: SocketAddr) {
+async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<Socket>, peer: SocketAddr, sharing: &Arc<Peer>) {
     let limits = &shared.limits;
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
@@ -297,7 +302,7 @@ async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<Socket>, p
         .header_read_timeout(limits.first_request_max)
         .max_headers(limits.headers_max)
         .max_buf_size(usize::try_from(limits.header_list_bytes_max).unwrap_or(usize::MAX).max(8192));
-    let activity = Arc::new(Activity::new(limits));
+    let activity = Arc::new(Activity::new(limits, sharing));
     let known = Arc::clone(&activity.known);
     let stream = Metered::new(stream, known, limits.stranger_bytes_max, limits.stranger_bytes_per_second);
     let service = service(&shared, &activity);
@@ -306,7 +311,7 @@ async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<Socket>, p
     let mut saying_goodbye = false;
     // One request and its answer. While that is made it may take what it takes (gRPC-Web has streams, too); whoever says it
     // or takes it slowly is cut.
-    let patience = limits.first_request_max + ANSWER_TAKEN_MAX;
+    let patience = limits.first_request_max + limits.answer_taken_max;
     let mut wake = Instant::now() + patience;
     loop {
         tokio::select! {

@@ -27,9 +27,9 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::connection::{Activity, Running, Shared};
-use super::limits::STREAM_AGE_MAX;
 use super::web::Source;
-use super::{ConnId, Gate, GateConnection, Outbound};
+use super::{ConnId, Gate, GateConnection, Held, Message, Outbound, Peer};
+use crate::limits::STREAM_AGE_MAX;
 use crate::token::{Grant, LEEWAY_S, Verifier, unix_now};
 
 /// A place in the gate. Given back exactly once, at the latest when dropped.
@@ -42,7 +42,7 @@ pub(super) struct Seat<G: Gate> {
 
 impl<G: Gate> Seat<G> {
     /// Hands the gate one message; false if it takes no more.
-    pub(super) async fn frame(&self, message: Bytes) -> bool {
+    pub(super) async fn frame(&self, message: Message) -> Result<bool, Status> {
         self.gate.frame(self.id, message).await
     }
 
@@ -89,10 +89,12 @@ pub(super) async fn sync<G: Gate>(
     let waiting = Waiting::default();
     let (grant, deadlines) = admit(shared, headers, activity, Arc::clone(&waiting))?;
     let encoding = Encoding::of(encoding_field(headers))?;
-    let (seat, outbound) = take_seat(shared, grant).await?;
+    let peer = Arc::clone(&activity.activity().peer);
+    let (seat, outbound) = take_seat(shared, grant, &peer).await?;
     let seat = Arc::new(seat);
     let (end_tx, end) = oneshot::channel();
-    let pump = Pump { seat: Arc::clone(&seat), source, decoder: encoding.decoder(shared.limits.message_bytes_max) };
+    let decoder = encoding.decoder(shared.limits.message_bytes_max);
+    let pump = Pump { seat: Arc::clone(&seat), source, decoder, held: Held::new(&peer) };
     let task = tokio::spawn(run_pump(pump, deadlines, Arc::clone(&seat), end_tx));
     Ok(SyncBody {
         outbound,
@@ -147,11 +149,13 @@ pub(super) fn call_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Stat
 pub(super) async fn take_seat<G: Gate>(
     shared: &Arc<Shared<G>>,
     grant: Grant,
+    peer: &Arc<Peer>,
 ) -> Result<(Seat<G>, mpsc::Receiver<Outbound>), Status> {
     let gate = shared.gate.clone();
     let alive = shared.seat_alive.clone();
+    let peer = Arc::clone(peer);
     let asked = tokio::spawn(async move {
-        let GateConnection { id, outbound } = gate.connect(grant).await?;
+        let GateConnection { id, outbound } = gate.connect(grant, &peer).await?;
         Ok((Seat { gate, id, left: AtomicBool::new(false), _alive: alive }, outbound))
     });
     match asked.await {
@@ -197,6 +201,8 @@ struct Pump<G: Gate> {
     seat: Arc<Seat<G>>,
     source: Source,
     decoder: MessageDecoder,
+    /// What the decoder holds.
+    held: Held,
 }
 
 impl<G: Gate> Pump<G> {
@@ -214,18 +220,54 @@ impl<G: Gate> Pump<G> {
                 Some(Ok(chunk)) => chunk,
             };
             self.decoder.push(chunk);
-            loop {
-                match self.decoder.poll_message() {
-                    Ok(None) => break,
-                    Ok(Some(message)) => {
-                        if !self.seat.frame(message).await {
-                            return End::Drained(gone());
-                        }
-                    }
-                    Err(status) => return End::Now(status),
-                }
+            match self.hand_over().await {
+                Ok(true) => {}
+                Ok(false) => return End::Drained(gone()),
+                Err(status) => return End::Now(status),
             }
         }
+    }
+
+    /// Hands over what has come whole; false if the gate takes no more.
+    async fn hand_over(&mut self) -> Result<bool, Status> {
+        // What came is held already, within the windows; the stream is not read on before it is counted.
+        self.held.set(self.decoder.held_bytes()).await?;
+        while let Some(message) = self.next_message().await? {
+            if !self.seat.frame(message).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn next_message(&mut self) -> Result<Option<Message>, Status> {
+        if !self.decoder.may_inflate() {
+            let Some(bytes) = self.decoder.poll_message()? else { return Ok(None) };
+            return self.counted(bytes).await.map(Some);
+        }
+        // Four kilobytes may be four megabytes, and take as long as a thousand messages.
+        let mut decoder = std::mem::take(&mut self.decoder);
+        let peer = Arc::clone(self.held.peer());
+        let mut turn = peer.turn().await;
+        let inflated = tokio::task::spawn_blocking(move || {
+            let message = decoder.poll_message();
+            (decoder, message)
+        });
+        let (decoder, message) =
+            inflated.await.map_err(|_| Status::new(Code::Internal, "the relay failed; reconnect"))?;
+        turn.make_way();
+        self.decoder = decoder;
+        let Some(bytes) = message? else { return Ok(None) };
+        // Its address inflates no other meanwhile, or each could leave one here.
+        self.counted(bytes).await.map(Some)
+    }
+
+    /// Moves what the decoder held to the message that came out of it.
+    async fn counted(&mut self, bytes: Bytes) -> Result<Message, Status> {
+        let mut held = Held::new(self.held.peer());
+        self.held.set(self.decoder.held_bytes()).await?;
+        held.set(bytes.len()).await?;
+        Ok(Message { bytes, held })
     }
 }
 

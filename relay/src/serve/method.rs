@@ -24,8 +24,8 @@ use super::Gate;
 use super::answer::Reply;
 use super::connection::{Running, Shared};
 use super::grpc::{self, Deadlines, Waiting};
-use super::limits::STREAM_AGE_MAX;
 use super::web::Source;
+use crate::limits::STREAM_AGE_MAX;
 use crate::token::Grant;
 
 /// Who may call a method.

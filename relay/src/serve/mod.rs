@@ -21,9 +21,9 @@ mod gather;
 mod grpc;
 mod health;
 mod keepalive;
-mod limits;
 mod meter;
 mod method;
+mod peer;
 mod socket;
 mod tls;
 mod web;
@@ -44,10 +44,12 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-pub use limits::Limits;
 pub use method::{Access, Answer, AnswerFuture, Caller, Exchange, Method, Requests, Step, Unary};
+pub use peer::{Held, Peer, Turn};
 pub use tls::{CERTIFICATE_FILE, Fingerprint, KEY_FILE, TlsError};
 
+use crate::limits::ACCEPT_REST;
+pub use crate::limits::Limits;
 use crate::token::{Grant, TokenError, Verifier};
 
 /// Names one granted connection, for as long as the process lives.
@@ -70,6 +72,15 @@ pub struct GateConnection {
     pub id: ConnId,
     /// What is to be sent, in order. If the gate drops its end without a `Close`, the client is told to reconnect.
     pub outbound: mpsc::Receiver<Outbound>,
+}
+
+/// One message of a client, not looked at.
+#[derive(Debug)]
+pub struct Message {
+    /// What it says.
+    pub bytes: Bytes,
+    /// The memory it takes, counted until this is dropped.
+    pub held: Held,
 }
 
 /// Why a gate refuses a valid token.
@@ -95,14 +106,14 @@ impl From<Refusal> for Status {
 
 /// What stands behind the shell.
 ///
-/// For one connection the calls are: `connect`, then any number of `frame` and `sent`, at most one `finished`, then
+/// For one connection (a stream) the calls are: `connect`, then any number of `frame` and `sent`, at most one `finished`, then
 /// `disconnect` exactly once, also when the client vanished or the gate itself sent [`Outbound::Close`]. `frame` is awaited
 /// before the next one is read, so a slow gate slows its client down and nobody else.
 pub trait Gate: Clone + Send + Sync + 'static {
     /// Grants or refuses a connection. The token was verified.
-    fn connect(&self, grant: Grant) -> impl Future<Output = Result<GateConnection, Refusal>> + Send;
-    /// Takes one message of a client, not looked at. False: this connection is gone, stop reading.
-    fn frame(&self, id: ConnId, frame: Bytes) -> impl Future<Output = bool> + Send;
+    fn connect(&self, grant: Grant, peer: &Arc<Peer>) -> impl Future<Output = Result<GateConnection, Refusal>> + Send;
+    /// Takes one message of a client. False: this connection is gone, stop reading. An error ends the stream.
+    fn frame(&self, id: ConnId, message: Message) -> impl Future<Output = Result<bool, Status>> + Send;
     /// Says that this many bytes of frames have been given to HTTP/2 under flow control: they no longer count against
     /// the connection. Frames that were never given to it are not reported; `disconnect` settles them.
     fn sent(&self, id: ConnId, bytes: usize);
@@ -262,7 +273,7 @@ impl Bound {
                 Err(error) if is_of_one_client(&error) => continue,
                 Err(error) => {
                     tracing::warn!(%error, "accept failed; the relay goes on");
-                    tokio::time::sleep(limits::ACCEPT_REST).await;
+                    tokio::time::sleep(ACCEPT_REST).await;
                     continue;
                 }
             };
@@ -315,9 +326,9 @@ fn is_of_one_client(error: &io::Error) -> bool {
 /// Open connections by address.
 struct Addresses {
     open: Mutex<(usize, HashMap<IpAddr, Address>)>,
-    total_max: usize,
-    per_address_max: usize,
-    handshakes_per_address_max: usize,
+    limits: Limits,
+    /// What all of them share.
+    relay: Arc<peer::Relay>,
 }
 
 /// What is open of one address.
@@ -325,6 +336,7 @@ struct Address {
     count: usize,
     /// How many more of them may be in the handshake.
     handshakes: Arc<Semaphore>,
+    shared: Arc<peer::Address>,
 }
 
 /// One open connection; counted until dropped.
@@ -333,35 +345,35 @@ struct Admission {
     address: IpAddr,
     /// Those of its address.
     handshakes: Arc<Semaphore>,
+    /// The connection, as its streams see it.
+    peer: Arc<Peer>,
 }
 
 impl Addresses {
     fn new(limits: &Limits) -> Self {
-        Self {
-            open: Mutex::default(),
-            total_max: limits.connections_max,
-            per_address_max: limits.connections_per_address_max,
-            handshakes_per_address_max: limits.handshakes_per_address_max,
-        }
+        Self { open: Mutex::default(), limits: limits.clone(), relay: peer::Relay::new(limits) }
     }
 
     fn admit(addresses: &Arc<Self>, address: IpAddr) -> Option<Admission> {
         let address = group(address);
+        let limits = &addresses.limits;
         let mut open = addresses.open.lock();
-        if open.0 >= addresses.total_max {
+        if open.0 >= limits.connections_max {
             return None;
         }
         let known = open.1.entry(address).or_insert_with(|| Address {
             count: 0,
-            handshakes: Arc::new(Semaphore::new(addresses.handshakes_per_address_max)),
+            handshakes: Arc::new(Semaphore::new(limits.handshakes_per_address_max)),
+            shared: peer::Address::new(limits),
         });
-        if known.count >= addresses.per_address_max {
+        if known.count >= limits.connections_per_address_max {
             return None;
         }
         known.count += 1;
         let handshakes = Arc::clone(&known.handshakes);
+        let peer = Peer::new(&known.shared, &addresses.relay, limits);
         open.0 += 1;
-        Some(Admission { addresses: Arc::clone(addresses), address, handshakes })
+        Some(Admission { addresses: Arc::clone(addresses), address, handshakes, peer })
     }
 }
 

@@ -15,6 +15,7 @@ use rustls::server::ParsedCertificate;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use super::Limits;
 use crate::secrets::{self, SecretError};
 
 /// Name of the private key in the relay's folder.
@@ -152,6 +153,11 @@ pub(super) fn load_or_create(dir: &Path, listen: IpAddr, names: &[String]) -> Re
     Ok(Identity { config: Arc::new(config), fingerprint })
 }
 
+/// Bounds what a session holds for a client that reads slowly.
+pub(super) fn bound(session: &mut rustls::ServerConnection, limits: &Limits) {
+    session.set_buffer_limit(Some(limits.tls_buffer_bytes_max));
+}
+
 fn fingerprint_of(certificate: &CertificateDer<'_>) -> Result<Fingerprint, rustls::Error> {
     let parsed = ParsedCertificate::try_from(certificate)?;
     Ok(Fingerprint(Sha256::digest(parsed.subject_public_key_info().as_ref()).into()))
@@ -215,6 +221,17 @@ mod tests {
         assert_eq!(first.to_string().len(), 64);
         let other = tempfile::tempdir().unwrap();
         assert_ne!(load_or_create(other.path(), LOOPBACK, &[]).unwrap().fingerprint, first);
+    }
+
+    // spec: G-11
+    #[test]
+    fn a_session_takes_one_record_more_than_the_socket() {
+        use std::io::Write as _;
+        let dir = tempfile::tempdir().unwrap();
+        let config = load_or_create(dir.path(), LOOPBACK, &[]).unwrap().config;
+        let mut session = rustls::ServerConnection::new(config).unwrap();
+        bound(&mut session, &Limits::default());
+        assert_eq!(session.writer().write(&[0; 1 << 20]).unwrap(), 16 * 1024);
     }
 
     #[test]

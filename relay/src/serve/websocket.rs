@@ -29,19 +29,13 @@ use tokio::time::Instant;
 
 use super::connection::{Running, Shared};
 use super::grpc::{self, Deadlines, Seat, Waiting};
-use super::{Gate, Limits, Outbound};
+use super::{Gate, Held, Limits, Message, Outbound};
+use crate::limits::{WEBSOCKET_PACK_BYTES_MAX, WEBSOCKET_READ_BYTES};
 
 /// The subprotocol that the relay speaks.
 const PROTOCOL: &str = "blaze.v1";
 /// The subprotocol by which a page hands over its token: it can set no header.
 const TOKEN_PREFIX: &str = "bearer.";
-
-/// Ready frames share a write up to this size: one record of TLS.
-const PACK_BYTES_MAX: usize = 16 * 1024;
-/// Pings of a client that wait for their answer. More at one time make it wait.
-const PONGS_MAX: usize = 4;
-/// The buffer that is read into.
-const READ_BYTES: usize = 8 * 1024;
 
 /// Says whether a request asks for a WebSocket on the session's path.
 pub(super) fn is_upgrade(request: &Request<Incoming>) -> bool {
@@ -102,7 +96,10 @@ pub(super) fn accept<G: Gate>(
         let (read, write) = tokio::io::split(TokioIo::new(upgraded));
         let mut out = Out { write, buffer: BytesMut::new(), frames: 0 };
         let ended = match open(&shared, &called, &running).await {
-            Ok((seat, outbound, deadlines)) => serve(&shared.limits, read, &mut out, &seat, outbound, deadlines).await,
+            Ok((seat, outbound, deadlines)) => {
+                let held = Held::new(&running.activity().peer);
+                serve(&shared.limits, read, held, &mut out, &seat, outbound, deadlines).await
+            }
             Err(status) => Ending::Status(status),
         };
         running.answered();
@@ -122,7 +119,7 @@ async fn open<G: Gate>(
     running: &Running,
 ) -> Result<(Arc<Seat<G>>, mpsc::Receiver<Outbound>, Deadlines), Status> {
     let (grant, deadlines) = grpc::admit(shared, headers, running, Waiting::default())?;
-    let (seat, outbound) = grpc::take_seat(shared, grant).await?;
+    let (seat, outbound) = grpc::take_seat(shared, grant, &running.activity().peer).await?;
     Ok((Arc::new(seat), outbound, deadlines))
 }
 
@@ -143,14 +140,16 @@ type Io = TokioIo<hyper::upgrade::Upgraded>;
 async fn serve<G: Gate>(
     limits: &Limits,
     read: ReadHalf<Io>,
+    held: Held,
     out: &mut Out,
     seat: &Arc<Seat<G>>,
     outbound: mpsc::Receiver<Outbound>,
     mut deadlines: Deadlines,
 ) -> Ending {
-    let (pongs, to_pong) = mpsc::channel(PONGS_MAX);
+    let (pongs, to_pong) = mpsc::channel(limits.websocket_pongs_max);
     let heard = Mutex::new(Some(Instant::now()));
-    let reader = Reader { read, decoder: Decoder::new(Side::Client, limits.message_bytes_max), pongs, heard: &heard };
+    let reader =
+        Reader { read, decoder: Decoder::new(Side::Client, limits.message_bytes_max), held, pongs, heard: &heard };
     let waiting = deadlines.waiting();
     let mut reading = std::pin::pin!(reader.run(&**seat));
     let mut reads = true;
@@ -182,6 +181,8 @@ async fn serve<G: Gate>(
 struct Reader<'a> {
     read: ReadHalf<Io>,
     decoder: Decoder,
+    /// What the decoder holds.
+    held: Held,
     pongs: mpsc::Sender<Bytes>,
     /// When the client was last heard; nothing while nobody listens, because the gate takes its time.
     heard: &'a Mutex<Option<Instant>>,
@@ -197,8 +198,16 @@ impl Reader<'_> {
                     Ok(None) => break,
                     Ok(Some(Event::Message(message))) => {
                         *self.heard.lock() = None;
-                        if !seat.frame(message).await {
-                            return None;
+                        let mut held = Held::new(self.held.peer());
+                        let taken = async {
+                            self.held.set(self.decoder.held_bytes()).await?;
+                            held.set(message.len()).await?;
+                            seat.frame(Message { bytes: message, held }).await
+                        };
+                        match taken.await {
+                            Ok(true) => {}
+                            Ok(false) => return None,
+                            Err(status) => return Some(Ending::Status(status)),
                         }
                     }
                     Ok(Some(Event::Ping(payload))) => {
@@ -211,10 +220,13 @@ impl Reader<'_> {
             }
             self.heard.lock().get_or_insert_with(Instant::now);
             let input = self.decoder.input();
-            input.reserve(READ_BYTES);
+            input.reserve(WEBSOCKET_READ_BYTES);
             match self.read.read_buf(input).await {
                 Ok(0) | Err(_) => return Some(Ending::Gone),
                 Ok(_) => *self.heard.lock() = Some(Instant::now()),
+            }
+            if let Err(status) = self.held.set(self.decoder.held_bytes()).await {
+                return Some(Ending::Status(status));
             }
         }
     }
@@ -242,7 +254,7 @@ async fn write<G: Gate>(
             }
         }
         while ended.is_none()
-            && out.buffer.len() < PACK_BYTES_MAX
+            && out.buffer.len() < WEBSOCKET_PACK_BYTES_MAX
             && let Ok(next) = outbound.try_recv()
         {
             ended = out.take(Some(next));
@@ -292,7 +304,7 @@ impl Out {
             }
         }
         // A large frame's memory is not kept for an idle session.
-        if self.buffer.capacity() > 2 * PACK_BYTES_MAX {
+        if self.buffer.capacity() > 2 * WEBSOCKET_PACK_BYTES_MAX {
             self.buffer = BytesMut::new();
         }
         self.write.flush().await

@@ -10,6 +10,7 @@ mod messages;
 mod pool;
 mod rig;
 mod server;
+mod shares;
 mod streams;
 
 use rig::World;

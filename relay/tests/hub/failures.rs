@@ -1,6 +1,6 @@
 //! Logs that fail, clients that vanish, relays that go down.
 
-use blazedb_relay::hub::{HubLimits, Input, Unavailable};
+use blazedb_relay::hub::{HubLimits, Input, Received, Unavailable};
 use blazedb_relay::log::AppendError;
 use blazedb_wire::limits::FRAME_BODY_BYTES_MAX;
 use blazedb_wire::{ErrorCode, Frame, FrameKind, HEADER_BYTES};
@@ -159,7 +159,7 @@ fn the_longest_frame_is_looked_at_and_one_more_byte_beside_it_is_too_much() {
         if pushed_before {
             rig.push(a, 1, 1, &[create(1, 0)]);
         }
-        rig.handle(Input::Frame { conn: a, bytes: longest.clone() });
+        rig.handle(Input::Frame { conn: a, frame: Received::decode(longest.clone()) });
         assert_eq!(rig.seen(a).closed_with().code, answer);
     }
 }

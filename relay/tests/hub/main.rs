@@ -6,5 +6,6 @@ mod failures;
 mod interleavings;
 mod purity;
 mod rig;
+mod shares;
 mod store_log;
 mod streams;

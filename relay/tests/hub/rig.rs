@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use blazedb_relay::hub::{Access, ConnId, Effect, Hub, HubLimits, Input, Now, SpaceDigest};
+use blazedb_relay::hub::{Access, ConnId, Effect, Hub, HubLimits, Input, Now, Origin, Received, SpaceDigest};
 use blazedb_relay::log::{
     Append, AppendError, DeadDocuments, Known, LogError, PayloadDigest, RelayLog, SpaceInfo, StoredEntry,
 };
@@ -261,6 +261,11 @@ impl Seen {
             .collect()
     }
 
+    /// Bytes that were sent and not read.
+    pub(crate) fn unread_bytes(&self) -> usize {
+        self.unread.iter().map(Bytes::len).sum()
+    }
+
     pub(crate) fn closed_with(&self) -> &ErrorFrame {
         self.closed.as_ref().expect("the stream is closed").as_ref().expect("with an error")
     }
@@ -297,6 +302,8 @@ pub(crate) struct Rig {
     pub(crate) reading: Cell<bool>,
     pub(crate) materialized: BTreeMap<SpaceId, u64>,
     pub(crate) copies: bool,
+    /// Where the next stream comes from.
+    pub(crate) origin: Origin,
 }
 
 impl Rig {
@@ -318,6 +325,7 @@ impl Rig {
             reading: Cell::new(true),
             materialized: BTreeMap::new(),
             copies: true,
+            origin: Origin { address: 1, connection: 1 },
         }
     }
 
@@ -347,12 +355,13 @@ impl Rig {
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
         self.clients.insert(conn, Seen { space: space.to_owned(), ..Seen::default() });
-        self.handle(Input::Connected { conn, access: Access { space: space.into(), subject: "test".into() } });
+        let access = Access { space: space.into(), subject: "test".into() };
+        self.handle(Input::Connected { conn, access, origin: self.origin });
         conn
     }
 
     pub(crate) fn send(&mut self, conn: ConnId, frame: &Frame) {
-        self.handle(Input::Frame { conn, bytes: frame.to_bytes() });
+        self.handle(Input::Frame { conn, frame: Received::decode(frame.to_bytes()) });
     }
 
     pub(crate) fn hello(&mut self, cursor: u64, replicas: &[ReplicaId]) -> Hello {
@@ -444,6 +453,7 @@ impl Rig {
                 let digest = SpaceDigest { seq: min_seq, digest: [7; 32], documents: 3 };
                 Input::DigestReady { conn, digest: self.copies.then_some(digest) }
             }
+            Effect::GoOn { conn } => Input::GoOn { conn },
             other => panic!("not expected here: {other:?}"),
         };
         self.handle(input);
@@ -452,6 +462,18 @@ impl Rig {
     /// Lets the log do one group of appends without the hub hearing of it.
     pub(crate) fn append_silently(&mut self) {
         assert!(self.append_some(usize::MAX), "an append was waiting");
+    }
+
+    /// Lets one connection go on whose turn it was to wait; false if none waits.
+    pub(crate) fn one_turn(&mut self) -> bool {
+        let Some(at) = self.others.iter().position(|other| matches!(other, Effect::GoOn { .. })) else { return false };
+        self.other(at);
+        true
+    }
+
+    /// Lets the log open what it was asked to open.
+    pub(crate) fn answer_opens(&mut self) {
+        while self.open_one() {}
     }
 
     /// Lets the log answer whatever it was asked, but for appends.

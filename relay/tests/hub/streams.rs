@@ -1,6 +1,6 @@
 //! Who gets what, in which order.
 
-use blazedb_relay::hub::{HubLimits, Input};
+use blazedb_relay::hub::{HubLimits, Input, Received};
 use blazedb_wire::{ErrorCode, Frame, FrameKind, Reads, SpaceId};
 use bytes::Bytes;
 
@@ -286,7 +286,7 @@ fn rubbish_ends_only_its_own_stream() {
     let mut bytes = Frame::Push(rig.batch(1, 1, &[create(1, 0)])).to_bytes().to_vec();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
-    rig.handle(Input::Frame { conn: a, bytes: bytes.into() });
+    rig.handle(Input::Frame { conn: a, frame: Received::decode(bytes.into()) });
     rig.settle();
     let error = rig.seen(a).closed_with();
     assert_eq!((error.code, error.fatal), (ErrorCode::Malformed, true));
@@ -311,7 +311,7 @@ fn a_reserved_kind_is_answered_and_the_stream_goes_on() {
     bytes[3] = 37;
     let crc = crc32(&bytes[..12]);
     bytes[12..16].copy_from_slice(&crc.to_le_bytes());
-    rig.handle(Input::Frame { conn: a, bytes: bytes.into() });
+    rig.handle(Input::Frame { conn: a, frame: Received::decode(bytes.into()) });
     rig.push(a, 1, 1, &[create(1, 0)]);
     rig.settle();
     assert_eq!(rig.seen(a).errors()[0].code, ErrorCode::Unsupported);
@@ -482,7 +482,7 @@ fn before_hello_no_body_is_looked_at() {
         bytes[3] = kind.number();
         bytes[8] = 4;
         bytes.extend_from_slice(b"junk");
-        rig.handle(Input::Frame { conn: stranger, bytes: bytes.into() });
+        rig.handle(Input::Frame { conn: stranger, frame: Received::decode(bytes.into()) });
         let closed = rig.seen(stranger).closed_with();
         assert_eq!((closed.code, closed.text.as_str()), (ErrorCode::Malformed, "the first frame of a stream is Hello"));
     }

@@ -6,6 +6,7 @@ mod client;
 mod crowd;
 mod detour;
 mod health;
+mod memory;
 mod methods;
 mod web;
 mod websocket;
@@ -19,7 +20,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use blazedb::transport::{FrameReceiver, FrameSender, Target, TransportError, Trust, open_stream, parse_fingerprint};
-use blazedb_relay::serve::{ConnId, Gate, GateConnection, Limits, Outbound, Refusal, ServeConfig, ServeError, bind};
+use blazedb_relay::serve::{
+    ConnId, Gate, GateConnection, Limits, Message, Outbound, Peer, Refusal, ServeConfig, ServeError, bind,
+};
 use blazedb_relay::token::{self, Grant, LEEWAY_S};
 use blazedb_wire::grpc::{
     Code, HEALTH_CHECK_PATH, MESSAGE_BYTES_MAX, MessageDecoder, SYNC_PATH, Status, encode_message,
@@ -70,7 +73,7 @@ struct EchoInner {
 }
 
 impl Gate for Echo {
-    async fn connect(&self, grant: Grant) -> Result<GateConnection, Refusal> {
+    async fn connect(&self, grant: Grant, _peer: &Arc<Peer>) -> Result<GateConnection, Refusal> {
         if grant.space == "locked" {
             return Err(Refusal::Denied("100% locked".to_owned()));
         }
@@ -84,12 +87,13 @@ impl Gate for Echo {
         Ok(GateConnection { id, outbound })
     }
 
-    async fn frame(&self, id: ConnId, frame: Bytes) -> bool {
+    async fn frame(&self, id: ConnId, message: Message) -> Result<bool, Status> {
+        let frame = message.bytes;
         let _ = self.0.seen.send(Seen::Frame(id, frame.len()));
         let Some(sender) = self.0.open.lock().get(&id).cloned() else {
-            return false;
+            return Ok(false);
         };
-        match &frame[..] {
+        Ok(match &frame[..] {
             b"close" => {
                 let status = Status::new(Code::FailedPrecondition, "closed by the gate: 100%\n");
                 let _ = sender.send(Outbound::Close(status)).await;
@@ -100,7 +104,7 @@ impl Gate for Echo {
                 false
             }
             _ => sender.send(Outbound::Frame(frame)).await.is_ok(),
-        }
+        })
     }
 
     fn sent(&self, id: ConnId, bytes: usize) {
@@ -238,6 +242,10 @@ impl Relay {
 
 /// Connects to a relay whose files are here.
 async fn tls_to(dir: &Path, address: SocketAddr, protocol: &[u8]) -> TlsStream<TcpStream> {
+    tls_over(dir, TcpStream::connect(address).await.unwrap(), protocol).await
+}
+
+async fn tls_over(dir: &Path, tcp: TcpStream, protocol: &[u8]) -> TlsStream<TcpStream> {
     let pem = std::fs::read(dir.join("tls.crt")).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
@@ -248,7 +256,6 @@ async fn tls_to(dir: &Path, address: SocketAddr, protocol: &[u8]) -> TlsStream<T
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![protocol.to_vec()];
-    let tcp = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
 }

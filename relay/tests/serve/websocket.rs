@@ -196,6 +196,25 @@ async fn handshakes_that_are_none_are_answered_in_http() {
     assert!(relay.stop().await.is_empty(), "the gate hears nothing of it");
 }
 
+// spec: L-23
+#[tokio::test]
+async fn a_message_of_a_page_is_counted_as_it_comes() {
+    let limits = Limits {
+        held_bytes_per_connection_max: 1 << 20,
+        room_wait_max: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let mut relay = Relay::with(limits).await;
+    let mut page = relay.member().await;
+    let mut out = BytesMut::new();
+    encode(OpCode::Binary, &vec![7; 2 << 20], Some(MASK), &mut out);
+    // All but its end: it is never whole.
+    page.send(&out[..out.len() - 1]).await;
+    assert_eq!(page.ended().await, status_code(Code::ResourceExhausted));
+    relay.until_disconnected().await;
+    relay.stop().await;
+}
+
 // spec: G-11, G-19
 #[tokio::test]
 async fn a_page_that_is_silent_or_takes_nothing_is_cut() {

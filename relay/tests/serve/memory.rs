@@ -1,0 +1,151 @@
+//! What messages may take: of a connection, of an address, of the relay. Linux has all of 127.0.0.0/8 for addresses.
+
+use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
+use std::task::{Context, Poll};
+
+use tokio::net::TcpSocket;
+
+use super::*;
+
+type Requests = http2::SendRequest<Channel<Bytes, std::io::Error>>;
+
+/// A message of `WHOLE` bytes of which `PART` have come.
+const WHOLE: usize = 700 << 10;
+const PART: usize = 600 << 10;
+
+/// Connects from an address of its own.
+async fn requests_from(relay: &Relay, from: &str) -> Requests {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+    let tcp = soon("connect", socket.connect(relay.address)).await.unwrap();
+    let tls = soon("the handshake", tls_over(relay.dir.path(), tcp, b"h2")).await;
+    let (requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.unwrap();
+    tokio::spawn(connection);
+    requests
+}
+
+/// Opens a stream and begins a message.
+async fn begin(relay: &Relay, requests: &mut Requests) -> (BodySender<Bytes, std::io::Error>, Response<Incoming>) {
+    let (mut sender, body) = body();
+    let request = relay.request(Some(&relay.token("home"))).body(body).unwrap();
+    let response = soon("answer", requests.send_request(request)).await.unwrap();
+    let whole = message(&[7; WHOLE]);
+    for piece in whole.slice(..PART).chunks(16 << 10) {
+        // Whoever is refused takes no more.
+        if soon("a piece", sender.send_data(Bytes::copy_from_slice(piece))).await.is_err() {
+            break;
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    (sender, response)
+}
+
+// spec: L-23
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_share_the_memory_of_a_connection_of_an_address_and_of_the_relay() {
+    let wide = Limits { room_wait_max: Duration::from_millis(200), ..Limits::default() };
+    let connection = || Limits { held_bytes_per_connection_max: 1 << 20, ..wide.clone() };
+    let address = || Limits { held_bytes_per_address_max: 1 << 20, ..wide.clone() };
+    let all = || Limits { held_bytes_max: 1 << 20, ..wide.clone() };
+    for (limits, other, refused, what) in [
+        (connection(), None, true, "of one connection"),
+        (connection(), Some("127.0.0.1"), false, "of two connections"),
+        (address(), Some("127.0.0.1"), true, "of one address"),
+        (address(), Some("127.0.0.2"), false, "of two addresses"),
+        (all(), Some("127.0.0.2"), true, "of all"),
+        (wide.clone(), None, false, "below the limits"),
+    ] {
+        let relay = Relay::with(limits).await;
+        let mut one = requests_from(&relay, "127.0.0.1").await;
+        let (mut sender, response) = begin(&relay, &mut one).await;
+        let mut two = match other {
+            Some(from) => requests_from(&relay, from).await,
+            None => one.clone(),
+        };
+        let (_second, second_response) = begin(&relay, &mut two).await;
+        if refused {
+            let (messages, status) = read_all(second_response).await;
+            assert_eq!((messages.len(), status.code), (0, Code::ResourceExhausted), "{what}");
+            assert!(status.message.contains("come back"), "{what}: {status}");
+        }
+        // Whoever says little is heard meanwhile.
+        let (mut short, body) = body();
+        let request = relay.request(Some(&relay.token("home"))).body(body).unwrap();
+        let answer = soon("answer", two.send_request(request)).await.unwrap();
+        short.send_data(message(b"hello")).await.unwrap();
+        drop(short);
+        assert_eq!(read_all(answer).await.0, [&b"hello"[..]], "{what}");
+        // And the first goes on, and gets its whole message back.
+        sender.send_data(message(&[7; WHOLE]).slice(PART..)).await.unwrap();
+        drop(sender);
+        let (messages, status) = read_all(response).await;
+        assert_eq!((messages.len(), messages[0].len(), status.code), (1, WHOLE, Code::Ok), "{what}");
+        relay.stop().await;
+    }
+}
+
+/// A connection that can be left alone: then nobody reads its socket.
+struct Frozen<F>(Pin<Box<F>>, Arc<AtomicBool>);
+
+impl<F: Future> Future for Frozen<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.1.load(Ordering::Relaxed) { Poll::Pending } else { self.0.as_mut().poll(cx).map(drop) }
+    }
+}
+
+/// Runs what hyper spawns, the socket among it, until it is left alone.
+#[derive(Clone)]
+struct Freezing(Arc<AtomicBool>);
+
+impl<F: Future + Send + 'static> hyper::rt::Executor<F> for Freezing {
+    fn execute(&self, future: F) {
+        tokio::spawn(Frozen(Box::pin(future), Arc::clone(&self.0)));
+    }
+}
+
+// spec: G-11
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_whose_client_reads_nothing_takes_its_send_buffer_and_no_more() {
+    const STREAMS: usize = 32;
+    let relay = Relay::start().await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(8 << 10).unwrap();
+    let tcp = soon("connect", socket.connect(relay.address)).await.unwrap();
+    let tls = tls_over(relay.dir.path(), tcp, b"h2").await;
+    let frozen = Arc::new(AtomicBool::new(false));
+    let (mut requests, connection) = http2::Builder::new(Freezing(Arc::clone(&frozen)))
+        .initial_stream_window_size(16 << 20)
+        .initial_connection_window_size(256 << 20)
+        .handshake(TokioIo::new(tls))
+        .await
+        .unwrap();
+    tokio::spawn(Frozen(Box::pin(connection), Arc::clone(&frozen)));
+    let mut open = Vec::new();
+    for _ in 0..STREAMS {
+        let (sender, body) = body();
+        let request = relay.request(Some(&relay.token("home"))).body(body).unwrap();
+        open.push((sender, soon("answer", requests.send_request(request)).await.unwrap()));
+    }
+    frozen.store(true, Ordering::Relaxed);
+    let senders: Vec<_> = relay.gate.0.open.lock().values().cloned().collect();
+    assert_eq!(senders.len(), STREAMS);
+    let mut taken = 0;
+    for sender in &senders {
+        let frame = Bytes::from(vec![7; 16 << 10]);
+        while let Ok(sent) =
+            tokio::time::timeout(Duration::from_millis(300), sender.send(Outbound::Frame(frame.clone()))).await
+        {
+            sent.unwrap();
+            taken += frame.len();
+        }
+    }
+    // Each has its buffer, one message and four in the channel of the gate; the connection has TLS and the kernel.
+    let of_one = Limits::default().send_buffer_bytes_max + (16 << 10) + 4 * (16 << 10);
+    assert_eq!(Limits::default().send_buffer_bytes_max, 64 << 10);
+    assert!(taken > STREAMS * (32 << 10), "{taken}");
+    assert!(taken < STREAMS * of_one + (6 << 20), "{taken}");
+    drop(open);
+}
