@@ -5,10 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use blazedb_relay::serve::{Access, Answer, ConnId, Exchange, Gate, GateConnection, Limits, Message, Method, Peer, Refusal, Requests, ServeConfig, Step, bind};
+use blazedb_relay::serve::{
+    Access, Answer, ConnId, Exchange, Gate, GateConnection, Limits, Message, Method, Peer, Refusal, Requests,
+    ServeConfig, Step, bind,
+};
 use blazedb_relay::token::Grant;
 use blazedb_wire::grpc::{Metadata, Status};
-use bytes::Bytes;
 
 use crate::Fault;
 

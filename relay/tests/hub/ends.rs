@@ -1,6 +1,6 @@
 //! Clients that have said all they will say.
 
-use blazedb_relay::hub::{ConnId, HubLimits, Input, SpaceDigest};
+use blazedb_relay::hub::{ConnId, HubLimits, Input, Received, SpaceDigest};
 use blazedb_relay::log::AppendError;
 use blazedb_wire::{ErrorCode, Frame, Hello};
 
@@ -79,7 +79,7 @@ fn what_was_pushed_before_a_bye_is_acknowledged() {
         rig.send(a, &Frame::Bye);
         assert!(rig.seen(a).closed.is_none(), "{opened} {appended}: before the acknowledgements");
         // What comes behind the goodbye is nothing.
-        rig.handle(Input::Frame { conn: a, bytes: vec![0; 100].into() });
+        rig.handle(Input::Frame { conn: a, frame: Received::decode(vec![0; 100].into()) });
         rig.push(a, 1, 4, &[update(1, 0, 4)]);
         rig.settle();
         assert_eq!(rig.seen(a).acks().len(), 2, "{opened} {appended}");
