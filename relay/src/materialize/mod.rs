@@ -242,7 +242,7 @@ mod tests {
         }
     }
 
-    // spec: R-22
+    // spec: R-22, L-26
     #[test]
     fn however_many_ask_for_a_space_meanwhile_it_is_one_digest_and_spaces_take_turns() {
         let space = |n| SpaceEpoch { space: SpaceId::from_bytes([n; 16]), epoch: 1 };

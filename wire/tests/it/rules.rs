@@ -67,9 +67,11 @@ fn every_rule_is_cited_by_a_test_or_a_vector() {
     for (folder, ending) in [("wire/tests", ".rs"), ("spec/vectors", ".toml"), ("relay/tests", ".rs")] {
         texts(&root().join(folder), ending).iter().for_each(|text| tested.extend(cited(text)));
     }
-    for text in texts(&root().join("wire/src"), ".rs") {
-        if let Some((_, tests)) = text.split_once("#[cfg(test)]") {
-            tested.extend(cited(tests));
+    for folder in ["wire/src", "relay/src"] {
+        for text in texts(&root().join(folder), ".rs") {
+            if let Some((_, tests)) = text.split_once("#[cfg(test)]") {
+                tested.extend(cited(tests));
+            }
         }
     }
     let untested: Vec<String> = defined().difference(&tested).cloned().collect();
