@@ -83,6 +83,12 @@ fn options(args: &RestoreArgs) -> Result<(Options, Options), Failure> {
 
 fn explain(args: &RestoreArgs, error: &Error) -> Failure {
     let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<RestoreError>());
+    if let Some(RestoreError::NoHistory { newest, .. }) = cause {
+        return Failure::new(
+            format!("{} was not restored: the backups have no history before commit {newest}", args.db.db.display()),
+            "leave --at away for what they have; for earlier moments make backups with `blazedb backup --history`",
+        );
+    }
     let next = match error.kind() {
         _ if matches!(cause, Some(RestoreError::KeyMissing { .. })) => {
             "leave --unencrypted away, and give the passphrase that the database had when it was backed up"
