@@ -13,7 +13,7 @@
 //!                             '--------------------------------------------------'
 //! ```
 //!
-//! What clients say is heard in turns ([`Turns`]), and so are their reads; what the threads answer is heard at once.
+//! What clients say is heard in turns (turns.rs), and so are their reads; what the threads answer is heard at once.
 //!
 //! Nothing is acknowledged before the append thread has said that it is durable, so the process may be killed at any
 //! moment. Start with [`run`].
