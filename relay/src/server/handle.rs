@@ -117,19 +117,22 @@ impl Gate for HubHandle {
     async fn frame(&self, id: serve::ConnId, message: serve::Message) -> Result<bool, Status> {
         let serve::Message { bytes, mut held } = message;
         let Some(place) = held.peer().place().await else { return Ok(false) };
-        let frame = if is_slow(&bytes, self.decode_here_bytes_max) {
+        let (frame, held) = if is_slow(&bytes, self.decode_here_bytes_max) {
             // On a thread of its own, so that the runtime's go on with everything else.
-            let mut turn = Arc::clone(held.peer()).turn().await;
-            let decoding = tokio::task::spawn_blocking(move || Box::new(Received::decode(bytes)));
-            let frame = decoding.await.map_err(|_| Status::new(Code::Internal, "the relay failed; send it again"))?;
+            let turn = held.peer().turn().await;
+            // It keeps its turn and its memory to its end, though its stream is gone before: who begins and resets streams has one
+            // decoded at a time, too.
+            let decoding = tokio::task::spawn_blocking(move || (Box::new(Received::decode(bytes)), turn, held));
+            let failed = |_| Status::new(Code::Internal, "the relay failed; send it again");
+            let (frame, mut turn, mut held) = decoding.await.map_err(failed)?;
             turn.make_way();
             // Its address decodes no other meanwhile, or each could leave one here.
             held.set(frame.memory_bytes()).await?;
-            frame
+            (frame, held)
         } else {
             let frame = Box::new(Received::decode(bytes));
             held.set(frame.memory_bytes()).await?;
-            frame
+            (frame, held)
         };
         Ok(self.said(id, Said::Frame(frame, place, held)))
     }
@@ -170,5 +173,29 @@ mod tests {
         assert_eq!(send(&other).await, Ok(Ok(true)), "another connection has places of its own");
         drop(queue.recv().await);
         assert_eq!(send(&one).await, Ok(Ok(true)), "the hub has taken one");
+    }
+
+    // spec: L-24
+    #[test]
+    fn what_is_decoded_keeps_its_turn_when_its_stream_is_gone() {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().max_blocking_threads(1).build().expect("a runtime");
+        runtime.block_on(async {
+            let limits = Limits::default();
+            let (handle, _queue) = HubHandle::new(&HubLimits::default(), &limits);
+            let (one, other) = Peer::pair(&limits);
+            // The only thread that decodes is busy.
+            let (go_on, busy) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || busy.recv().is_err());
+            let long = vec![0; limits.decode_here_bytes_max + 1].into();
+            let soon = Duration::from_millis(50);
+            let message = serve::Message { bytes: long, held: Held::new(&one) };
+            let given_up = tokio::time::timeout(soon, handle.frame(serve::ConnId(1), message)).await;
+            assert!(given_up.is_err(), "it waits for the thread");
+            assert!(tokio::time::timeout(soon, other.turn()).await.is_err(), "it is still to be decoded");
+            drop(go_on);
+            assert!(busy.await.expect("no panic"));
+            tokio::time::timeout(Duration::from_secs(10), other.turn()).await.expect("it is decoded");
+        });
     }
 }

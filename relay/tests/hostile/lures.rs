@@ -176,6 +176,12 @@ async fn once<T>(future: impl Future<Output = T>) -> Option<T> {
 // spec: G-21
 #[test]
 fn waiting_for_an_answer_in_pieces_loses_nothing_of_a_call_that_is_made_again() {
+    // Whether a call was queued and not sent as its connection ended is a matter of moments.
+    assert!((0..20).any(|_| waits_in_pieces_for_a_call_that_is_made_again()), "no call was made again");
+}
+
+/// Returns whether a call was made again.
+fn waits_in_pieces_for_a_call_that_is_made_again() -> bool {
     let servers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let server = servers.block_on(Server::start(&[], |asked| match (asked.connection, asked.stream) {
         (0, 1) => Some(well(1)),
@@ -191,7 +197,9 @@ fn waiting_for_an_answer_in_pieces_loses_nothing_of_a_call_that_is_made_again() 
         call(&client).await.unwrap();
         let mut open = VecDeque::new();
         loop {
-            assert!(begun.elapsed() < Duration::from_secs(20), "no call was made again");
+            if begun.elapsed() > Duration::from_secs(2) {
+                return false;
+            }
             if let Some(started) = once(client.streaming(METHOD, &CallOptions::new())).await
                 && server.connections() == 1
             {
@@ -209,14 +217,14 @@ fn waiting_for_an_answer_in_pieces_loses_nothing_of_a_call_that_is_made_again() 
                     Some(Err(_)) => false,
                 };
                 if is_made_again {
-                    return;
+                    assert!(server.connections() >= 2);
+                    return true;
                 }
                 open.remove(at);
             }
             tokio::task::yield_now().await;
         }
-    });
-    assert!(server.connections() >= 2);
+    })
 }
 
 const HEALTH_OF_ALL: usize = 5;
