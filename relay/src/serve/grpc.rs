@@ -248,12 +248,13 @@ impl<G: Gate> Pump<G> {
         // Four kilobytes may be four megabytes, and take as long as a thousand messages.
         let mut decoder = std::mem::take(&mut self.decoder);
         let peer = Arc::clone(self.held.peer());
-        let mut turn = peer.turn().await;
+        let turn = peer.turn().await;
+        // It keeps its turn to its end, though its stream is gone before.
         let inflated = tokio::task::spawn_blocking(move || {
             let message = decoder.poll_message();
-            (decoder, message)
+            (decoder, message, turn)
         });
-        let (decoder, message) =
+        let (decoder, message, mut turn) =
             inflated.await.map_err(|_| Status::new(Code::Internal, "the relay failed; reconnect"))?;
         turn.make_way();
         self.decoder = decoder;
