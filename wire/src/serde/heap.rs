@@ -6,7 +6,7 @@ use crate::value::sequence::width_for;
 use crate::writer::put_uvarint;
 
 /// What is written in one step, however few of its bytes count: that much lies behind the payloads.
-const STEP: usize = size_of::<i64>();
+pub(super) const STEP: usize = size_of::<i64>();
 
 /// What is kept from one row to the next, in bytes.
 const KEPT_BYTES: usize = 64 << 10;
@@ -73,7 +73,16 @@ impl Heap {
     /// Takes bytes.
     #[inline(always)]
     pub(super) fn put(&mut self, bytes: &[u8]) -> Result<(), Elsewhere> {
-        self.room(bytes.len())?[..bytes.len()].copy_from_slice(bytes);
+        let room = self.room(bytes.len())?;
+        // Words are short, and a call costs more than copying them.
+        match (bytes.first_chunk::<STEP>(), bytes.last_chunk::<STEP>()) {
+            (Some(first), Some(last)) if bytes.len() <= 2 * STEP => {
+                *room.first_chunk_mut().ok_or(Elsewhere)? = *first;
+                *room.get_mut(bytes.len() - STEP..).and_then(|room| room.first_chunk_mut()).ok_or(Elsewhere)? = *last;
+            }
+            (Some(_), _) => room[..bytes.len()].copy_from_slice(bytes),
+            _ => *room.first_chunk_mut().ok_or(Elsewhere)? = word(bytes),
+        }
         Ok(())
     }
 
@@ -109,22 +118,27 @@ impl Heap {
     #[inline]
     pub(super) fn open(&mut self, count: usize, is_field: bool) -> Result<Array, Elsewhere> {
         let table = if is_field { 2 } else { 0 };
-        // The narrowest ends do for most.
-        let width = 1;
+        // The narrowest ends do for most: of one byte.
         if count < 0x80 {
             // In one step: the table, the count, and the width, if there is one.
-            self.put_low((width << 8 | count as i64) << (8 * table), table + 1 + usize::from(count > 0))?;
+            self.put_low((0x100 | count as i64) << (8 * table), table + 1 + usize::from(count > 0))?;
         } else {
-            let mut bytes = vec![0; table];
-            put_uvarint(&mut bytes, count as u64);
-            bytes.push(width as u8);
-            self.put(&bytes)?;
+            self.open_long(count, table)?;
         }
         let tags_at = self.at;
         if let Some(but_last) = count.checked_sub(1) {
             self.room(count + but_last)?;
         }
         Ok(Array { count, width: 1, end_max: 0xff, tags_at, heap_at: self.at })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn open_long(&mut self, count: usize, table: usize) -> Result<(), Elsewhere> {
+        let mut bytes = vec![0; table];
+        put_uvarint(&mut bytes, count as u64);
+        bytes.push(1);
+        self.put(&bytes)
     }
 
     /// Ends the payload of an item.
@@ -171,6 +185,20 @@ impl Heap {
         let end_max = if width == 2 { 0xffff } else { u32::MAX as usize };
         Ok(Array { width, end_max, heap_at: heap_at + more, ..array })
     }
+}
+
+/// Returns fewer than eight bytes as eight, zeros behind them.
+#[inline(always)]
+fn word(bytes: &[u8]) -> [u8; STEP] {
+    if let (Some(&first), Some(&last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        let last = u64::from(u32::from_le_bytes(last)) << (8 * (bytes.len() - 4));
+        return (u64::from(u32::from_le_bytes(first)) | last).to_le_bytes();
+    }
+    let mut word = [0; STEP];
+    for (to, &from) in word.iter_mut().zip(bytes) {
+        *to = from;
+    }
+    word
 }
 
 #[cfg(test)]

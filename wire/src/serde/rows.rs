@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde::ser::{self, Impossible, Serialize, Serializer};
 
 use super::error::{SerdeError, SerdeErrorKind};
-use super::heap::Heap;
+use super::heap::{Heap, STEP};
 use super::native;
 use super::payload::{Elsewhere, Payload, elsewhere, elsewhere_with};
 use super::serializer::{to_document, to_value};
@@ -188,45 +188,34 @@ impl Plan {
     #[inline]
     fn put_head<const W: usize>(&mut self, heap_len: usize, body: &mut Vec<u8>) -> usize {
         let (start, count) = (body.len(), self.order.len());
-        let Some(but_last) = count.checked_sub(1) else { return start };
-        let heap_at = start + 1 + count + but_last * W;
-        body.resize(heap_at + heap_len, 0);
+        let Some((&last, but_last)) = self.order.split_last() else { return start };
+        let heap_at = start + 1 + count + but_last.len() * W;
+        // A step more, as all of a number is written, whatever is known of it: what follows is written over it.
+        body.resize(heap_at + heap_len + STEP, 0);
         let (head, heap) = body[start..].split_at_mut(heap_at - start);
         head[0] = W as u8;
         let (tags, ends) = head[1..].split_at_mut(count);
-        let mut end = 0usize;
+        let mut end = 0u32;
         let mut put = |place: u16, tag: &mut u8| {
             let field = &mut self.fields[usize::from(place)];
             *tag = field.tag;
-            // Eight bytes of all, whatever is known of them: what follows is written over them.
-            match heap.get_mut(end..end.wrapping_add(8)).and_then(|room| room.first_chunk_mut()) {
-                Some(room) => *room = field.low_or_start.to_le_bytes(),
-                None => field.put_last(heap.get_mut(end..).unwrap_or_default()),
+            let at = end as usize;
+            if let Some(room) = heap.get_mut(at..at + STEP).and_then(|room| room.first_chunk_mut()) {
+                *room = field.low_or_start.to_le_bytes();
             }
-            field.low_or_start = end as i64;
-            end += field.len as usize;
-            end as u32
+            field.low_or_start = end.into();
+            end = end.wrapping_add(field.len);
+            end
         };
-        let (Some((&last, but_last)), Some((last_tag, tags))) = (self.order.split_last(), tags.split_last_mut()) else {
-            return heap_at;
-        };
-        for ((&place, tag), slot) in but_last.iter().zip(tags).zip(ends.as_chunks_mut::<W>().0) {
-            slot.copy_from_slice(&put(place, tag).to_le_bytes()[..W]);
+        if let Some((last_tag, tags)) = tags.split_last_mut() {
+            for ((&place, tag), slot) in but_last.iter().zip(tags).zip(ends.as_chunks_mut::<W>().0) {
+                slot.copy_from_slice(&put(place, tag).to_le_bytes()[..W]);
+            }
+            // The last one has no end of its own.
+            put(last, last_tag);
         }
-        // The last one has no end of its own.
-        put(last, last_tag);
+        body.truncate(heap_at + heap_len);
         heap_at
-    }
-}
-
-impl Field {
-    /// Puts a number where fewer than eight bytes are left.
-    #[inline(never)]
-    fn put_last(&self, room: &mut [u8]) {
-        if self.known == Known::Low && self.len <= 8 {
-            let len = self.len as usize;
-            room[..len].copy_from_slice(&self.low_or_start.to_le_bytes()[..len]);
-        }
     }
 }
 
