@@ -21,11 +21,12 @@ use tokio_rustls::server::TlsStream;
 
 use super::answer::{Outgoing, answer};
 use super::beside::{First, beside};
+use super::crowd::{Admission, Standing};
 use super::gather::Gathered;
 use super::keepalive::Keepalive;
 use super::meter::{Bucket, Metered};
 use super::socket::Socket;
-use super::{Admission, Gate, Limits, Peer, tls};
+use super::{Gate, Limits, Peer, tls};
 use crate::token::Verifier;
 
 /// What all connections share.
@@ -69,7 +70,7 @@ struct ActivityState {
 }
 
 impl Activity {
-    fn new(limits: &Limits, peer: &Arc<Peer>) -> Self {
+    fn new(limits: &Limits, peer: &Arc<Peer>, standing: &Standing) -> Self {
         let now = Instant::now();
         let give_ups = Bucket::new(limits.give_ups_max, limits.give_ups_per_second, now);
         let state = ActivityState { running: 0, any: false, quiet_since: now, give_ups, cut_because: "" };
@@ -77,7 +78,7 @@ impl Activity {
             peer: Arc::clone(peer),
             state: Mutex::new(state),
             cut: Notify::new(),
-            known: Arc::default(),
+            known: Arc::clone(&standing.known),
             upgraded: Mutex::default(),
         }
     }
@@ -144,16 +145,23 @@ impl Drop for Running {
     }
 }
 
-/// Serves one connection to its end.
+/// Serves one connection until it ends, or until another has its place.
 pub(super) async fn run<G: Gate>(shared: Arc<Shared<G>>, tcp: TcpStream, peer: SocketAddr, admission: Admission) {
+    tokio::select! {
+        () = run_alone(shared, tcp, peer, &admission) => {}
+        () = admission.standing.given_up() => tracing::debug!(%peer, "a stranger's connection gave way to another"),
+    }
+}
+
+async fn run_alone<G: Gate>(shared: Arc<Shared<G>>, tcp: TcpStream, peer: SocketAddr, admission: &Admission) {
     // Frames are batched above; waiting for more would only delay acknowledgements.
     let _ = tcp.set_nodelay(true);
     let Some(acceptor) = &shared.acceptor else {
-        return run_http2(Arc::clone(&shared), tcp, peer, &admission.peer).await;
+        return run_http2(Arc::clone(&shared), tcp, peer, admission).await;
     };
     let limits = &shared.limits;
     let handshake = async {
-        let turn = Turn::take(&admission, &shared.handshakes).await;
+        let turn = Turn::take(admission, &shared.handshakes).await;
         let accepting = acceptor.accept_with(Socket(tcp), |session| tls::bound(session, limits));
         let mut accepting = std::pin::pin!(accepting);
         let accepted = tokio::time::timeout(limits.handshake_turn_max, accepting.as_mut()).await;
@@ -174,9 +182,9 @@ pub(super) async fn run<G: Gate>(shared: Arc<Shared<G>>, tcp: TcpStream, peer: S
         Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
     };
     if stream.get_ref().1.alpn_protocol() == Some(tls::ALPN_H2) {
-        run_http2(shared, stream, peer, &admission.peer).await;
+        run_http2(shared, stream, peer, admission).await;
     } else {
-        run_http1(shared, stream, peer, &admission.peer).await;
+        run_http1(shared, stream, peer, admission).await;
     }
 }
 
@@ -201,7 +209,7 @@ async fn run_http2<G: Gate>(
     shared: Arc<Shared<G>>,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     peer: SocketAddr,
-    sharing: &Arc<Peer>,
+    admission: &Admission,
 ) {
     let limits = &shared.limits;
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
@@ -214,7 +222,7 @@ async fn run_http2<G: Gate>(
         .max_send_buf_size(limits.send_buffer_bytes_max)
         .max_pending_accept_reset_streams(limits.pending_resets_max)
         .max_local_error_reset_streams(limits.local_error_resets_max);
-    let activity = Arc::new(Activity::new(limits, sharing));
+    let activity = Arc::new(Activity::new(limits, &admission.peer, &admission.standing));
     let known = Arc::clone(&activity.known);
     let stream = Metered::new(stream, known, limits.stranger_bytes_max, limits.stranger_bytes_per_second);
     let mut keepalive = Keepalive::new(limits.keepalive_interval, limits.keepalive_timeout, Instant::now());
@@ -294,7 +302,12 @@ fn service<G: Gate>(
     })
 }
 
-async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<Socket>, peer: SocketAddr, sharing: &Arc<Peer>) {
+async fn run_http1<G: Gate>(
+    shared: Arc<Shared<G>>,
+    stream: TlsStream<Socket>,
+    peer: SocketAddr,
+    admission: &Admission,
+) {
     let limits = &shared.limits;
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
@@ -302,7 +315,7 @@ async fn run_http1<G: Gate>(shared: Arc<Shared<G>>, stream: TlsStream<Socket>, p
         .header_read_timeout(limits.first_request_max)
         .max_headers(limits.headers_max)
         .max_buf_size(usize::try_from(limits.header_list_bytes_max).unwrap_or(usize::MAX).max(8192));
-    let activity = Arc::new(Activity::new(limits, sharing));
+    let activity = Arc::new(Activity::new(limits, &admission.peer, &admission.standing));
     let known = Arc::clone(&activity.known);
     let stream = Metered::new(stream, known, limits.stranger_bytes_max, limits.stranger_bytes_per_second);
     let service = service(&shared, &activity);

@@ -17,6 +17,7 @@
 mod answer;
 mod beside;
 mod connection;
+mod crowd;
 mod gather;
 mod grpc;
 mod health;
@@ -29,21 +30,20 @@ mod tls;
 mod web;
 mod websocket;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use blazedb_wire::grpc::{Code, Status};
 use bytes::Bytes;
-use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use crowd::Crowd;
 pub use method::{Access, Answer, AnswerFuture, Caller, Exchange, Method, Requests, Step, Unary};
 pub use peer::{Held, Peer, Turn};
 pub use tls::{CERTIFICATE_FILE, Fingerprint, KEY_FILE, TlsError};
@@ -248,7 +248,7 @@ impl Bound {
         let (stopping, stop) = watch::channel(false);
         let (seat_alive, mut seats_gone) = mpsc::channel::<()>(1);
         let shutdown_max = limits.shutdown_max;
-        let addresses = Arc::new(Addresses::new(&limits));
+        let crowd = Crowd::new(&limits);
         let shared = Arc::new(connection::Shared {
             acceptor: tls.then(|| TlsAcceptor::from(identity.config)),
             handshakes: Semaphore::new(limits.handshakes_max),
@@ -277,7 +277,7 @@ impl Bound {
                     continue;
                 }
             };
-            let Some(admission) = Addresses::admit(&addresses, peer.ip()) else {
+            let Some(admission) = Crowd::admit(&crowd, peer.ip()) else {
                 tracing::debug!(%peer, "too many connections; closed");
                 continue;
             };
@@ -321,107 +321,4 @@ fn is_of_one_client(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::Interrupted
     )
-}
-
-/// Open connections by address.
-struct Addresses {
-    open: Mutex<(usize, HashMap<IpAddr, Address>)>,
-    limits: Limits,
-    /// What all of them share.
-    relay: Arc<peer::Relay>,
-}
-
-/// What is open of one address.
-struct Address {
-    count: usize,
-    /// How many more of them may be in the handshake.
-    handshakes: Arc<Semaphore>,
-    shared: Arc<peer::Address>,
-}
-
-/// One open connection; counted until dropped.
-struct Admission {
-    addresses: Arc<Addresses>,
-    address: IpAddr,
-    /// Those of its address.
-    handshakes: Arc<Semaphore>,
-    /// The connection, as its streams see it.
-    peer: Arc<Peer>,
-}
-
-impl Addresses {
-    fn new(limits: &Limits) -> Self {
-        Self { open: Mutex::default(), limits: limits.clone(), relay: peer::Relay::new(limits) }
-    }
-
-    fn admit(addresses: &Arc<Self>, address: IpAddr) -> Option<Admission> {
-        let address = group(address);
-        let limits = &addresses.limits;
-        let mut open = addresses.open.lock();
-        if open.0 >= limits.connections_max {
-            return None;
-        }
-        let known = open.1.entry(address).or_insert_with(|| Address {
-            count: 0,
-            handshakes: Arc::new(Semaphore::new(limits.handshakes_per_address_max)),
-            shared: peer::Address::new(limits),
-        });
-        if known.count >= limits.connections_per_address_max {
-            return None;
-        }
-        known.count += 1;
-        let handshakes = Arc::clone(&known.handshakes);
-        let peer = Peer::new(&known.shared, &addresses.relay, limits);
-        open.0 += 1;
-        Some(Admission { addresses: Arc::clone(addresses), address, handshakes, peer })
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        let mut open = self.addresses.open.lock();
-        open.0 -= 1;
-        if let Some(known) = open.1.get_mut(&self.address) {
-            known.count -= 1;
-            if known.count == 0 {
-                open.1.remove(&self.address);
-            }
-        }
-    }
-}
-
-/// Returns what counts as one address: one subscriber of IPv6 has a whole /64.
-fn group(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_counted_at_the_edge() {
-        let limits = Limits { connections_max: 3, connections_per_address_max: 2, ..Limits::default() };
-        let addresses = Arc::new(Addresses::new(&limits));
-        let admit = |text: &str| Addresses::admit(&addresses, text.parse().unwrap());
-        let first = admit("10.0.0.1").unwrap();
-        // The same address, written as IPv6 maps it.
-        let second = admit("::ffff:10.0.0.1").unwrap();
-        assert!(admit("10.0.0.1").is_none());
-        let third = admit("2001:db8::1").unwrap();
-        assert!(admit("10.0.0.2").is_none(), "three in all");
-        drop(first);
-        let fourth = admit("2001:db8::ffff:1").unwrap();
-        drop(second);
-        assert!(admit("2001:db8::2").is_none(), "one /64 is one address");
-        drop((third, fourth));
-        assert_eq!(addresses.open.lock().0, 0);
-        assert!(addresses.open.lock().1.is_empty(), "nothing is remembered");
-    }
 }

@@ -95,3 +95,27 @@ async fn the_wait_for_a_turn_counts_and_a_slow_handshake_outlives_its_turn() {
     assert!(begun.elapsed() < Duration::from_millis(2_000), "not one after another: {:?}", begun.elapsed());
     relay.stop().await;
 }
+
+// spec: G-24
+#[tokio::test]
+async fn strangers_who_have_all_places_keep_no_member_out_and_push_none_away() {
+    let limits = Limits { connections_max: 8, connections_per_address_max: 6, ..Limits::default() };
+    let relay = Relay::with(limits).await;
+    let begun = Instant::now();
+    let mut strangers = Vec::new();
+    for from in ["127.0.0.2"; 5].into_iter().chain(["127.0.0.3"; 3]) {
+        strangers.push(silent(&relay, from).await);
+    }
+    let (sender, mut receiver) = relay.open().await;
+    let ended = soon("the end of the oldest", strangers[0].read(&mut [0])).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    assert!(begun.elapsed() < Limits::default().handshake_max, "it ends by itself then, and this says nothing");
+    // Whoever comes now takes places of strangers alone, as long as one address has many.
+    for n in 4..=20 {
+        strangers.push(silent(&relay, &format!("127.0.0.{n}")).await);
+    }
+    soon("send", sender.send(Bytes::from_static(b"still here"))).await.unwrap();
+    assert_eq!(soon("the echo", receiver.next()).await.unwrap().unwrap(), "still here");
+    drop(sender);
+    relay.stop().await;
+}
