@@ -173,6 +173,7 @@ impl Default for HubLimits {
             read_bytes_min: 16 << 10,
             queued: Shares { connection: 4 << 20, address: 16 << 20, relay: 128 << 20 },
             pushed: Shares { connection: 4 << 20, address: 8 << 20, relay: 64 << 20 },
+            space_bytes_max: 2 * GROUP_BYTES_MAX,
             turn_ops_max: 1_024,
             unread_pushes_max: 16_384,
             spaces_max: 65_536,
@@ -207,8 +208,9 @@ pub(crate) const WEBSOCKET_PACK_BYTES_MAX: usize = 16 * 1024;
 /// The buffer that WebSocket reads into.
 pub(crate) const WEBSOCKET_READ_BYTES: usize = 8 * 1024;
 
-/// Bytes of appends that share one sync at most: beyond this a sync costs more than it is shared by.
-pub(crate) const GROUP_BYTES_MAX: usize = 8 << 20;
+/// Bytes of appends that share one sync at most, the append that goes beyond it whole: beyond this a sync costs more than it is
+/// shared by. Of plain entries it is a few milliseconds of work, of deletes, which write most, some 8,000: 10 to 20 ms.
+pub(crate) const GROUP_BYTES_MAX: usize = 1 << 20;
 
 /// Entries are packed up to these bytes, so that a client that is slow to read them gets on in steps.
 pub(crate) const ENTRIES_PACK_BYTES_MAX: usize = 1 << 20;
@@ -265,6 +267,7 @@ mod tests {
             ("... whose share is used up", bytes(hub.read_bytes_min)),
             ("entries that go as one frame", bytes(ENTRIES_PACK_BYTES_MAX)),
             ("appends that share a sync", bytes(GROUP_BYTES_MAX)),
+            ("appends of a space that are not durable", bytes(hub.space_bytes_max)),
             ("window of a call", bytes(serving.stream_window_bytes as usize)),
             ("send buffer of a call", bytes(serving.send_buffer_bytes_max)),
             ("plain bytes that TLS holds", bytes(serving.tls_buffer_bytes_max)),

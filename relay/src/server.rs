@@ -2,7 +2,7 @@
 //!
 //! One task owns the hub: it takes inputs, asks the hub, does what it says. Everything that blocks or takes its time is
 //! elsewhere: a frame is decoded before it comes here, by the task of its stream, one thread appends (what gathers while a
-//! sync is under way shares the next one), two read, one moves the copies. All of them answer into the task's queue, which is
+//! sync is under way shares the next one, spaces in turns), two read, one moves the copies. All of them answer into the task's queue, which is
 //! unbounded; what may be in it is not, since every piece of work belongs to a connection's ledger and frames of clients take
 //! one of their connection's places before they enter ([`Limits::frames_per_connection_max`](serve::Limits)).
 //!
@@ -18,6 +18,7 @@
 //! Nothing is acknowledged before the append thread has said that it is durable, so the process may be killed at any
 //! moment. Start with [`run`].
 
+mod appends;
 mod handle;
 mod threads;
 
@@ -433,9 +434,14 @@ impl Shell {
     }
 }
 
-/// Frames wait while what was pushed from there leaves no room for more. The hub's own goes on: it makes room.
-fn may_be_heard(hub: &Hub, origin: Origin, (_, said): &(ConnId, Said)) -> bool {
-    !matches!(said, Said::Frame(..)) || hub.takes(origin)
+/// Frames wait while what was pushed from there leaves no room for more. What the hub has of them goes on, since that makes
+/// room, but waits while its space has none.
+fn may_be_heard(hub: &Hub, origin: Origin, (conn, said): &(ConnId, Said)) -> bool {
+    match said {
+        Said::Frame(..) => hub.takes(origin),
+        Said::GoOn => hub.may_go_on(*conn),
+        Said::Finished | Said::Disconnected => true,
+    }
 }
 
 fn send(conn: ConnId, client: &Client, what: Outbound) {

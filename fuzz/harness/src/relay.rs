@@ -41,6 +41,8 @@ struct Up {
     late: Vec<Append>,
     copies: BTreeMap<SpaceId, Database>,
     waiting: VecDeque<Effect>,
+    /// Connections whose turn has come and whose space has no room.
+    held: Vec<Effect>,
 }
 
 impl Relay {
@@ -63,6 +65,7 @@ impl Relay {
             late: Vec::new(),
             copies: BTreeMap::new(),
             waiting: VecDeque::new(),
+            held: Vec::new(),
         });
         Ok(())
     }
@@ -99,6 +102,7 @@ impl Relay {
         let mut effects = Vec::new();
         up.hub.handle(clock(now), input, &mut effects);
         up.waiting.extend(effects);
+        up.waiting.extend(up.held.drain(..));
         self.run(now, out);
     }
 
@@ -131,6 +135,10 @@ impl Relay {
                 Effect::Close { conn, error } => {
                     let error = error.map(|error| Frame::Error(error).to_bytes());
                     out.push(Out::Close { conn, error });
+                    continue;
+                }
+                Effect::GoOn { conn } if !up.hub.may_go_on(conn) => {
+                    up.held.push(effect);
                     continue;
                 }
                 Effect::GoOn { conn } => Input::GoOn { conn },

@@ -63,6 +63,10 @@ pub struct HubLimits {
     /// [`super::Hub::takes`] says no, once the message that goes beyond is in. A batch of deletes takes four times its bytes, and
     /// a whole share of an address is what shares one sync: more would only make others wait for that.
     pub pushed: Shares,
+    /// What a space's appends in flight put into the log, the one that goes beyond it whole; then its batches wait for their turn,
+    /// and are decided as the log gets on. What is in flight is in order, and whoever pushes there next waits for all of it. Twice
+    /// what shares a sync, so that the next one is ready when that has come.
+    pub space_bytes_max: usize,
     /// Operations that are decided for one input, the batch with the last of them whole: others have their turn in between.
     pub turn_ops_max: usize,
     /// Pushes of one connection whose place in its stream has not come yet, after which it gets entries instead of acks.
@@ -256,7 +260,8 @@ pub enum Effect {
         /// The last word.
         error: Option<ErrorFrame>,
     },
-    /// More waits on a connection than is handled at one go; answer with [`Input::GoOn`] once others have had their turn.
+    /// More waits on a connection than is handled at one go; answer with [`Input::GoOn`] once others have had their turn, and
+    /// [`super::Hub::may_go_on`] says so.
     GoOn {
         /// Whose.
         conn: ConnId,

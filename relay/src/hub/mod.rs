@@ -4,7 +4,7 @@
 //! ([`Input`]) and does what it is told ([`Effect`]); the same inputs at the same times give the same effects.
 //!
 //! One space is one pipeline. A batch is admitted against the head as it will be once the appends in flight are in, so
-//! that many connections can push without waiting for each other's sync; its append names that head, and only when the
+//! that many connections can push without waiting for each other's sync, up to what the log does in a moment; its append names that head, and only when the
 //! log says that it is durable does the entry move the durable head forward and out to the subscribers:
 //!
 //! ```text
@@ -96,6 +96,13 @@ impl Hub {
     /// Returns whether what was pushed from there leaves room for more; if not, frames wait with whoever brings them.
     pub fn takes(&self, origin: Origin) -> bool {
         self.accounts.has_room(origin, self.limits.pushed)
+    }
+
+    /// Returns whether it is worth the while to let a connection go on ([`Effect::GoOn`]): while the log has much to do for its
+    /// space, batches for it wait for their turn.
+    pub fn may_go_on(&self, conn: ConnId) -> bool {
+        let slot = self.conns.get(&conn).and_then(|state| self.slots.get(&state.access.space));
+        !matches!(slot, Some(Slot::Open(space)) if !space.has_room(self.limits.space_bytes_max))
     }
 
     /// Takes one input and appends what is to be done to `out`.
@@ -213,12 +220,14 @@ impl Hub {
             if state.wait != Wait::Nothing || state.goes_on {
                 return;
             }
-            if ops >= self.limits.turn_ops_max && !state.is_decided() {
+            let full = state.deciding.is_some() && !self.may_go_on(conn);
+            let Some(state) = self.conns.get_mut(&conn) else { return };
+            if full || (ops >= self.limits.turn_ops_max && !state.is_decided()) {
                 state.goes_on = true;
                 return out.push(Effect::GoOn { conn });
             }
-            if state.deciding.is_some() {
-                // Its space was read again before it could be decided.
+            if let Some(deciding) = &state.deciding {
+                ops += deciding.batch.len();
                 self.decide(now, conn, out);
                 continue;
             }
@@ -245,9 +254,7 @@ impl Hub {
                 }
                 Ok(Frame::Push(batch)) if state.phase == Phase::Streaming => {
                     // Its bytes stay in the ledger until the batch is durable or refused.
-                    ops += batch.len();
                     state.deciding = Some(Deciding { batch, length, found: BTreeMap::new(), hold });
-                    self.decide(now, conn, out);
                 }
                 Ok(frame) => {
                     state.inflight_bytes -= length;

@@ -90,7 +90,6 @@ impl Hub {
                 if let Some(deciding) = &mut state.deciding {
                     deciding.found.extend((asked.1..).zip(digests));
                 }
-                self.decide(now, conn, out);
                 self.drain(now, conn, out);
             }
             Err(Unavailable) => {
@@ -116,8 +115,7 @@ impl Hub {
         }
         match result {
             Ok(()) => {
-                let pending = open.inflight.pop_front().expect("the front was just looked at");
-                open.durable = pending.last_seq;
+                let pending = open.landed().expect("the front was just looked at");
                 self.stats.ops_logged += pending.last_seq + 1 - pending.first_seq;
                 if let Some(author) = self.conns.get_mut(&pending.author) {
                     author.inflight_bytes -= pending.length;

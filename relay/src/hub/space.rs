@@ -37,6 +37,8 @@ impl Slot {
 pub(super) struct Pending {
     pub(super) id: AppendId,
     pub(super) author: ConnId,
+    /// Bytes that it puts into the log: the space's ledger.
+    pub(super) bytes: usize,
     /// Bytes of the frame it came in: the author's ledger.
     pub(super) length: usize,
     pub(super) first_seq: u64,
@@ -62,6 +64,8 @@ pub(super) struct Space {
     pub(super) durable: u64,
     /// In the order of their numbers.
     pub(super) inflight: VecDeque<Pending>,
+    /// Ledger: what they put into the log.
+    inflight_bytes: usize,
     pub(super) conns: BTreeSet<ConnId>,
     /// When the last connection left.
     pub(super) left_ms: u64,
@@ -69,7 +73,14 @@ pub(super) struct Space {
 
 impl Space {
     pub(super) fn new(info: SpaceInfo, conns: BTreeSet<ConnId>) -> Self {
-        Self { durable: info.head, state: SpaceState::new(info), inflight: VecDeque::new(), conns, left_ms: 0 }
+        Self {
+            durable: info.head,
+            state: SpaceState::new(info),
+            inflight: VecDeque::new(),
+            inflight_bytes: 0,
+            conns,
+            left_ms: 0,
+        }
     }
 
     /// Whether nobody would miss it.
@@ -94,32 +105,45 @@ impl Space {
         let entry = blazedb_wire::entry_frame(&envelope, batch.bytes());
         let (first_seq, last_seq) = (admitted.envelope.first_seq, admitted.envelope.last_seq());
         let replica = admitted.envelope.replica;
+        let entries = vec![LogEntry {
+            first_seq,
+            last_seq,
+            frame: entry.clone(),
+            replica,
+            known: admitted.known,
+            lives: admitted.lives,
+            newest_stamp: admitted.newest_stamp,
+        }];
+        let append = Append { id, space: self.state.id(), expected_head, entries };
+        let bytes = append.bytes();
+        self.inflight_bytes += bytes;
         self.inflight.push_back(Pending {
             id,
             author,
+            bytes,
             length,
             first_seq,
             last_seq,
-            entry: entry.clone(),
+            entry,
             ack: blazedb_wire::ack_frame(&envelope),
             batch: batch.clone(),
             counter_before,
             _hold: hold,
         });
-        Append {
-            id,
-            space: self.state.id(),
-            expected_head,
-            entries: vec![LogEntry {
-                first_seq,
-                last_seq,
-                frame: entry,
-                replica,
-                known: admitted.known,
-                lives: admitted.lives,
-                newest_stamp: admitted.newest_stamp,
-            }],
-        }
+        append
+    }
+
+    /// Takes the oldest append out: it is durable.
+    pub(super) fn landed(&mut self) -> Option<Pending> {
+        let pending = self.inflight.pop_front()?;
+        self.inflight_bytes -= pending.bytes;
+        self.durable = pending.last_seq;
+        Some(pending)
+    }
+
+    /// Whether another append may be made before one of those in flight is durable.
+    pub(super) fn has_room(&self, bytes_max: usize) -> bool {
+        self.inflight_bytes < bytes_max
     }
 
     /// Returns a replica's highest counter that is durable; 0 if it has none.

@@ -159,6 +159,14 @@ pub struct Append {
     pub entries: Vec<LogEntry>,
 }
 
+impl Append {
+    /// Returns about how many bytes it puts into the log's transaction: a batch of many deletes writes more than it holds.
+    pub fn bytes(&self) -> usize {
+        let lives = self.entries.iter().flat_map(|entry| &entry.lives).map(|change| 128 + change.collection.len());
+        self.entries.iter().map(|entry| 512 + entry.frame.len()).chain(lives).sum()
+    }
+}
+
 /// One entry as it was read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEntry {

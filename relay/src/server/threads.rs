@@ -6,9 +6,9 @@ use std::sync::mpsc as blocking;
 use blazedb_wire::{ReplicaId, SpaceId};
 use parking_lot::Mutex;
 
+use super::appends::Line;
 use super::handle::HubHandle;
 use crate::hub::{ConnId, Input, Unavailable};
-use crate::limits::GROUP_BYTES_MAX;
 use crate::log::{Append, LogError, Packing, RelayLog};
 
 /// What the log is asked for.
@@ -31,11 +31,17 @@ impl Drop for AbortOnPanic {
     }
 }
 
-/// The append thread: whatever has gathered goes in under one sync.
+/// The append thread: what has gathered goes in under one sync, spaces in turns.
 pub(super) fn append_all(log: &dyn RelayLog, appends: &blocking::Receiver<Append>, answers: &HubHandle) {
     let _guard = AbortOnPanic;
-    while let Ok(first) = appends.recv() {
-        let group = gather(first, || appends.try_recv().ok());
+    let mut line = Line::default();
+    loop {
+        if line.is_empty() {
+            let Ok(append) = appends.recv() else { return };
+            line.push(append);
+        }
+        appends.try_iter().for_each(|append| line.push(append));
+        let group = line.group();
         let results = log.append(&group);
         for (append, result) in group.iter().zip(results) {
             if let Err(error) = &result {
@@ -44,25 +50,6 @@ pub(super) fn append_all(log: &dyn RelayLog, appends: &blocking::Receiver<Append
             answers.input(Input::Appended { space: append.space, append: append.id, result });
         }
     }
-}
-
-/// Returns the appends that share a sync: the first, and what waits behind it until there are enough bytes.
-fn gather(first: Append, mut next: impl FnMut() -> Option<Append>) -> Vec<Append> {
-    let mut bytes = bytes_of(&first);
-    let mut group = vec![first];
-    while bytes < GROUP_BYTES_MAX
-        && let Some(append) = next()
-    {
-        bytes += bytes_of(&append);
-        group.push(append);
-    }
-    group
-}
-
-/// What an append puts into the log's transaction, about: a batch of many deletes writes more than it holds.
-fn bytes_of(append: &Append) -> usize {
-    let lives = append.entries.iter().flat_map(|entry| &entry.lives).map(|change| 128 + change.collection.len());
-    append.entries.iter().map(|entry| 512 + entry.frame.len()).chain(lives).sum()
 }
 
 /// A reader thread.
@@ -90,37 +77,5 @@ pub(super) fn read_all(log: &dyn RelayLog, reads: &Mutex<blocking::Receiver<Read
             }
         };
         answers.input(input);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use blazedb_wire::Hlc;
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::log::{AppendId, Known, LogEntry};
-
-    fn append(frame: usize) -> Append {
-        let entry = LogEntry {
-            first_seq: 1,
-            last_seq: 1,
-            frame: Bytes::from(vec![0; frame]),
-            replica: ReplicaId::from_bytes([1; 16]),
-            known: Known { counter: 1, digest: [0; 16] },
-            lives: Vec::new(),
-            newest_stamp: Hlc::default(),
-        };
-        Append { id: AppendId(1), space: SpaceId::from_bytes([1; 16]), expected_head: 0, entries: vec![entry] }
-    }
-
-    #[test]
-    fn a_sync_is_shared_up_to_its_bytes() {
-        let share = |frame: usize| gather(append(frame), || Some(append(frame))).len();
-        // A megabyte and what goes with it: the eighth has fewer than 8 MiB before it.
-        assert_eq!(share((1 << 20) - 512), 8);
-        assert_eq!(share(8 << 20), 1, "a long one has its own");
-        let mut two = [append(10), append(10)].into_iter();
-        assert_eq!(gather(append(10), || two.next()).len(), 3, "nobody is waited for");
     }
 }

@@ -464,9 +464,10 @@ impl Rig {
         assert!(self.append_some(usize::MAX), "an append was waiting");
     }
 
-    /// Lets one connection go on whose turn it was to wait; false if none waits.
+    /// Lets one connection go on whose turn it was to wait; false if none waits that may.
     pub(crate) fn one_turn(&mut self) -> bool {
-        let Some(at) = self.others.iter().position(|other| matches!(other, Effect::GoOn { .. })) else { return false };
+        let may = |other: &Effect| matches!(other, Effect::GoOn { conn } if self.hub.may_go_on(*conn));
+        let Some(at) = self.others.iter().position(may) else { return false };
         self.other(at);
         true
     }
@@ -481,6 +482,12 @@ impl Rig {
         while !self.others.is_empty() {
             self.other(0);
         }
+    }
+
+    /// Lets the log do one group of appends, and the hub hear of it.
+    pub(crate) fn append_all(&mut self) {
+        self.append_silently();
+        while self.answer_append() {}
     }
 
     pub(crate) fn waiting_appends(&self) -> usize {

@@ -4,7 +4,7 @@ use blazedb_relay::hub::{ConnId, HubLimits, Origin, Shares};
 use blazedb_relay::log::RelayLog as _;
 use blazedb_wire::{Batch, ErrorCode, Frame, Reads};
 
-use crate::rig::{Rig, SPACE, create, delete, update};
+use crate::rig::{Rig, SPACE, create, delete, replica, update};
 
 const HERE: Origin = Origin { address: 1, connection: 1 };
 const BESIDE: Origin = Origin { address: 1, connection: 2 };
@@ -44,6 +44,31 @@ fn one_input_decides_so_many_operations_and_then_it_is_the_turn_of_others() {
     assert_eq!(rig.seen(a).errors().len(), 2);
     rig.settle();
     assert_eq!((rig.seen(a).errors().len(), rig.log.info().head), (3, 50));
+}
+
+// spec: L-24
+#[test]
+fn who_pushes_next_to_a_flood_waits_for_what_the_log_does_in_a_moment() {
+    let mut rig = Rig::with(HubLimits { space_bytes_max: 2_000, turn_ops_max: 10, ..HubLimits::default() });
+    let (a, b) = (rig.connect(0), rig.connect(0));
+    // Ten documents that die are more than 1,280 bytes to the log, and a batch more than 512.
+    rig.send(a, &Frame::Pushes(batches(&rig, 1, 20)));
+    let after = rig.waiting_appends();
+    assert_eq!(after, 1, "the log has enough to do");
+    assert!(!rig.one_turn(), "nobody may go on");
+    rig.push(b, 1, 1, &[create(50, 0)]);
+    rig.send(b, &Frame::Ping(1));
+    assert_eq!(rig.waiting_appends(), after, "it waits for its turn, too");
+    rig.append_all();
+    assert_eq!(rig.log.entries().len(), after);
+    // Turns are the shell's; here it is whoever has waited longest.
+    assert!(rig.one_turn() && rig.hub.may_go_on(b) && rig.one_turn());
+    assert!(rig.log.entries().iter().all(|(envelope, _)| envelope.replica == replica(7)));
+    rig.append_all();
+    assert_eq!(rig.log.entries().last().map(|(envelope, _)| envelope.replica), Some(replica(1)));
+    rig.settle();
+    assert_eq!((rig.log.info().head, rig.seen(b).acks().len()), (201, 1));
+    assert_eq!(rig.seen(b).frames.iter().filter(|frame| **frame == Frame::Pong(1)).count(), 1);
 }
 
 // spec: L-24
