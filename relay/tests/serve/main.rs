@@ -8,6 +8,7 @@ mod detour;
 mod health;
 mod memory;
 mod methods;
+mod tokens;
 mod web;
 mod websocket;
 

@@ -9,21 +9,21 @@ const CHECK: &str = "/grpc.health.v1.Health/Check";
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// The trailers of an answer that went well, as a message.
-const GOOD_END: &[u8] = b"\x80\0\0\0\x0fgrpc-status:0\r\n";
+pub(crate) const GOOD_END: &[u8] = b"\x80\0\0\0\x0fgrpc-status:0\r\n";
 
-async fn whole(response: Response<Incoming>) -> Vec<u8> {
+pub(crate) async fn whole(response: Response<Incoming>) -> Vec<u8> {
     soon("the body", response.into_body().collect()).await.unwrap().to_bytes().to_vec()
 }
 
 impl Relay {
-    async fn http1(&self) -> http1::SendRequest<Channel<Bytes, std::io::Error>> {
+    pub(crate) async fn http1(&self) -> http1::SendRequest<Channel<Bytes, std::io::Error>> {
         let io = TokioIo::new(self.tls(b"http/1.1").await);
         let (requests, connection) = http1::handshake(io).await.unwrap();
         tokio::spawn(connection);
         requests
     }
 
-    fn web(
+    pub(crate) fn web(
         &self,
         path: &str,
         body: impl Into<Bytes>,
@@ -37,7 +37,7 @@ impl Relay {
     }
 }
 
-fn to_path(mut request: Request<Channel<Bytes, std::io::Error>>) -> Request<Channel<Bytes, std::io::Error>> {
+pub(crate) fn to_path(mut request: Request<Channel<Bytes, std::io::Error>>) -> Request<Channel<Bytes, std::io::Error>> {
     *request.uri_mut() = request.uri().path().parse().unwrap();
     request
 }

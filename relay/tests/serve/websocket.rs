@@ -9,14 +9,14 @@ const MASK: [u8; 4] = [1, 2, 3, 4];
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 /// One WebSocket of a client.
-struct Page {
+pub(crate) struct Page {
     tls: TlsStream<TcpStream>,
     decoder: Decoder,
 }
 
 impl Relay {
     /// Sends a handshake with these header fields added and returns the head of the answer.
-    async fn shake(&self, more: &[(&str, &str)]) -> (String, Page) {
+    pub(crate) async fn shake(&self, more: &[(&str, &str)]) -> (String, Page) {
         let mut tls = self.tls(b"http/1.1").await;
         let mut text = format!("GET {SYNC_PATH} HTTP/1.1\r\nhost: localhost\r\n");
         for (name, value) in more {
@@ -47,7 +47,7 @@ impl Relay {
     }
 }
 
-const GOOD: [(&str, &str); 4] = [
+pub(crate) const GOOD: [(&str, &str); 4] = [
     ("connection", "keep-alive, Upgrade"),
     ("upgrade", "websocket"),
     ("sec-websocket-version", "13"),
@@ -60,14 +60,14 @@ impl Page {
         self.tls.flush().await.unwrap();
     }
 
-    async fn say(&mut self, op: OpCode, payload: &[u8]) {
+    pub(crate) async fn say(&mut self, op: OpCode, payload: &[u8]) {
         let mut out = BytesMut::new();
         encode(op, payload, Some(MASK), &mut out);
         self.send(&out).await;
     }
 
     /// Returns what comes next; nothing once the connection has ended.
-    async fn next(&mut self) -> Option<Event> {
+    pub(crate) async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.decoder.poll_event().expect("the relay keeps the rules") {
                 return Some(event);
