@@ -188,3 +188,90 @@ impl Copy {
 fn file(dir: &Path, space: SpaceEpoch) -> PathBuf {
     dir.join(format!("{}-{}.blaze", space.space, space.epoch))
 }
+
+#[cfg(test)]
+mod tests {
+    use blazedb_wire::{
+        Batch, BatchBuilder, BatchHead, Bitmap, DocumentId, Envelope, Hlc, MergeKind, Op, OpKind, ReplicaId, Row,
+        Shape, SpaceId, Verdict, entry_frame,
+    };
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::log::{Append, AppendError, PayloadDigest, SpaceInfo, StoredEntry};
+
+    const SPACE: SpaceEpoch = SpaceEpoch { space: SpaceId::from_bytes([1; 16]), epoch: 1 };
+
+    /// A log whose entry `n` makes document `n`.
+    struct Documents;
+
+    fn entry(n: u64) -> StoredEntry {
+        let replica = ReplicaId::from_bytes([2; 16]);
+        let (space, epoch) = (SPACE.space, SPACE.epoch);
+        let head = BatchHead { space, replica, first_counter: n, epoch, deps: Vec::new(), attrs: Bytes::new() };
+        let mut builder = BatchBuilder::new(head);
+        let op = Op {
+            kind: OpKind::Create,
+            merge: MergeKind::Register,
+            more: false,
+            hlc: Hlc::from_parts(1_700_000_000_000 + n, 0),
+            cursor: 0,
+            collection: "things".into(),
+            id: DocumentId::from_bytes([u8::try_from(n).unwrap(); 16]),
+            attrs: Bytes::new(),
+            set: Some(Row::encode(&blazedb::Document::new()).unwrap()),
+            unset: Shape::empty(),
+        };
+        assert!(builder.try_push(&op).unwrap());
+        let batch = Batch::decode(builder.finish().unwrap()).unwrap();
+        let envelope = Envelope {
+            epoch,
+            first_seq: n,
+            relay_ms: 1_700_000_000_000 + n,
+            replica,
+            first_counter: n,
+            n: 1,
+            verdicts: vec![(Verdict::Applied, 1)],
+            absorbed: Bitmap::new(1),
+            repeated: Bitmap::new(1),
+        };
+        StoredEntry { first_seq: n, last_seq: n, frame: entry_frame(&envelope.to_vec(), batch.bytes()) }
+    }
+
+    impl RelayLog for Documents {
+        fn open_space(&self, _: &str) -> Result<SpaceInfo, LogError> {
+            unreachable!("nothing is opened here")
+        }
+
+        fn append(&self, _: &[Append]) -> Vec<Result<(), AppendError>> {
+            unreachable!("nothing is appended here")
+        }
+
+        fn read(&self, _: SpaceId, after_seq: u64, _: usize) -> Result<Vec<StoredEntry>, LogError> {
+            Ok(vec![entry(after_seq + 1)])
+        }
+
+        fn digests(&self, _: SpaceId, _: ReplicaId, _: u64, _: u64) -> Result<Vec<PayloadDigest>, LogError> {
+            unreachable!("nothing is looked up here")
+        }
+    }
+
+    // spec: R-22
+    #[test]
+    fn a_digest_is_taken_once_and_again_when_its_copy_has_moved_on() {
+        let mut copies = DatabaseCopies::in_memory();
+        let at = |copies: &mut DatabaseCopies, seq| {
+            copies.follow(SPACE, &Documents, seq).unwrap();
+            copies.digest(SPACE).unwrap()
+        };
+        let first = at(&mut copies, 1);
+        assert_eq!((first.seq, first.documents), (1, 1));
+        // What nobody could have taken: who gets it got it from here.
+        let planted = SpaceDigest { digest: [9; 32], ..first };
+        copies.open.get_mut(&SPACE).unwrap().digest = Some(planted);
+        assert_eq!(at(&mut copies, 1), planted, "documents were not looked at again");
+        let second = at(&mut copies, 2);
+        assert_eq!((second.seq, second.documents), (2, 2));
+        assert!(![first.digest, planted.digest].contains(&second.digest));
+    }
+}
