@@ -2,6 +2,8 @@
 
 use super::raw::{RawBatch, RawColumns, RawEnvelope, RawOp, frame, frame_with, prefixed, uvarint};
 use super::{Vector, What, hex};
+use crate::batches::{create, head};
+use blazedb_wire::{Batch, BatchBuilder, BatchHead, Columns, Document, Timestamp, Uuid, Value};
 
 pub(super) fn vector(what: What, name: &str, spec: &str, bytes: &[u8], error: &str, at: usize) -> Vector {
     Vector {
@@ -568,6 +570,7 @@ pub(super) fn frames() -> Vec<Vector> {
     let packed = |codec: u8, len: u32, body: &[u8]| {
         frame_with([b'B', b'Z', 0, 3, codec, 0, 0, 0], &[&len.to_le_bytes()[..], body].concat())
     };
+    let (classes, classes_at) = classes_above_the_limit();
     let envelope_at = 17;
     let batch_at = envelope_at + envelope.bytes().len();
     vec![
@@ -585,6 +588,7 @@ pub(super) fn frames() -> Vec<Vector> {
         list("compressed-rubbish-zstd", "F-21", packed(1, 300, &[0xff; 9]), "Inflate 1", 20),
         list("compressed-longer-than-said", "F-21", packed(2, 299, &lz4(&[7; 300])), "Inflate 2", 20),
         list("compressed-shorter-than-said", "F-21", packed(2, 301, &lz4(&[7; 300])), "Inflate 2", 20),
+        list("compressed-columns-of-too-many-classes", "L-22", classes, "Limit classes in columns", classes_at),
         list("compressed-refused-batch", "B-1", packed(2, 300, &lz4(&[7; 300])), "UnknownKind 7", 16),
         list("entries-without-envelopes", "F-22", frame(12, &RawColumns::default().bytes()), "NotCanonical F-22", 17),
         list(
@@ -681,4 +685,62 @@ pub(super) fn frames() -> Vec<Vector> {
         ),
         list("digest-cut", "F-8", frame(11, &[&[1][..], &[0; 31]].concat()), "UnexpectedEnd", 17),
     ]
+}
+
+/// Pushes in columns, each of whose fields has values of all 19 classes: so much is worth writing down only compressed. With one
+/// field less they are good. Returns where the last column begins, too.
+fn classes_above_the_limit() -> (Vec<u8>, usize) {
+    let (good, _) = columns_of_all_classes(3_449);
+    assert!(Columns::decode(&good).is_ok(), "65,531 classes");
+    let (body, column_bytes) = columns_of_all_classes(3_450);
+    let packed = [&(body.len() as u32).to_le_bytes()[..], &lz4_flex::block::compress(&body)].concat();
+    (frame_with([b'B', b'Z', 0, 13, 2, 0, 0, 0], &packed), 16 + body.len() - column_bytes)
+}
+
+/// Batches that create a document of so many fields for each class of values, in columns, and how long one column is.
+fn columns_of_all_classes(fields: usize) -> (Vec<u8>, usize) {
+    let values = [
+        Value::Null,
+        Value::Bool(false),
+        Value::Bool(true),
+        Value::I64(0),
+        Value::U64(u64::MAX),
+        Value::F64(0.5),
+        Value::F64(f64::from(0.1f32)),
+        Value::F64(0.1 + 0.2),
+        Value::Timestamp(Timestamp(0)),
+        Value::Uuid(Uuid([1; 16])),
+        Value::Text("0190a0b0-1234-7abc-8def-0123456789ab".to_owned()),
+        Value::Text("text".to_owned()),
+        Value::Bytes(vec![1]),
+        Value::Array(Vec::new()),
+        Value::Map(Document::new()),
+        Value::Decimal("0.1".parse().expect("a decimal")),
+        Value::Decimal("123456789012345678901234567890".parse().expect("a decimal")),
+        Value::VectorF32(vec![1.0].into()),
+        Value::VectorF64(vec![1.0].into()),
+    ];
+    // As a writer has it, of one field and of two; then there are more of the same.
+    let written = |names: &[&str]| {
+        let batch = |(n, value): (u64, &Value)| {
+            let mut builder = BatchBuilder::new(BatchHead { first_counter: 7 + n, ..head() });
+            let document = names.iter().map(|name| ((*name).to_owned(), value.clone())).collect();
+            assert_eq!(builder.try_push(&create(&document)), Ok(true));
+            Batch::decode(builder.finish().expect("complete")).expect("canonical")
+        };
+        Columns::encode(&(0..).zip(&values).map(batch).collect::<Vec<_>>()).expect("small").to_vec()
+    };
+    let (one, two) = (written(&["!!"]), written(&["!!", "!\""]));
+    // A name takes three bytes, and its number in the shape one.
+    let column = &one[one.len() - (two.len() - one.len() - 4)..];
+    assert!(two.ends_with(&[column, column].concat()));
+    let tables = b"\x01\x02!!\x01\x01\0";
+    let at = one.windows(tables.len()).position(|part| part == tables).expect("names, and the shape");
+    let (mut names, mut shape) = (uvarint(fields as u64), [uvarint(1), uvarint(fields as u64)].concat());
+    for n in 0..fields {
+        names.extend(prefixed(&[b'!' + (n / 90) as u8, b'!' + (n % 90) as u8]));
+        shape.extend(uvarint(n as u64));
+    }
+    let body = [&one[..at], &names, &shape, &one[at + tables.len()..], &column.repeat(fields - 1)].concat();
+    (body, column.len())
 }
