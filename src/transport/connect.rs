@@ -102,16 +102,7 @@ pub(super) async fn connect(target: &Target, tuning: &Tuning) -> Result<Connecti
 pub(super) async fn speak_http2(reached: Reached, tuning: &Tuning) -> Result<Connection, TransportError> {
     let Reached { stream, heard } = reached;
     let (cut, uncut) = watch::channel(false);
-    let mut builder = http2::Builder::new(Spawner { uncut });
-    builder
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(tuning.stream_window_bytes)
-        .initial_connection_window_size(tuning.connection_window_bytes)
-        .initial_max_send_streams(tuning.streams_at_first)
-        .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
-        .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .keep_alive_interval(tuning.ping_after)
-        .keep_alive_timeout(PING_ANSWER_MAX);
+    let builder = builder(tuning, Spawner { uncut });
     let (requests, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(TransportError::Http)?;
     let streams_max = Arc::new(AtomicUsize::new(tuning.streams_at_first));
     let (guard, dropped) = oneshot::channel::<Infallible>();
@@ -132,6 +123,20 @@ pub(super) async fn speak_http2(reached: Reached, tuning: &Tuning) -> Result<Con
         cut.send_replace(true);
     });
     Ok(Connection { requests, streams_max, heard, guard })
+}
+
+fn builder(tuning: &Tuning, spawner: Spawner) -> http2::Builder<Spawner> {
+    let mut builder = http2::Builder::new(spawner);
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(tuning.stream_window_bytes)
+        .initial_connection_window_size(tuning.connection_window_bytes)
+        .initial_max_send_streams(tuning.streams_at_first)
+        .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .keep_alive_interval(tuning.ping_after)
+        .keep_alive_timeout(PING_ANSWER_MAX);
+    builder
 }
 
 /// Connects up to TLS, offering these protocols, the one that is liked best first.
@@ -263,6 +268,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::limits::OUTBOUND_MESSAGES_MAX;
     use super::*;
 
     /// A name with an address that swallows everything has another that answers.
@@ -282,5 +288,44 @@ mod tests {
         // The last has all the time that there is.
         let alone = tokio::time::timeout(ADDRESS_MAX * 2, first_of(all(&[1]), connect)).await;
         assert!(alone.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_call_that_the_network_does_not_take_holds_64_kib_and_then_its_sender_waits() {
+        const MESSAGE_BYTES: usize = 16 * 1024;
+        let (ours, theirs) = tokio::io::duplex(1 << 10);
+        let tuning = Tuning {
+            stream_window_bytes: 1 << 20,
+            connection_window_bytes: 1 << 20,
+            streams_at_first: 1,
+            ping_after: None,
+        };
+        let (_cut, uncut) = watch::channel(false);
+        let builder = builder(&tuning, Spawner { uncut });
+        let server = tokio::spawn(async move {
+            // It would take a megabyte, and then reads nothing any more.
+            let mut builder = h2::server::Builder::new();
+            builder.initial_window_size(1 << 20).initial_connection_window_size(1 << 20);
+            let mut connection = builder.handshake::<_, bytes::Bytes>(theirs).await.unwrap();
+            let _call = connection.accept().await;
+            std::future::pending::<()>().await;
+        });
+        let (mut requests, connection) = builder.handshake(TokioIo::new(ours)).await.unwrap();
+        tokio::spawn(connection);
+        let (body, ends) = CallBody::queue(blazedb_wire::grpc::Encoding::Identity);
+        let call = requests.send_request(http::Request::post("https://localhost/a/b").body(body).unwrap());
+        let call = tokio::spawn(call);
+        let mut bytes = 0;
+        let message = bytes::Bytes::from(vec![7; MESSAGE_BYTES]);
+        while let Ok(sent) = tokio::time::timeout(Duration::from_millis(50), ends.messages.send(message.clone())).await
+        {
+            sent.unwrap();
+            bytes += MESSAGE_BYTES;
+        }
+        let queued = OUTBOUND_MESSAGES_MAX * MESSAGE_BYTES;
+        let held = bytes - queued;
+        assert!((64 << 10..(64 << 10) + 3 * MESSAGE_BYTES).contains(&held), "{held} bytes");
+        call.abort();
+        server.abort();
     }
 }

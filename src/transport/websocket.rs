@@ -25,7 +25,7 @@ use http::{HeaderValue, Request, StatusCode};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 
 use super::connect::Stream;
@@ -36,8 +36,6 @@ use super::{Target, TransportError};
 const PROTOCOL: &str = "blaze.v1";
 /// What RFC 6455 appends to the key.
 const ACCEPT_SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-
-type Io = TokioIo<hyper::upgrade::Upgraded>;
 
 /// What goes in, and what comes out. Dropping `received` says Close and cuts the connection.
 pub(super) struct Ends {
@@ -60,7 +58,12 @@ pub(super) async fn open(target: &Target, stream: Stream) -> Result<Ends, Transp
     let shaken = tokio::time::timeout(CONNECT_MAX, shake(target, stream));
     let upgraded =
         shaken.await.map_err(|_| TransportError::ConnectTimeout { address: target.authority.to_string() })??;
-    let (read, write) = tokio::io::split(TokioIo::new(upgraded));
+    Ok(start(TokioIo::new(upgraded)))
+}
+
+/// Starts the two tasks of a WebSocket that is open.
+fn start(io: impl AsyncRead + AsyncWrite + Send + 'static) -> Ends {
+    let (read, write) = tokio::io::split(io);
     let (frames, to_send) = mpsc::channel(QUEUE_FRAMES_MAX);
     let (hand_over, received) = mpsc::channel(QUEUE_FRAMES_MAX);
     let (replies, to_reply) = mpsc::channel(1);
@@ -72,7 +75,7 @@ pub(super) async fn open(target: &Target, stream: Stream) -> Result<Ends, Transp
         drop(reading);
     });
     tokio::spawn(writer.run(to_send, to_reply, unread));
-    Ok(Ends { frames, received })
+    Ends { frames, received }
 }
 
 async fn shake(target: &Target, stream: Stream) -> Result<hyper::upgrade::Upgraded, TransportError> {
@@ -116,14 +119,14 @@ enum Reply {
     Close(u16),
 }
 
-struct Reader {
+struct Reader<Io> {
     read: ReadHalf<Io>,
     decoder: Decoder,
     hand_over: mpsc::Sender<Result<Bytes, TransportError>>,
     replies: mpsc::Sender<Reply>,
 }
 
-impl Reader {
+impl<Io: AsyncRead> Reader<Io> {
     /// Hands frames over until the relay says Close, the connection is lost, or nobody takes them any more.
     async fn run(mut self) {
         let ended = tokio::select! {
@@ -139,7 +142,7 @@ impl Reader {
 }
 
 async fn read_to_end(
-    read: &mut ReadHalf<Io>,
+    read: &mut ReadHalf<impl AsyncRead>,
     decoder: &mut Decoder,
     hand_over: &mpsc::Sender<Result<Bytes, TransportError>>,
     replies: &mpsc::Sender<Reply>,
@@ -198,13 +201,13 @@ fn status_of(code: Option<u16>, reason: String) -> Option<Status> {
     }
 }
 
-struct Writer {
+struct Writer<Io> {
     write: WriteHalf<Io>,
     buffer: BytesMut,
     masks: Masks,
 }
 
-impl Writer {
+impl<Io: AsyncWrite> Writer<Io> {
     /// Writes until the reading task is gone, then says goodbye: what was sent before goes first.
     async fn run(
         mut self,
@@ -309,6 +312,14 @@ impl Masks {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::task::{Context, Poll};
+    use std::time::Duration;
+
+    use parking_lot::Mutex;
+    use tokio::io::ReadBuf;
+
     use super::*;
 
     // spec: G-17. The example of RFC 6455, section 1.3.
@@ -326,6 +337,83 @@ mod tests {
         for other in [Some(1001), Some(1011), Some(4000), Some(4999), None] {
             assert_eq!(code(other).expect("no end that is well").0, Code::Unavailable, "{other:?}");
         }
+    }
+
+    /// Waits until the tasks have nothing left to do.
+    async fn rest() {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn in_messages(count: usize, bytes: usize) -> BytesMut {
+        let mut out = BytesMut::new();
+        (0..count).for_each(|_| encode(OpCode::Binary, &vec![7; bytes], None, &mut out));
+        out
+    }
+
+    #[tokio::test]
+    async fn eight_frames_wait_each_way_and_whoever_sends_more_waits() {
+        let (ours, mut theirs) = tokio::io::duplex(1);
+        let mut ends = start(ours);
+        let mut sent = 0;
+        for _ in 0..100 {
+            rest().await;
+            sent += usize::from(ends.frames.try_send(Bytes::from(vec![7; PACK_BYTES_MAX])).is_ok());
+        }
+        assert_eq!(sent, 8 + 1, "one is being written");
+        // They say more than is taken: what is left stays with the network.
+        let sender = tokio::spawn(async move { theirs.write_all(&in_messages(100, READ_BYTES)).await });
+        while ends.received.len() < 8 {
+            rest().await;
+        }
+        for _ in 0..100 {
+            rest().await;
+        }
+        assert_eq!(ends.received.len(), 8);
+        assert!(!sender.is_finished());
+        assert!(ends.received.recv().await.is_some_and(|received| received.is_ok()));
+        sender.abort();
+    }
+
+    /// Takes everything, and remembers how long each piece was.
+    #[derive(Default)]
+    struct Pieces(Arc<Mutex<Vec<usize>>>);
+
+    impl AsyncWrite for Pieces {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.lock().push(bytes.len());
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncRead for Pieces {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn ready_frames_share_a_write_up_to_a_record_of_tls() {
+        let pieces = Arc::default();
+        let (_read, write) = tokio::io::split(Pieces(Arc::clone(&pieces)));
+        let mut writer = Writer { write, buffer: BytesMut::new(), masks: Masks::default() };
+        let (frames, mut to_send) = mpsc::channel(100);
+        let (_replies, mut to_reply) = mpsc::channel(1);
+        (0..40).for_each(|_| frames.try_send(Bytes::from(vec![7; 992])).expect("there is room"));
+        drop(frames);
+        let writing = writer.write_on(&mut to_send, &mut to_reply);
+        assert!(tokio::time::timeout(Duration::from_millis(20), writing).await.is_err(), "it waits for replies");
+        // With its header and mask each is 1,000 bytes, and the one that goes beyond 16 KiB is in it.
+        assert_eq!(*pieces.lock(), [17_000, 17_000, 6_000]);
     }
 
     #[test]
