@@ -189,12 +189,9 @@ impl Default for HubLimits {
 /// Inputs that the hub is given before what it wants done is done.
 pub(crate) const INPUTS_AT_ONCE: usize = 256;
 
-/// What one address does with the hub, and in it one connection, before the others have their turn: memory of what was said.
-/// A handful of usual messages, and less than half a millisecond.
+/// What one address does with the hub, and in it one connection, before the others have their turn, and before the hub hears of
+/// anything else: memory of what was said. A handful of usual messages, and less than half a millisecond.
 pub(crate) const TURN_BYTES: usize = 64 << 10;
-
-/// What is done of it before the hub hears of anything else.
-pub(crate) const TURNS_BYTES_MAX: usize = 4 * TURN_BYTES;
 
 /// Reads of the log that are given to its threads at one time, for each of them; the others wait for their turn.
 pub(crate) const READS_AHEAD: usize = 2;

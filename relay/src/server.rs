@@ -39,7 +39,7 @@ use tokio::sync::oneshot;
 
 use crate::config::{ClockTrust, Config, Copies};
 use crate::hub::{ConnId, Effect, Hub, HubLimits, Input, Now, Origin};
-use crate::limits::{INPUTS_AT_ONCE, READS_AHEAD, TURN_BYTES, TURNS_BYTES_MAX};
+use crate::limits::{INPUTS_AT_ONCE, READS_AHEAD, TURN_BYTES};
 use crate::log::{Append, LogError, RelayLog, StoreLog, store_key};
 use crate::materialize::{CopyThread, DatabaseCopies, SpaceEpoch};
 use crate::secrets::{self, SecretError};
@@ -269,11 +269,10 @@ impl Shell {
             for message in messages.drain(..) {
                 self.take(now, message, &mut effects);
             }
+            // Whoever waits for an answer of a thread, and has the next question, does not wait for what is heard now.
+            self.carry_out_all(&mut effects);
             self.hear(now, &mut effects);
-            for effect in effects.drain(..) {
-                self.carry_out(effect);
-            }
-            self.hand_out_reads();
+            self.carry_out_all(&mut effects);
             if self.hub.is_finished() && !finished {
                 finished = true;
                 if let Some(leaving) = self.leaving.take() {
@@ -301,7 +300,7 @@ impl Shell {
     fn hear(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let Self { hub, said, clients, .. } = self;
         let (mut bytes, mut count) = (0, 0);
-        while bytes < TURNS_BYTES_MAX
+        while bytes < TURN_BYTES
             && count < INPUTS_AT_ONCE
             && let Some((cost, (conn, said))) = said.next(|origin, said| may_be_heard(hub, origin, said))
         {
@@ -354,6 +353,13 @@ impl Shell {
                 self.hub.handle(now, Input::Shutdown, effects);
             }
         }
+    }
+
+    fn carry_out_all(&mut self, effects: &mut Vec<Effect>) {
+        for effect in effects.drain(..) {
+            self.carry_out(effect);
+        }
+        self.hand_out_reads();
     }
 
     fn carry_out(&mut self, effect: Effect) {
