@@ -85,9 +85,10 @@ impl<T: Ord + Copy> Dictionary<T> {
 
 /// Appends ids: references, then the new ones.
 pub(super) fn put_ids(out: &mut Vec<u8>, ids: &[[u8; 16]]) {
-    let dictionary = Dictionary::of(ids.iter().copied());
+    // As numbers they are compared at once, and their order is nobody's business.
+    let dictionary = Dictionary::of(ids.iter().map(|id| u128::from_be_bytes(*id)));
     put_numbers(out, &dictionary.refs);
-    put_planes(out, &dictionary.news);
+    put_planes(out, &dictionary.news.iter().map(|id| id.to_be_bytes()).collect::<Vec<_>>());
 }
 
 /// Appends byte strings: references, lengths of the new ones, the new ones.
