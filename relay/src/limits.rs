@@ -13,6 +13,15 @@ use blazedb_wire::limits::FRAME_BODY_BYTES_MAX;
 
 use crate::hub::{HubLimits, Shares};
 
+/// Memory that messages share, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// What those of one address may take of it.
+    pub address: usize,
+    /// What there is.
+    pub relay: usize,
+}
+
 /// The limits of [`crate::serve`]; the defaults are meant for everybody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -53,17 +62,20 @@ pub struct Limits {
     pub headers_max: usize,
     /// One message: one frame, 4 MiB and its header.
     pub message_bytes_max: usize,
-    /// Memory of messages that are partly received, inflated or waiting for the hub, of one connection: the longest message
-    /// as it comes, inflated, decoded, and the next one. A client with one stream never meets it.
-    pub held_bytes_per_connection_max: usize,
-    /// ... of one address: four connections that do their worst, or 64 with a megabyte each.
-    pub held_bytes_per_address_max: usize,
-    /// ... of all: four addresses that do their worst.
-    pub held_bytes_max: usize,
+    /// Memory of messages that are coming in, each with its whole length from its beginning on, until they are decoded: ten of the
+    /// longest of an address, or 64 connections with 600 KiB each. A connection has no part of its own: of an address that is
+    /// full, who holds most in what does not end loses it to who waits ([`Limits::room_grace`]).
+    pub coming_bytes: Room,
+    /// ... of those that were decoded where they came in and wait for the hub.
+    pub decoded_here_bytes: Room,
+    /// ... of those that were decoded in turn and wait for the hub: two at their worst of an address, which is 2 MiB of rows and for
+    /// each of 65,536 operations where it lies; eight of all.
+    pub decoded_in_turn_bytes: Room,
     /// What each message may take beyond these, so that a full relay still hears those who say little.
     pub free_bytes: usize,
-    /// How long a message waits for room before its stream is refused: what fills it may be the beginnings of messages
-    /// whose rest never comes.
+    /// How long a message waits for room before others lose what they hold and do not end.
+    pub room_grace: Duration,
+    /// How long a message waits for room before its stream is refused: where all hold as much, nobody loses it to another.
     pub room_wait_max: Duration,
     /// Messages of one connection that the hub has been given and has not taken: enough that it never waits for its clients,
     /// and at 8 to 16 KiB each, the usual size, a quarter of a megabyte.
@@ -134,10 +146,11 @@ impl Default for Limits {
             header_list_bytes_max: 8 * 1024,
             headers_max: 64,
             message_bytes_max: MESSAGE_BYTES_MAX,
-            held_bytes_per_connection_max: 16 << 20,
-            held_bytes_per_address_max: 64 << 20,
-            held_bytes_max: 256 << 20,
+            coming_bytes: Room { address: 40 << 20, relay: 160 << 20 },
+            decoded_here_bytes: Room { address: 8 << 20, relay: 32 << 20 },
+            decoded_in_turn_bytes: Room { address: 16 << 20, relay: 64 << 20 },
             free_bytes: 4 * 1024,
+            room_grace: Duration::from_secs(1),
             room_wait_max: Duration::from_secs(10),
             frames_per_connection_max: 16,
             decodes_max: 1,
@@ -245,12 +258,10 @@ mod tests {
     fn limits_are_those_of_the_document() {
         let (serving, hub) = (Limits::default(), HubLimits::default());
         let shares = |shares: Shares| [shares.connection, shares.address, shares.relay].map(bytes).to_vec();
-        let held = Shares {
-            connection: serving.held_bytes_per_connection_max,
-            address: serving.held_bytes_per_address_max,
-            relay: serving.held_bytes_max,
-        };
-        says("limits.md", "messages partly received, inflated, or waiting", &shares(held));
+        let room = |room: Room| ["-".to_owned(), bytes(room.address), bytes(room.relay)];
+        says("limits.md", "messages that are coming in, with their whole length", &room(serving.coming_bytes));
+        says("limits.md", "messages decoded where they came in, waiting", &room(serving.decoded_here_bytes));
+        says("limits.md", "messages decoded in turn, waiting", &room(serving.decoded_in_turn_bytes));
         says("limits.md", "batches neither durable nor refused, decoded", &shares(hub.pushed));
         says("limits.md", "read from the log and queued to be sent", &shares(hub.queued));
         for (row, number) in [
@@ -272,6 +283,6 @@ mod tests {
             says("limits.md", row, &[number]);
         }
         assert_eq!((hub.turn_ops_max, hub.inflight_bytes_max), (1_024, (4 << 20) + 16));
-        assert_eq!(serving.room_wait_max, Duration::from_secs(10));
+        assert_eq!((serving.room_grace, serving.room_wait_max), (Duration::from_secs(1), Duration::from_secs(10)));
     }
 }

@@ -130,9 +130,11 @@ impl Decoder {
         &mut self.input
     }
 
-    /// Returns the bytes that are held: not yet read, and of the message that is being put together.
-    pub fn held_bytes(&self) -> usize {
-        self.input.len() + self.payload.len() + self.message.as_ref().map_or(0, BytesMut::len)
+    /// Returns the length of the message that has been begun, as far as it is known: to the end of its last fragment.
+    pub fn begun_bytes(&self) -> usize {
+        let fragment = self.frame.filter(|header| !header.op.is_control());
+        let fragment = fragment.map_or(0, |header| self.payload.len() + header.left);
+        self.message.as_ref().map_or(0, BytesMut::len) + fragment
     }
 
     /// Returns what has come whole next, or nothing until there is more. An error is the code to close with.
@@ -368,6 +370,31 @@ mod tests {
         assert_eq!(decoder.poll_event(), Err(close::TOO_BIG));
         encode(OpCode::Ping, b"", Some(MASK), decoder.input());
         assert_eq!(decoder.poll_event(), Err(close::TOO_BIG));
+    }
+
+    #[test]
+    fn a_length_is_known_before_it_has_come() {
+        let mut bytes = BytesMut::new();
+        encode(OpCode::Binary, &[1; 40_000], Some(MASK), &mut bytes);
+        bytes[0] = 0x02;
+        let first = bytes.len();
+        encode(OpCode::Ping, &[1; 100], Some(MASK), &mut bytes);
+        let second = bytes.len();
+        encode(OpCode::Continuation, &[1; 20_000], Some(MASK), &mut bytes);
+        let mut decoder = Decoder::new(Side::Client, 70_000);
+        let mut given = 0;
+        // In the middle of the first fragment, of the ping behind it, of the second.
+        for (upto, begun) in
+            [(0, 0), (10, 40_000), (first + 20, 40_000), (second + 20, 60_000), (bytes.len() - 1, 60_000)]
+        {
+            decoder.input().extend_from_slice(&bytes[given..upto]);
+            given = upto;
+            while decoder.poll_event().unwrap().is_some() {}
+            assert_eq!(decoder.begun_bytes(), begun, "{upto}");
+        }
+        decoder.input().extend_from_slice(&bytes[given..]);
+        assert!(matches!(decoder.poll_event(), Ok(Some(Event::Message(message))) if message.len() == 60_000));
+        assert_eq!(decoder.begun_bytes(), 0);
     }
 
     #[test]

@@ -31,7 +31,7 @@ struct Open {
     addresses: HashMap<IpAddr, Address>,
 }
 
-/// What is open of one address.
+/// What is open of one address, or held.
 struct Address {
     /// By number, and so by age.
     connections: BTreeMap<u64, Place>,
@@ -84,10 +84,13 @@ impl Crowd {
         let mut open = crowd.open.lock();
         open.make_room(limits, address, now)?;
         open.count += 1;
+        if !open.addresses.contains_key(&address) {
+            open.addresses.retain(|_, known| !known.connections.is_empty() || Arc::strong_count(&known.shared) > 1);
+        }
         let known = open.addresses.entry(address).or_insert_with(|| Address {
             connections: BTreeMap::new(),
             handshakes: Arc::new(Semaphore::new(limits.handshakes_per_address_max)),
-            shared: peer::Address::new(limits),
+            shared: peer::Address::new(),
         });
         let peer = Peer::new(&known.shared, &crowd.relay, limits);
         let standing = Arc::<Standing>::default();
@@ -138,7 +141,9 @@ impl Drop for Admission {
         let Some(known) = open.addresses.get_mut(&self.address) else { return };
         // Another may have it already.
         let had_place = known.connections.remove(&self.peer.connection()).is_some();
-        if known.connections.is_empty() {
+        // What is held of it beyond its connections counts until it is gone: whoever comes back meanwhile is the same.
+        let held = Arc::strong_count(&self.peer) > 1 || Arc::strong_count(&known.shared) > 2;
+        if known.connections.is_empty() && !held {
             open.addresses.remove(&self.address);
         }
         open.count -= usize::from(had_place);
@@ -161,6 +166,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::serve::Held;
 
     fn crowd(connections_max: usize, connections_per_address_max: usize) -> Arc<Crowd> {
         Crowd::new(&Limits { connections_max, connections_per_address_max, ..Limits::default() })
@@ -192,7 +198,20 @@ mod tests {
         let fourth = admit(&crowd, "2001:db8::ffff:1").expect("room");
         drop(second);
         assert!(admit(&crowd, "2001:db8::2").is_none(), "one /64 is one address");
-        drop((third, fourth));
+        drop(third);
+        // What is held of an address outlives its last connection, and so does its number.
+        let held = Held::new(&fourth.peer);
+        let number = fourth.peer.address();
+        drop(fourth);
+        let fifth = admit(&crowd, "2001:db8::2").expect("room");
+        assert_eq!(fifth.peer.address(), number);
+        drop(fifth);
+        drop(held);
+        let other = admit(&crowd, "10.0.0.3").expect("room");
+        assert_eq!(crowd.open.lock().addresses.len(), 1, "it is forgotten as another comes");
+        let last = admit(&crowd, "2001:db8::2").expect("room");
+        assert_ne!(last.peer.address(), number);
+        drop((other, last));
         assert_eq!(crowd.open.lock().count, 0);
         assert!(crowd.open.lock().addresses.is_empty(), "nothing is remembered");
     }

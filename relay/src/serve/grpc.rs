@@ -17,7 +17,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use blazedb_wire::grpc::{Code, Encoding, MessageBuf, MessageDecoder, Packer, Status, parse_timeout};
-use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
@@ -94,7 +93,13 @@ pub(super) async fn sync<G: Gate>(
     let seat = Arc::new(seat);
     let (end_tx, end) = oneshot::channel();
     let decoder = encoding.decoder(shared.limits.message_bytes_max);
-    let pump = Pump { seat: Arc::clone(&seat), source, decoder, held: Held::new(&peer) };
+    let pump = Pump {
+        seat: Arc::clone(&seat),
+        source,
+        decoder,
+        held: Held::new(&peer),
+        message_bytes_max: shared.limits.message_bytes_max,
+    };
     let task = tokio::spawn(run_pump(pump, deadlines, Arc::clone(&seat), end_tx));
     Ok(SyncBody {
         outbound,
@@ -201,15 +206,21 @@ struct Pump<G: Gate> {
     seat: Arc<Seat<G>>,
     source: Source,
     decoder: MessageDecoder,
-    /// What the decoder holds.
+    /// What the next message takes, from its beginning.
     held: Held,
+    message_bytes_max: usize,
 }
 
 impl<G: Gate> Pump<G> {
     /// Hands messages to the gate until the client, the gate or a broken rule ends it.
     async fn read(mut self) -> End {
         loop {
-            let chunk = match self.source.chunk().await {
+            let chunk = tokio::select! {
+                biased;
+                status = self.held.lost() => return End::Now(status),
+                chunk = self.source.chunk() => chunk,
+            };
+            let chunk = match chunk {
                 None => {
                     return match self.decoder.finish() {
                         Ok(()) => End::Drained(Status::ok()),
@@ -230,46 +241,47 @@ impl<G: Gate> Pump<G> {
 
     /// Hands over what has come whole; false if the gate takes no more.
     async fn hand_over(&mut self) -> Result<bool, Status> {
-        // What came is held already, within the windows; the stream is not read on before it is counted.
-        self.held.set(self.decoder.held_bytes()).await?;
-        while let Some(message) = self.next_message().await? {
+        while let Some(begun) = self.decoder.poll_begun()? {
+            // What is whole here came as a frame of HTTP/2 at the most; the stream is not read on before there is room for all.
+            let unpacked = if begun.packed { self.message_bytes_max } else { 0 };
+            if !begun.whole || begun.packed {
+                self.held.expect(begun.bytes + unpacked).await?;
+            }
+            if !begun.whole {
+                return Ok(true);
+            }
+            self.held.whole()?;
+            let fresh = Held::new(self.held.peer());
+            let held = std::mem::replace(&mut self.held, fresh);
+            let message = if begun.packed {
+                let decoder = std::mem::take(&mut self.decoder);
+                let (decoder, message) = inflate(decoder, held).await?;
+                self.decoder = decoder;
+                message
+            } else {
+                Message { bytes: self.decoder.poll_message()?.expect("it is whole"), held }
+            };
             if !self.seat.frame(message).await? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
+}
 
-    async fn next_message(&mut self) -> Result<Option<Message>, Status> {
-        if !self.decoder.may_inflate() {
-            let Some(bytes) = self.decoder.poll_message()? else { return Ok(None) };
-            return self.counted(bytes).await.map(Some);
-        }
-        // Four kilobytes may be four megabytes, and take as long as a thousand messages.
-        let mut decoder = std::mem::take(&mut self.decoder);
-        let peer = Arc::clone(self.held.peer());
-        let turn = peer.turn().await;
-        // It keeps its turn to its end, though its stream is gone before.
-        let inflated = tokio::task::spawn_blocking(move || {
-            let message = decoder.poll_message();
-            (decoder, message, turn)
-        });
-        let (decoder, message, mut turn) =
-            inflated.await.map_err(|_| Status::new(Code::Internal, "the relay failed; reconnect"))?;
-        turn.make_way();
-        self.decoder = decoder;
-        let Some(bytes) = message? else { return Ok(None) };
-        // Its address inflates no other meanwhile, or each could leave one here.
-        self.counted(bytes).await.map(Some)
-    }
-
-    /// Moves what the decoder held to the message that came out of it.
-    async fn counted(&mut self, bytes: Bytes) -> Result<Message, Status> {
-        let mut held = Held::new(self.held.peer());
-        self.held.set(self.decoder.held_bytes()).await?;
-        held.set(bytes.len()).await?;
-        Ok(Message { bytes, held })
-    }
+/// Inflates a message: four kilobytes may be four megabytes, and take as long as a thousand messages.
+async fn inflate(mut decoder: MessageDecoder, held: Held) -> Result<(MessageDecoder, Message), Status> {
+    let turn = held.peer().turn().await;
+    // It keeps its turn and its memory to its end, though its stream is gone before.
+    let inflating = tokio::task::spawn_blocking(move || {
+        let message = decoder.poll_message();
+        (decoder, message, held, turn)
+    });
+    let failed = |_| Status::new(Code::Internal, "the relay failed; reconnect");
+    let (decoder, message, mut held, _) = inflating.await.map_err(failed)?;
+    let bytes = message?.expect("it is whole");
+    held.inflated(bytes.len());
+    Ok((decoder, Message { bytes, held }))
 }
 
 pub(super) fn gone() -> Status {
@@ -467,5 +479,60 @@ impl<G: Gate> Drop for SyncBody<G> {
     fn drop(&mut self) {
         self.pump.abort();
         self.seat.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::{Buf as _, Bytes};
+
+    use super::*;
+    use crate::serve::{Limits, Room};
+
+    // spec: L-24
+    #[test]
+    fn what_is_inflated_keeps_its_turn_and_its_memory_when_its_stream_is_gone() {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_time().max_blocking_threads(1).build().expect("a runtime");
+        runtime.block_on(async {
+            // As much as one takes.
+            let (most, free) = (Limits::default().message_bytes_max, Limits::default().free_bytes);
+            let limits = Limits { coming_bytes: Room { address: 2 * most, relay: 2 * most }, ..Limits::default() };
+            let (one, other) = Peer::pair(&limits);
+            // The only thread that inflates is busy.
+            let (go_on, busy) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || busy.recv().is_err());
+            let mut decoder = Encoding::Gzip.decoder(limits.message_bytes_max);
+            decoder.push(message_of(&[7; 100_000]));
+            assert!(decoder.poll_begun().is_ok_and(|begun| begun.is_some_and(|begun| begun.whole && begun.packed)));
+            let mut held = Held::new(&one);
+            held.expect(2 * most).await.expect("room");
+            let soon = Duration::from_millis(50);
+            assert!(tokio::time::timeout(soon, inflate(decoder, held)).await.is_err(), "it waits for the thread");
+            assert!(tokio::time::timeout(soon, other.turn()).await.is_err(), "it is still to be inflated");
+            let mut next = Held::new(&other);
+            assert!(tokio::time::timeout(soon, next.expect(2 * free)).await.is_err(), "its memory is still taken");
+            drop(go_on);
+            assert!(busy.await.expect("no panic"));
+            next.expect(2 * most).await.expect("it is inflated, and nobody wants it");
+            drop(next);
+            // One that is wanted is what it was, and takes what it is.
+            let mut decoder = Encoding::Gzip.decoder(limits.message_bytes_max);
+            decoder.push(message_of(&[9; 50_000]));
+            assert!(decoder.poll_begun().is_ok());
+            let mut held = Held::new(&one);
+            held.expect(2 * most).await.expect("room");
+            let (_, message) = inflate(decoder, held).await.expect("it is right");
+            assert_eq!(message.bytes, vec![9; 50_000]);
+            Held::new(&other).expect(2 * most - 60_000).await.expect("room");
+            let all = tokio::time::timeout(soon, async { Held::new(&other).expect(2 * most).await });
+            assert!(all.await.is_err(), "but for what it is");
+        });
+    }
+
+    fn message_of(bytes: &[u8]) -> Bytes {
+        let packed = Encoding::Gzip.deflate(bytes).expect("it gets smaller");
+        let mut message = blazedb_wire::grpc::encode_packed(packed).expect("it is short");
+        message.copy_to_bytes(message.remaining())
     }
 }

@@ -22,6 +22,7 @@ mod gather;
 mod grpc;
 mod health;
 mod keepalive;
+mod ledger;
 mod meter;
 mod method;
 mod peer;
@@ -45,11 +46,11 @@ use tokio_rustls::TlsAcceptor;
 
 use crowd::Crowd;
 pub use method::{Access, Answer, AnswerFuture, Caller, Exchange, Method, Requests, Step, Unary};
-pub use peer::{Held, Peer, Turn};
+pub use peer::{Decoding, Held, Peer, Turn};
 pub use tls::{CERTIFICATE_FILE, Fingerprint, KEY_FILE, TlsError};
 
 use crate::limits::ACCEPT_REST;
-pub use crate::limits::Limits;
+pub use crate::limits::{Limits, Room};
 use crate::token::{Grant, TokenError, Verifier};
 
 /// Names one granted connection, for as long as the process lives.

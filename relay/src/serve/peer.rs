@@ -1,64 +1,75 @@
 //! What the streams of one connection share with each other, with its address and with everybody: memory and turns.
 //!
-//! A message takes memory from its first byte until the gate has taken it: partly received, inflated, waiting. [`Held`] counts
-//! that, against the connection, its address and the whole relay. Who finds no room waits, and so is not read, which HTTP/2
-//! and TCP hand on to the client; who has waited for [`Limits::room_wait_max`] is refused, because what fills the room may be
-//! the beginnings of messages whose rest never comes.
+//! A message takes memory from its first byte until the gate has taken it. [`Held`] counts that, in rooms of which an address
+//! has a part ([`Ledger`]):
 //!
-//! Invariants: a short message ([`Limits::free_bytes`]) waits for nobody, so that a full relay still answers those who say
-//! little; whoever waits holds no more than it held before; what is held goes back when it is dropped. Read [`Held::set`] first.
+//! ```text
+//!   the rest is to come ---> [coming]
+//!   decoded where it came in -> [here] ----> the gate
+//!   decoded in turn ----------> [in turn] -> the gate
+//! ```
+//!
+//! Who finds no room waits, and so is not read, which HTTP/2 and TCP hand on to the client. A message takes what it needs of a
+//! room at one go, as soon as that is known, and of a later room while it holds of an earlier one, never the other way round:
+//! so nobody waits for one that waits for it. (A message of WebSocket in fragments takes room for each.) What a message takes
+//! once it is decoded is not known before: where there is no room for it, it is thrown away, and made again when there is.
+//! Who has waited for [`Limits::room_grace`] makes those lose that hold more and do not end; who has waited for
+//! [`Limits::room_wait_max`] is refused.
+//!
+//! Invariants: a short message ([`Limits::free_bytes`]) waits for nobody and touches nothing that is shared, so that a full relay
+//! still answers those who say little; nobody waits for room while it has its turn, or with memory that is not counted; what is
+//! held goes back when it is dropped. Read [`Held`] first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use blazedb_wire::grpc::{Code, Status};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::Limits;
+use super::ledger::{Ledger, Slip, Standing, Whose};
 
-/// Memory is counted in steps, so that a message that comes in a hundred pieces is not counted a hundred times.
-const STEP_BYTES: usize = 64 * 1024;
+/// Memory is counted in steps, so that fragments of a byte each are not counted each.
+const STEP_BYTES: usize = 4 * 1024;
 
-/// Room for messages: a connection's, an address' or the relay's. One permit is one byte.
-#[derive(Debug)]
-pub(super) struct Room(Semaphore);
-
-impl Room {
-    pub(super) fn new(bytes: usize) -> Arc<Self> {
-        Arc::new(Self(Semaphore::new(bytes)))
-    }
-}
+/// A room, and by what those are told that wait for some of it, or lose theirs.
+type Shared = Mutex<Ledger<Arc<Notify>>>;
 
 /// What all connections share.
 #[derive(Debug)]
 pub(super) struct Relay {
-    room: Arc<Room>,
+    coming: Shared,
+    here: Shared,
+    in_turn: Shared,
     decoding: Arc<Semaphore>,
 }
 
 impl Relay {
     pub(super) fn new(limits: &Limits) -> Arc<Self> {
-        let decoding = Arc::new(Semaphore::new(limits.decodes_max));
-        Arc::new(Self { room: Room::new(limits.held_bytes_max), decoding })
+        let room = |room| Mutex::new(Ledger::new(room));
+        Arc::new(Self {
+            coming: room(limits.coming_bytes),
+            here: room(limits.decoded_here_bytes),
+            in_turn: room(limits.decoded_in_turn_bytes),
+            decoding: Arc::new(Semaphore::new(limits.decodes_max)),
+        })
     }
 }
 
-/// What the connections of one address share.
+/// What the connections of one address share, beside its part of what all share.
 #[derive(Debug)]
 pub(super) struct Address {
     number: u64,
-    room: Arc<Room>,
     decoding: Arc<Semaphore>,
 }
 
 impl Address {
-    pub(super) fn new(limits: &Limits) -> Arc<Self> {
-        Arc::new(Self {
-            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
-            room: Room::new(limits.held_bytes_per_address_max),
-            decoding: Arc::new(Semaphore::new(1)),
-        })
+    pub(super) fn new() -> Arc<Self> {
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self { number, decoding: Arc::new(Semaphore::new(1)) })
     }
 }
 
@@ -66,13 +77,14 @@ impl Address {
 #[derive(Debug)]
 pub struct Peer {
     connection: u64,
-    address: u64,
-    rooms: [Arc<Room>; 3],
+    /// Kept, so that the address has the same number while anything of it is held.
+    address: Arc<Address>,
+    relay: Arc<Relay>,
     /// Messages that the gate has been given and has not taken.
     places: Arc<Semaphore>,
-    /// The connection's, its address' and the relay's.
-    decoding: [Arc<Semaphore>; 3],
+    decoding: Arc<Semaphore>,
     free_bytes: usize,
+    room_grace: Duration,
     room_wait_max: Duration,
 }
 
@@ -80,25 +92,22 @@ pub struct Peer {
 static NUMBERS: AtomicU64 = AtomicU64::new(1);
 
 impl Peer {
-    pub(super) fn new(address: &Arc<Address>, relay: &Relay, limits: &Limits) -> Arc<Self> {
+    pub(super) fn new(address: &Arc<Address>, relay: &Arc<Relay>, limits: &Limits) -> Arc<Self> {
         Arc::new(Self {
             connection: NUMBERS.fetch_add(1, Ordering::Relaxed),
-            address: address.number,
-            rooms: [
-                Room::new(limits.held_bytes_per_connection_max),
-                Arc::clone(&address.room),
-                Arc::clone(&relay.room),
-            ],
+            address: Arc::clone(address),
+            relay: Arc::clone(relay),
             places: Arc::new(Semaphore::new(limits.frames_per_connection_max)),
-            decoding: [Arc::new(Semaphore::new(1)), Arc::clone(&address.decoding), Arc::clone(&relay.decoding)],
+            decoding: Arc::new(Semaphore::new(1)),
             free_bytes: limits.free_bytes,
+            room_grace: limits.room_grace,
             room_wait_max: limits.room_wait_max,
         })
     }
 
     #[cfg(test)]
     pub(crate) fn pair(limits: &Limits) -> (Arc<Self>, Arc<Self>) {
-        let (relay, address) = (Relay::new(limits), Address::new(limits));
+        let (relay, address) = (Relay::new(limits), Address::new());
         (Self::new(&address, &relay, limits), Self::new(&address, &relay, limits))
     }
 
@@ -107,9 +116,9 @@ impl Peer {
         self.connection
     }
 
-    /// Returns the number of its address, which lasts while that has connections.
+    /// Returns the number of its address, which lasts while that has connections, or messages that are counted.
     pub fn address(&self) -> u64 {
-        self.address
+        self.address.number
     }
 
     /// Waits for a place among the messages that the gate has not taken; nothing only if the relay is over.
@@ -121,11 +130,18 @@ impl Peer {
     /// the connections of its address, so that of an address only one waits among all.
     pub async fn turn(&self) -> Turn {
         let never = "none of them is ever closed";
-        let [connection, address, relay] = &self.decoding;
         Turn {
-            _of_connection: Arc::clone(connection).acquire_owned().await.expect(never),
-            _of_address: Arc::clone(address).acquire_owned().await.expect(never),
-            of_all: Some(Arc::clone(relay).acquire_owned().await.expect(never)),
+            _of_connection: Arc::clone(&self.decoding).acquire_owned().await.expect(never),
+            _of_address: Arc::clone(&self.address.decoding).acquire_owned().await.expect(never),
+            _of_all: Arc::clone(&self.relay.decoding).acquire_owned().await.expect(never),
+        }
+    }
+
+    fn room(&self, which: Which) -> &Shared {
+        match which {
+            Which::Coming => &self.relay.coming,
+            Which::Here => &self.relay.here,
+            Which::InTurn => &self.relay.in_turn,
         }
     }
 }
@@ -135,27 +151,30 @@ impl Peer {
 pub struct Turn {
     _of_connection: OwnedSemaphorePermit,
     _of_address: OwnedSemaphorePermit,
-    of_all: Option<OwnedSemaphorePermit>,
+    _of_all: OwnedSemaphorePermit,
 }
 
-impl Turn {
-    /// Lets others have their turn, but for those of the same address: they wait until this is dropped.
-    pub fn make_way(&mut self) {
-        self.of_all = None;
-    }
+/// Where a message is decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoding {
+    /// Where it came in: at once, and to little more than it is.
+    Here,
+    /// In turn: it may take its time, or become much more than it is.
+    InTurn,
 }
 
 /// Memory that a message takes, counted.
 #[derive(Debug)]
 pub struct Held {
     peer: Arc<Peer>,
-    counted: usize,
+    coming: Option<Part>,
+    decoded: Option<Part>,
 }
 
 impl Held {
     /// Holds nothing yet.
     pub fn new(peer: &Arc<Peer>) -> Self {
-        Self { peer: Arc::clone(peer), counted: 0 }
+        Self { peer: Arc::clone(peer), coming: None, decoded: None }
     }
 
     /// Returns whose it is.
@@ -163,46 +182,177 @@ impl Held {
         &self.peer
     }
 
-    /// Says how much is held from now on. Less is said at once; more waits for room, and is refused after a while.
-    pub async fn set(&mut self, bytes: usize) -> Result<(), Status> {
-        let wanted = bytes.saturating_sub(self.peer.free_bytes).next_multiple_of(STEP_BYTES);
-        if wanted <= self.counted {
-            self.give_back(self.counted - wanted);
+    /// Waits for room for a message that comes in. An error ends its stream, and so does [`Held::lost`].
+    pub async fn expect(&mut self, bytes: usize) -> Result<(), Status> {
+        let bytes = counted(&self.peer, bytes);
+        if bytes == 0 {
             return Ok(());
         }
-        let more = u32::try_from(wanted - self.counted).map_err(|_| full())?;
-        let taken = tokio::time::timeout(self.peer.room_wait_max, take(&self.peer.rooms, more)).await;
-        // Forgotten where it was taken and counted here: nothing is in between that could be given up.
-        taken.map_err(|_| full())?;
-        self.counted = wanted;
+        self.coming.get_or_insert_with(|| Part::new(&self.peer, Which::Coming)).wait(bytes).await
+    }
+
+    /// Waits until this message has to go, as others need its memory; for ever where its rest has come.
+    pub async fn lost(&self) -> Status {
+        match &self.coming {
+            Some(part) => part.lost().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Says that all of it has come: it is not lost any more, if it has not been.
+    pub fn whole(&self) -> Result<(), Status> {
+        match &self.coming {
+            Some(part) if !part.room().lock().finish(part.slip) => Err(lost()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Says that it was inflated, to no more than was expected.
+    pub fn inflated(&mut self, bytes: usize) {
+        let bytes = counted(&self.peer, bytes);
+        if let Some(coming) = &mut self.coming {
+            coming.lessen(bytes);
+        }
+    }
+
+    /// Says that it was decoded, and what it takes from now on. False if there is no room for that: then it is to be
+    /// thrown away, and made again after [`Held::room`].
+    pub fn decoded(&mut self, decoding: Decoding, bytes: usize) -> bool {
+        let bytes = counted(&self.peer, bytes);
+        let has = bytes == 0 || self.part(decoding).take(bytes);
+        if has {
+            self.coming = None;
+        }
+        has
+    }
+
+    /// Waits for room for what it was decoded to.
+    pub async fn room(&mut self, decoding: Decoding, bytes: usize) -> Result<(), Status> {
+        let bytes = counted(&self.peer, bytes);
+        self.part(decoding).wait(bytes).await
+    }
+
+    fn part(&mut self, decoding: Decoding) -> &mut Part {
+        let which = match decoding {
+            Decoding::Here => Which::Here,
+            Decoding::InTurn => Which::InTurn,
+        };
+        self.decoded.get_or_insert_with(|| Part::new(&self.peer, which))
+    }
+}
+
+/// Returns what a message counts that takes so much.
+fn counted(peer: &Peer, bytes: usize) -> usize {
+    bytes.saturating_sub(peer.free_bytes).next_multiple_of(STEP_BYTES)
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Which {
+    Coming,
+    Here,
+    InTurn,
+}
+
+/// What a message holds of one room.
+#[derive(Debug)]
+struct Part {
+    peer: Arc<Peer>,
+    which: Which,
+    slip: Slip,
+    /// What it was given, as far as it knows.
+    bytes: usize,
+    told: Arc<Notify>,
+}
+
+impl Part {
+    fn new(peer: &Arc<Peer>, which: Which) -> Self {
+        let told = Arc::new(Notify::new());
+        let whose = Whose { address: peer.address(), connection: peer.connection };
+        let unfinished = matches!(which, Which::Coming);
+        let slip = peer.room(which).lock().enter(whose, unfinished, Arc::clone(&told));
+        Self { peer: Arc::clone(peer), which, slip, bytes: 0, told }
+    }
+
+    /// Holds at least so much if there is room now, and else what it held.
+    fn take(&mut self, bytes: usize) -> bool {
+        if bytes > self.bytes {
+            if self.ask(bytes) != Some(Standing::Holds) {
+                self.lessen(self.bytes);
+                return false;
+            }
+            self.bytes = bytes;
+        }
+        true
+    }
+
+    /// Waits until at least so much is held.
+    async fn wait(&mut self, bytes: usize) -> Result<(), Status> {
+        if bytes <= self.bytes {
+            return Ok(());
+        }
+        let mut standing = self.ask(bytes).ok_or_else(full)?;
+        let begun = Instant::now();
+        let refused = begun + self.peer.room_wait_max;
+        let mut presses = begun + self.peer.room_grace;
+        while standing == Standing::Waits {
+            let late = tokio::time::timeout_at(presses.min(refused), self.told.notified()).await.is_err();
+            let now = Instant::now();
+            if late && now >= refused {
+                self.lessen(self.bytes);
+                return Err(full());
+            }
+            if late {
+                presses = now + self.peer.room_grace;
+                self.change(|ledger, woken| ledger.press(self.slip, woken));
+            }
+            standing = self.room().lock().standing(self.slip);
+        }
+        if standing == Standing::Lost {
+            return Err(lost());
+        }
+        self.bytes = bytes;
         Ok(())
     }
 
-    fn give_back(&mut self, bytes: usize) {
-        if bytes > 0 {
-            self.counted -= bytes;
-            for room in &self.peer.rooms {
-                room.0.add_permits(bytes);
+    /// Asks for so much, if that can ever be.
+    fn ask(&self, bytes: usize) -> Option<Standing> {
+        self.change(|ledger, woken| ledger.fits(bytes).then(|| ledger.ask(self.slip, bytes, woken)))
+    }
+
+    async fn lost(&self) -> Status {
+        loop {
+            // A word that came before is heard, too.
+            self.told.notified().await;
+            if self.room().lock().standing(self.slip) == Standing::Lost {
+                return lost();
             }
         }
     }
-}
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.give_back(self.counted);
+    /// Holds no more than this, and waits for nothing.
+    fn lessen(&mut self, bytes: usize) {
+        self.bytes = self.bytes.min(bytes);
+        self.change(|ledger, woken| ledger.lessen(self.slip, self.bytes, woken));
+    }
+
+    fn room(&self) -> &Shared {
+        self.peer.room(self.which)
+    }
+
+    /// Changes the ledger, and tells whom that concerns.
+    fn change<R>(&self, change: impl FnOnce(&mut Ledger<Arc<Notify>>, &mut Vec<Arc<Notify>>) -> R) -> R {
+        let mut woken = Vec::new();
+        let changed = change(&mut self.room().lock(), &mut woken);
+        for told in woken {
+            told.notify_one();
+        }
+        changed
     }
 }
 
-/// Takes room in all three, the narrowest first, or none if it is given up on the way.
-async fn take(rooms: &[Arc<Room>; 3], bytes: u32) {
-    let never = "no room is ever closed";
-    let [connection, address, relay] = rooms;
-    let connection = connection.0.acquire_many(bytes).await.expect(never);
-    let address = address.0.acquire_many(bytes).await.expect(never);
-    let relay = relay.0.acquire_many(bytes).await.expect(never);
-    for taken in [connection, address, relay] {
-        taken.forget();
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.change(|ledger, woken| ledger.leave(self.slip, woken));
     }
 }
 
@@ -211,85 +361,11 @@ fn full() -> Status {
     Status::new(Code::ResourceExhausted, text)
 }
 
-#[cfg(test)]
-mod tests {
-    use std::pin::pin;
-
-    use tokio::time::Instant;
-
-    use super::*;
-
-    const MIB: usize = 1 << 20;
-
-    fn limits() -> Limits {
-        Limits {
-            held_bytes_per_connection_max: 4 * MIB,
-            held_bytes_per_address_max: 6 * MIB,
-            held_bytes_max: 8 * MIB,
-            ..Limits::default()
-        }
-    }
-
-    // spec: L-23
-    #[tokio::test(start_paused = true)]
-    async fn a_message_waits_for_room_and_is_refused_when_none_comes() {
-        let limits = limits();
-        let relay = Relay::new(&limits);
-        let (home, away) = (Address::new(&limits), Address::new(&limits));
-        let peers = [&home, &home, &away].map(|address| Peer::new(address, &relay, &limits));
-        let mut held: Vec<Held> = peers.iter().flat_map(|peer| [Held::new(peer), Held::new(peer)]).collect();
-        let free = limits.free_bytes;
-        let refused = |result: Result<(), Status>| {
-            let status = result.unwrap_err();
-            assert_eq!(status.code, Code::ResourceExhausted);
-            assert!(status.message.contains("come back"), "{status}");
-        };
-        held[0].set(4 * MIB + free).await.unwrap();
-        let begun = Instant::now();
-        refused(held[1].set(free + 1).await);
-        assert_eq!(begun.elapsed(), limits.room_wait_max, "its connection's is full");
-        held[1].set(free).await.unwrap();
-        held[2].set(2 * MIB + free).await.unwrap();
-        refused(held[3].set(free + 1).await);
-        held[4].set(2 * MIB + free).await.unwrap();
-        refused(held[5].set(free + 1).await);
-        for held in &mut held {
-            // Whatever else is held.
-            if held.counted == 0 {
-                held.set(free).await.unwrap();
-            }
-        }
-        // Whoever waits gets what is given back meanwhile.
-        {
-            let (full, waits) = held.split_at_mut(1);
-            let mut waiting = pin!(waits[0].set(MIB));
-            assert!(tokio::time::timeout(Duration::from_secs(1), waiting.as_mut()).await.is_err());
-            full[0].set(3 * MIB).await.unwrap();
-            waiting.await.unwrap();
-        }
-        drop(held);
-        let mut all = Held::new(&peers[0]);
-        all.set(4 * MIB + free).await.unwrap();
-        assert!(peers.iter().all(|peer| peer.rooms[0].0.available_permits() % MIB == 0), "nothing is lost or made up");
-        assert_eq!(relay.room.0.available_permits(), 4 * MIB);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn of_an_address_one_waits_among_all() {
-        let limits = limits();
-        let relay = Relay::new(&limits);
-        let (home, away) = (Address::new(&limits), Address::new(&limits));
-        let peers: Vec<_> = [&home, &home, &away].iter().map(|address| Peer::new(address, &relay, &limits)).collect();
-        let soon = Duration::from_secs(1);
-        let mut first = peers[0].turn().await;
-        // The second of the address was there before the other, and has its turn after it.
-        let mut second = Box::pin(peers[1].turn());
-        assert!(tokio::time::timeout(soon, second.as_mut()).await.is_err());
-        assert!(tokio::time::timeout(soon, peers[2].turn()).await.is_err(), "one at a time");
-        first.make_way();
-        let other = tokio::time::timeout(soon, peers[2].turn()).await.unwrap();
-        assert!(tokio::time::timeout(soon, second.as_mut()).await.is_err(), "what the first decoded waits for room");
-        drop((first, other));
-        tokio::time::timeout(soon, second).await.unwrap();
-    }
+fn lost() -> Status {
+    let text = "others need the memory that this unfinished message takes: come back in a while and send it at one go, or \
+                shorter messages on fewer streams";
+    Status::new(Code::ResourceExhausted, text)
 }
+
+#[cfg(test)]
+mod tests;

@@ -181,7 +181,7 @@ async fn serve<G: Gate>(
 struct Reader<'a> {
     read: ReadHalf<Io>,
     decoder: Decoder,
-    /// What the decoder holds.
+    /// What the next message takes, from its beginning.
     held: Held,
     pongs: mpsc::Sender<Bytes>,
     /// When the client was last heard; nothing while nobody listens, because the gate takes its time.
@@ -195,13 +195,19 @@ impl Reader<'_> {
             loop {
                 match self.decoder.poll_event() {
                     Err(code) => return Some(Ending::Broken(code)),
-                    Ok(None) => break,
+                    Ok(None) => {
+                        // A read of it is here; no more is read before there is room for all, or for all of a fragment.
+                        if let Err(status) = self.held.expect(self.decoder.begun_bytes()).await {
+                            return Some(Ending::Status(status));
+                        }
+                        break;
+                    }
                     Ok(Some(Event::Message(message))) => {
                         *self.heard.lock() = None;
-                        let mut held = Held::new(self.held.peer());
+                        let fresh = Held::new(self.held.peer());
+                        let held = std::mem::replace(&mut self.held, fresh);
                         let taken = async {
-                            self.held.set(self.decoder.held_bytes()).await?;
-                            held.set(message.len()).await?;
+                            held.whole()?;
                             seat.frame(Message { bytes: message, held }).await
                         };
                         match taken.await {
@@ -221,12 +227,14 @@ impl Reader<'_> {
             self.heard.lock().get_or_insert_with(Instant::now);
             let input = self.decoder.input();
             input.reserve(WEBSOCKET_READ_BYTES);
-            match self.read.read_buf(input).await {
+            let read = tokio::select! {
+                biased;
+                status = self.held.lost() => return Some(Ending::Status(status)),
+                read = self.read.read_buf(input) => read,
+            };
+            match read {
                 Ok(0) | Err(_) => return Some(Ending::Gone),
                 Ok(_) => *self.heard.lock() = Some(Instant::now()),
-            }
-            if let Err(status) = self.held.set(self.decoder.held_bytes()).await {
-                return Some(Ending::Status(status));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The way into the hub: what the network side hands over is decoded here, before the hub hears of it.
 //!
-//! A frame that may take its time to decode does so in its connection's turn, one of an address and a few of all at once, on a
+//! A frame that may take its time to decode does so in its connection's turn, one of an address and one of all at once, on a
 //! thread beside the runtime's; a usual one where it came in. So one who sends 112 bytes that unfold into 65,528
 //! operations keeps others of its address waiting, if they do the same, and nobody else. Read [`HubHandle`]'s `frame` first.
 
@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use blazedb_wire::grpc::{Code, Status};
 use blazedb_wire::limits::FRAME_BODY_BYTES_MAX;
+use bytes::Bytes;
 use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::hub::{Access, ConnId, HubLimits, Input, Origin, Received, is_slow};
 use crate::limits::TURN_BYTES;
-use crate::serve::{self, Gate, GateConnection, Held, Limits, Outbound, Peer, Refusal};
+use crate::serve::{self, Decoding, Gate, GateConnection, Held, Limits, Outbound, Peer, Refusal};
 use crate::token::Grant;
 
 /// How long shutdown waits for appends in flight before it sends everybody away regardless.
@@ -117,24 +118,20 @@ impl Gate for HubHandle {
     async fn frame(&self, id: serve::ConnId, message: serve::Message) -> Result<bool, Status> {
         let serve::Message { bytes, mut held } = message;
         let Some(place) = held.peer().place().await else { return Ok(false) };
-        let (frame, held) = if is_slow(&bytes, self.decode_here_bytes_max) {
-            // On a thread of its own, so that the runtime's go on with everything else.
-            let turn = held.peer().turn().await;
-            // It keeps its turn and its memory to its end, though its stream is gone before: who begins and resets streams has one
-            // decoded at a time, too.
-            let decoding = tokio::task::spawn_blocking(move || (Box::new(Received::decode(bytes)), turn, held));
-            let failed = |_| Status::new(Code::Internal, "the relay failed; send it again");
-            let (frame, mut turn, mut held) = decoding.await.map_err(failed)?;
-            turn.make_way();
-            // Its address decodes no other meanwhile, or each could leave one here.
-            held.set(frame.memory_bytes()).await?;
-            (frame, held)
-        } else {
-            let frame = Box::new(Received::decode(bytes));
-            held.set(frame.memory_bytes()).await?;
-            (frame, held)
-        };
-        Ok(self.said(id, Said::Frame(frame, place, held)))
+        let slow = is_slow(&bytes, self.decode_here_bytes_max);
+        let decoding = if slow { Decoding::InTurn } else { Decoding::Here };
+        loop {
+            let (frame, mut still_held) = decode(decoding, bytes.clone(), held).await?;
+            let memory = frame.memory_bytes();
+            if still_held.decoded(decoding, memory) {
+                return Ok(self.said(id, Said::Frame(frame, place, still_held)));
+            }
+            // It is made again once there is room for it. To wait with it would take memory that nobody counts, and to wait in
+            // turn the time of its neighbours.
+            drop(frame);
+            still_held.room(decoding, memory).await?;
+            held = still_held;
+        }
     }
 
     fn sent(&self, id: serve::ConnId, bytes: usize) {
@@ -150,11 +147,28 @@ impl Gate for HubHandle {
     }
 }
 
+/// Decodes a message where it came in, or on a thread of its own, so that the runtime's go on with everything else.
+async fn decode(decoding: Decoding, bytes: Bytes, held: Held) -> Result<(Box<Received>, Held), Status> {
+    if decoding == Decoding::Here {
+        return Ok((Box::new(Received::decode(bytes)), held));
+    }
+    let turn = held.peer().turn().await;
+    // It keeps its turn and its memory to its end, though its stream is gone before: who begins and resets streams has one
+    // decoded at a time, too.
+    let decoding = tokio::task::spawn_blocking(move || (Box::new(Received::decode(bytes)), held, turn));
+    let (frame, held, _) =
+        decoding.await.map_err(|_| Status::new(Code::Internal, "the relay failed; send it again"))?;
+    Ok((frame, held))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use blazedb_wire::Frame;
 
     use super::*;
+    use crate::serve::Room;
 
     // spec: L-23
     #[tokio::test(start_paused = true)]
@@ -173,6 +187,25 @@ mod tests {
         assert_eq!(send(&other).await, Ok(Ok(true)), "another connection has places of its own");
         drop(queue.recv().await);
         assert_eq!(send(&one).await, Ok(Ok(true)), "the hub has taken one");
+    }
+
+    // spec: L-24
+    #[tokio::test]
+    async fn who_waits_for_room_has_no_turn() {
+        let room = Room { address: 1 << 20, relay: 1 << 20 };
+        let limits = Limits { decoded_in_turn_bytes: room, ..Limits::default() };
+        let (handle, mut queue) = HubHandle::new(&HubLimits::default(), &limits);
+        let (one, other) = Peer::pair(&limits);
+        let mut fills = Held::new(&other);
+        assert!(fills.decoded(Decoding::InTurn, 1 << 20));
+        let bytes = vec![0; limits.decode_here_bytes_max + 1].into();
+        let mut waits = pin!(handle.frame(serve::ConnId(1), serve::Message { bytes, held: Held::new(&one) }));
+        let soon = Duration::from_millis(200);
+        assert!(tokio::time::timeout(soon, waits.as_mut()).await.is_err(), "there is none");
+        drop(tokio::time::timeout(soon, other.turn()).await.expect("a turn of its neighbour's"));
+        drop(fills);
+        assert_eq!(tokio::time::timeout(Duration::from_secs(10), waits).await, Ok(Ok(true)));
+        assert!(queue.try_recv().is_ok(), "and it is heard");
     }
 
     // spec: L-24

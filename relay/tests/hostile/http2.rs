@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -113,7 +113,17 @@ pub(crate) struct Raw {
 impl Raw {
     /// Connects, and says the preface with these settings.
     pub(crate) async fn connect(address: SocketAddr, certificate: &Path, settings: &[(u16, u32)]) -> Self {
-        let mut raw = Self::over_tls(address, certificate, b"h2").await;
+        Self::connect_from("127.0.0.1", address, certificate, settings).await
+    }
+
+    /// As [`Raw::connect`], from an address of its own: Linux has all of 127.0.0.0/8.
+    pub(crate) async fn connect_from(
+        from: &str,
+        address: SocketAddr,
+        certificate: &Path,
+        settings: &[(u16, u32)],
+    ) -> Self {
+        let mut raw = Self::over_tls_from(from, address, certificate, b"h2").await;
         let mut values = Vec::new();
         for (id, value) in settings {
             values.extend(id.to_be_bytes());
@@ -126,6 +136,10 @@ impl Raw {
 
     /// Connects and says nothing.
     pub(crate) async fn over_tls(address: SocketAddr, certificate: &Path, protocol: &[u8]) -> Self {
+        Self::over_tls_from("127.0.0.1", address, certificate, protocol).await
+    }
+
+    async fn over_tls_from(from: &str, address: SocketAddr, certificate: &Path, protocol: &[u8]) -> Self {
         let pem = std::fs::read(certificate).unwrap();
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
@@ -136,7 +150,9 @@ impl Raw {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![protocol.to_vec()];
-        let tcp = TcpStream::connect(address).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+        let tcp = socket.connect(address).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
         Self { stream, input: Vec::new() }

@@ -9,6 +9,7 @@ mod lures;
 mod messages;
 mod pool;
 mod rig;
+mod room;
 mod server;
 mod shares;
 mod streams;

@@ -14,7 +14,7 @@ use blazedb_relay::serve::Limits;
 use blazedb_relay::server::{self, Ready, ServerError};
 use blazedb_relay::token;
 
-use super::http2::Raw;
+use super::http2::{Raw, WINDOW_UPDATE, frame};
 
 /// No step takes longer unless it hangs.
 const HANG: Duration = Duration::from_secs(30);
@@ -132,6 +132,13 @@ impl World {
         Raw::connect(self.ready.address, &self.certificate(), settings).await
     }
 
+    /// From an address of its own, with windows that the log fits in.
+    pub(crate) async fn attacker_from(&self, from: &str) -> Raw {
+        let mut raw = Raw::connect_from(from, self.ready.address, &self.certificate(), &[(4, 16 << 20)]).await;
+        raw.send(&frame(WINDOW_UPDATE, 0, 0, &[1, 0, 0, 0])).await;
+        raw
+    }
+
     /// Begins to count the memory that the process holds at its worst.
     pub(crate) fn count_from_here(&mut self) {
         self.baseline = HELD.load(Ordering::Relaxed);
@@ -153,10 +160,16 @@ impl World {
     /// The member writes this many documents, and has them acknowledged.
     #[track_caller]
     pub(crate) fn neighbour_lives(&self, documents: usize) {
+        self.neighbour_writes((0..documents).map(|_| Value::Text("x".repeat(1_000))));
+    }
+
+    /// ... with these values.
+    #[track_caller]
+    pub(crate) fn neighbour_writes(&self, values: impl Iterator<Item = Value>) {
         let sync = self.sync.as_ref().expect("it runs");
         let connections = sync.status().unwrap().connections;
-        for n in 0..documents {
-            let pairs = [("n".to_owned(), Value::U64(n as u64)), ("text".to_owned(), Value::Text("x".repeat(1_000)))];
+        for (n, value) in values.enumerate() {
+            let pairs = [("n".to_owned(), Value::U64(n as u64)), ("text".to_owned(), value)];
             self.things.insert(&Document::from_pairs(pairs).unwrap()).unwrap();
         }
         sync.wait_idle(HANG).unwrap();

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use crate::World;
 use crate::http2::*;
 
-const SYNC: &str = "/blaze.v1.Relay/Sync";
+pub(crate) const SYNC: &str = "/blaze.v1.Relay/Sync";
 
 /// Returns a message behind its prefix.
-fn message(frame: &[u8]) -> Vec<u8> {
+pub(crate) fn message(frame: &[u8]) -> Vec<u8> {
     let mut out = vec![0];
     out.extend(u32::try_from(frame.len()).unwrap().to_be_bytes());
     out.extend(frame);
@@ -22,7 +22,7 @@ fn message(frame: &[u8]) -> Vec<u8> {
 }
 
 /// A frame of some hundred bytes that holds eight batches of 8,000 deletes, from this counter of a replica on.
-fn unfolds(space: SpaceId, first: u64) -> Bytes {
+pub(crate) fn unfolds(space: SpaceId, first: u64) -> Bytes {
     let delete = Op {
         kind: OpKind::Delete,
         merge: MergeKind::Register,
@@ -84,7 +84,7 @@ async fn who_pushes_what_unfolds_holds_up_nobody() {
 }
 
 /// Opens a session by hand; returns the space, too.
-async fn member(world: &World) -> (Raw, SpaceId) {
+pub(crate) async fn member(world: &World) -> (Raw, SpaceId) {
     let token = format!("Bearer {}", world.token());
     // Windows of 16 MiB: the log comes first.
     let mut raw = world.attacker_with(&[(4, 16 << 20)]).await;

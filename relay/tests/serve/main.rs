@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use blazedb::transport::{FrameReceiver, FrameSender, Target, TransportError, Trust, open_stream, parse_fingerprint};
 use blazedb_relay::serve::{
-    ConnId, Gate, GateConnection, Limits, Message, Outbound, Peer, Refusal, ServeConfig, ServeError, bind,
+    ConnId, Gate, GateConnection, Limits, Message, Outbound, Peer, Refusal, Room, ServeConfig, ServeError, bind,
 };
 use blazedb_relay::token::{self, Grant, LEEWAY_S};
 use blazedb_wire::grpc::{

@@ -1,4 +1,4 @@
-//! What messages may take: of a connection, of an address, of the relay. Linux has all of 127.0.0.0/8 for addresses.
+//! What messages may take: of an address, of the relay. Linux has all of 127.0.0.0/8 for addresses.
 
 use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
@@ -8,14 +8,14 @@ use tokio::net::TcpSocket;
 
 use super::*;
 
-type Requests = http2::SendRequest<Channel<Bytes, std::io::Error>>;
+pub(crate) type Requests = http2::SendRequest<Channel<Bytes, std::io::Error>>;
 
 /// A message of `WHOLE` bytes of which `PART` have come.
 const WHOLE: usize = 700 << 10;
 const PART: usize = 600 << 10;
 
 /// Connects from an address of its own.
-async fn requests_from(relay: &Relay, from: &str) -> Requests {
+pub(crate) async fn requests_from(relay: &Relay, from: &str) -> Requests {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
     let tcp = soon("connect", socket.connect(relay.address)).await.unwrap();
@@ -43,18 +43,17 @@ async fn begin(relay: &Relay, requests: &mut Requests) -> (BodySender<Bytes, std
 
 // spec: L-23
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_share_the_memory_of_a_connection_of_an_address_and_of_the_relay() {
+async fn messages_share_the_memory_of_an_address_and_of_the_relay() {
     let wide = Limits { room_wait_max: Duration::from_millis(200), ..Limits::default() };
-    let connection = || Limits { held_bytes_per_connection_max: 1 << 20, ..wide.clone() };
-    let address = || Limits { held_bytes_per_address_max: 1 << 20, ..wide.clone() };
-    let all = || Limits { held_bytes_max: 1 << 20, ..wide.clone() };
+    let (small, large) = (1 << 20, 8 << 20);
+    let coming = |address, relay| Limits { coming_bytes: Room { address, relay }, ..wide.clone() };
     for (limits, other, refused, what) in [
-        (connection(), None, true, "of one connection"),
-        (connection(), Some("127.0.0.1"), false, "of two connections"),
-        (address(), Some("127.0.0.1"), true, "of one address"),
-        (address(), Some("127.0.0.2"), false, "of two addresses"),
-        (all(), Some("127.0.0.2"), true, "of all"),
-        (wide.clone(), None, false, "below the limits"),
+        (coming(small, large), None, true, "of one connection"),
+        (coming(small, large), Some("127.0.0.1"), true, "of one address"),
+        (coming(small, large), Some("127.0.0.2"), false, "of two addresses"),
+        (coming(large, small), Some("127.0.0.2"), true, "of all"),
+        (coming(large, large), None, false, "below the limits"),
+        (wide.clone(), None, false, "usual ones"),
     ] {
         let relay = Relay::with(limits).await;
         let mut one = requests_from(&relay, "127.0.0.1").await;
@@ -83,6 +82,71 @@ async fn messages_share_the_memory_of_a_connection_of_an_address_and_of_the_rela
         assert_eq!((messages.len(), messages[0].len(), status.code), (1, WHOLE, Code::Ok), "{what}");
         relay.stop().await;
     }
+}
+
+/// Sends one message, in pieces, and reads it back.
+pub(crate) async fn pushed(request: http::request::Builder, mut requests: Requests, length: usize) -> (usize, Status) {
+    let (mut sender, body) = body();
+    let response = soon("answer", requests.send_request(request.body(body).unwrap())).await.unwrap();
+    for piece in message(&vec![7; length]).chunks(16 << 10) {
+        if sender.send_data(Bytes::copy_from_slice(piece)).await.is_err() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    drop(sender);
+    let (messages, status) = read_all(response).await;
+    (messages.iter().map(Bytes::len).sum(), status)
+}
+
+// Each of them would hold a part and wait for the rest. spec: L-23
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_share_a_room_come_one_after_another_and_all_of_them() {
+    let room = Room { address: 4 << 20, relay: 8 << 20 };
+    for (limits, connections, streams, length) in [
+        (Limits { coming_bytes: room, ..Limits::default() }, 24, 1, 600 << 10),
+        (Limits::default(), 64, 1, 1_060 << 10),
+        (Limits::default(), 1, 32, 900 << 10),
+    ] {
+        let relay = Relay::with(limits).await;
+        let mut all = tokio::task::JoinSet::new();
+        for _ in 0..connections {
+            let requests = requests_from(&relay, "127.0.0.1").await;
+            for _ in 0..streams {
+                all.spawn(pushed(relay.request(Some(&relay.token("home"))), requests.clone(), length));
+            }
+        }
+        while let Some(one) = all.join_next().await {
+            assert_eq!(one.unwrap(), (length, Status::ok()), "{connections} connections, {streams} streams");
+        }
+        relay.stop().await;
+    }
+}
+
+// spec: L-23
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_end_is_lost_to_who_holds_less() {
+    let room = Room { address: 1 << 20, relay: 1 << 20 };
+    let grace = Duration::from_millis(200);
+    let relay = Relay::with(Limits { coming_bytes: room, room_grace: grace, ..Limits::default() }).await;
+    let mut one = requests_from(&relay, "127.0.0.1").await;
+    let (mut sender, response) = begin(&relay, &mut one).await;
+    let two = requests_from(&relay, "127.0.0.2").await;
+    // As much as the first holds: that goes on.
+    let request = || relay.request(Some(&relay.token("home")));
+    let waits = tokio::spawn(pushed(request(), two.clone(), WHOLE));
+    tokio::time::sleep(2 * grace).await;
+    assert!(!waits.is_finished());
+    sender.send_data(Bytes::from_static(b"goes on")).await.expect("it is not lost");
+    waits.abort();
+    // Less than it holds.
+    let begun = tokio::time::Instant::now();
+    assert_eq!(pushed(request(), two, WHOLE / 2).await, (WHOLE / 2, Status::ok()));
+    assert!(begun.elapsed() >= grace, "not at once: {:?}", begun.elapsed());
+    let (messages, status) = read_all(response).await;
+    assert_eq!((messages.len(), status.code), (0, Code::ResourceExhausted), "{status}");
+    assert!(status.message.contains("come back"), "{status}");
+    relay.stop().await;
 }
 
 /// A connection that can be left alone: then nobody reads its socket.

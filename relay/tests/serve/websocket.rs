@@ -200,7 +200,7 @@ async fn handshakes_that_are_none_are_answered_in_http() {
 #[tokio::test]
 async fn a_message_of_a_page_is_counted_as_it_comes() {
     let limits = Limits {
-        held_bytes_per_connection_max: 1 << 20,
+        coming_bytes: Room { address: 1 << 20, relay: 1 << 20 },
         room_wait_max: Duration::from_millis(100),
         ..Limits::default()
     };
@@ -212,6 +212,26 @@ async fn a_message_of_a_page_is_counted_as_it_comes() {
     page.send(&out[..out.len() - 1]).await;
     assert_eq!(page.ended().await, status_code(Code::ResourceExhausted));
     relay.until_disconnected().await;
+    relay.stop().await;
+}
+
+// spec: L-23
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_of_a_page_that_does_not_end_is_lost_to_who_holds_less() {
+    let room = Room { address: 1 << 20, relay: 1 << 20 };
+    let grace = Duration::from_millis(100);
+    let relay = Relay::with(Limits { coming_bytes: room, room_grace: grace, ..Limits::default() }).await;
+    let mut page = relay.member().await;
+    let mut out = BytesMut::new();
+    encode(OpCode::Binary, &vec![7; 900 << 10], Some(MASK), &mut out);
+    // Its length is enough to take room for all of it.
+    page.send(&out[..20_000]).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let other = memory::requests_from(&relay, "127.0.0.2").await;
+    let request = relay.request(Some(&relay.token("home")));
+    let (length, status) = memory::pushed(request, other, 700 << 10).await;
+    assert_eq!((length, status), (700 << 10, Status::ok()));
+    assert_eq!(page.ended().await, status_code(Code::ResourceExhausted));
     relay.stop().await;
 }
 

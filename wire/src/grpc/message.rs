@@ -23,7 +23,7 @@ const ASSEMBLY_START_BYTES: usize = 16 * 1024;
 /// Cuts whole messages out of the chunks of a body.
 ///
 /// Whatever way a body is cut into chunks, the same messages come out. [`MessageDecoder::push`] takes a chunk,
-/// [`MessageDecoder::poll_message`] gives messages until it gives none. Memory: the chunks not yet read, and for a
+/// [`MessageDecoder::poll_message`] gives messages until it gives none, [`MessageDecoder::poll_begun`] says what comes next. Memory: the chunks not yet read, and for a
 /// message that spans chunks at most twice the bytes received of it, never the length it declares. A compressed message
 /// adds what it inflates to, at most the limit.
 #[derive(Debug)]
@@ -32,6 +32,17 @@ pub struct MessageDecoder {
     state: State,
     message_bytes_max: usize,
     inflate: Option<Inflate>,
+}
+
+/// A message that has been begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// Its length as it travels.
+    pub bytes: usize,
+    /// It is compressed: inflating it costs time, and up to the limit in memory.
+    pub packed: bool,
+    /// All of it has come.
+    pub whole: bool,
 }
 
 /// Inflates a message to at most so many bytes, or says why not.
@@ -81,6 +92,28 @@ impl MessageDecoder {
 
     /// Returns the next whole message, or nothing until another chunk has come. An error is final.
     pub fn poll_message(&mut self) -> Result<Option<Bytes>, Status> {
+        if self.poll_begun()?.is_none() {
+            return Ok(None);
+        }
+        let State::Body { length, packed, assembly } = &mut self.state else { unreachable!("it has begun") };
+        let Some(message) = assemble(&mut self.chunks, *length, assembly) else {
+            return Ok(None);
+        };
+        let inflate = self.inflate.filter(|_| *packed);
+        self.state = State::START;
+        let Some(inflate) = inflate else {
+            return Ok(Some(message));
+        };
+        let inflated = inflate(&message, self.message_bytes_max);
+        if let Err(status) = &inflated {
+            self.state = State::Failed(status.clone());
+        }
+        inflated.map(Some)
+    }
+
+    /// Returns what the next message says of itself, as soon as that has come: before a receiver makes room for the rest, and
+    /// before [`MessageDecoder::poll_message`] inflates it.
+    pub fn poll_begun(&mut self) -> Result<Option<Begun>, Status> {
         loop {
             match &mut self.state {
                 State::Failed(status) => return Err(status.clone()),
@@ -101,39 +134,11 @@ impl MessageDecoder {
                     }
                 }
                 State::Body { length, packed, assembly } => {
-                    let Some(message) = assemble(&mut self.chunks, *length, assembly) else {
-                        return Ok(None);
-                    };
-                    let inflate = self.inflate.filter(|_| *packed);
-                    self.state = State::START;
-                    let Some(inflate) = inflate else {
-                        return Ok(Some(message));
-                    };
-                    match inflate(&message, self.message_bytes_max) {
-                        Ok(inflated) => return Ok(Some(inflated)),
-                        Err(status) => self.state = State::Failed(status),
-                    }
+                    let come = assembly.len() + self.chunks.iter().map(Bytes::len).sum::<usize>();
+                    return Ok(Some(Begun { bytes: *length, packed: *packed, whole: come >= *length }));
                 }
             }
         }
-    }
-
-    /// Returns the bytes that are held: of chunks not yet read and of the message that is being put together.
-    pub fn held_bytes(&self) -> usize {
-        let assembled = if let State::Body { assembly, .. } = &self.state { assembly.len() } else { 0 };
-        assembled + self.chunks.iter().map(Bytes::len).sum::<usize>()
-    }
-
-    /// Says whether the next [`MessageDecoder::poll_message`] may inflate a message, which costs time and up to the limit in
-    /// memory: one has been begun that is compressed, or a prefix may be among the chunks.
-    pub fn may_inflate(&self) -> bool {
-        let unread = || self.chunks.iter().map(Bytes::len).sum::<usize>();
-        self.inflate.is_some()
-            && match &self.state {
-                State::Body { length, packed, assembly } => *packed && assembly.len() + unread() >= *length,
-                State::Prefix { have, .. } => have + unread() >= PREFIX_BYTES,
-                State::Failed(_) => false,
-            }
     }
 
     /// Says whether the body may end here: no message has been begun.

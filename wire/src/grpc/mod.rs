@@ -21,8 +21,8 @@ mod web;
 pub use encoding::{ACCEPTED_ENCODINGS, Encoding};
 pub use health::{HEALTH_CHECK_PATH, HEALTH_WATCH_PATH, Health, health_request, health_request_service};
 pub use message::{
-    Inflate, MESSAGE_BYTES_MAX, MessageBuf, MessageDecoder, PACK_BYTES_MAX, PREFIX_BYTES, Packer, encode_message,
-    encode_packed,
+    Begun, Inflate, MESSAGE_BYTES_MAX, MessageBuf, MessageDecoder, PACK_BYTES_MAX, PREFIX_BYTES, Packer,
+    encode_message, encode_packed,
 };
 pub use metadata::{
     METADATA_BYTES_MAX, METADATA_RECEIVED_MAX, Metadata, MetadataError, MetadataValue, RETRY_PUSHBACK, STATUS_DETAILS,

@@ -4,18 +4,25 @@ use super::*;
 use proptest::prelude::*;
 
 #[test]
-fn what_is_held_is_what_came_and_was_not_taken() {
+fn what_a_message_says_of_itself_is_known_before_it_has_come() {
     let mut decoder = MessageDecoder::default().inflating(|bytes, _| Ok(Bytes::copy_from_slice(bytes)));
-    let body = [&[1, 0, 0, 0, 100], &[7; 100][..], &[0, 0, 0, 0, 9]].concat();
-    assert!(!decoder.may_inflate());
-    decoder.push(Bytes::copy_from_slice(&body[..60]));
-    assert_eq!((decoder.held_bytes(), decoder.poll_message().unwrap()), (60, None));
-    assert_eq!((decoder.held_bytes(), decoder.may_inflate()), (55, false), "in the middle of a message");
+    let body = [&[1, 0, 0, 0, 100], &[7; 100][..], &[0, 0, 0, 0, 9], &[0, 0, 0, 0]].concat();
+    let begun = |bytes, packed, whole| Ok(Some(Begun { bytes, packed, whole }));
+    assert_eq!(decoder.poll_begun(), Ok(None));
+    decoder.push(Bytes::copy_from_slice(&body[..4]));
+    assert_eq!(decoder.poll_begun(), Ok(None), "a piece of a prefix");
+    decoder.push(Bytes::copy_from_slice(&body[4..60]));
+    assert_eq!((decoder.poll_begun(), decoder.poll_message()), (begun(100, true, false), Ok(None)));
+    assert_eq!(decoder.poll_begun(), begun(100, true, false), "asked again, and partly put together");
     decoder.push(Bytes::copy_from_slice(&body[60..]));
-    assert_eq!((decoder.held_bytes(), decoder.may_inflate()), (105, true));
+    assert_eq!(decoder.poll_begun(), begun(100, true, true));
     assert_eq!(decoder.poll_message().unwrap().map(|message| message.len()), Some(100));
-    assert_eq!(decoder.held_bytes(), 5);
-    assert_eq!((decoder.poll_message().unwrap(), decoder.held_bytes()), (None, 0));
+    assert_eq!((decoder.poll_begun(), decoder.poll_message()), (begun(9, false, false), Ok(None)));
+    decoder.push(Bytes::from_static(&[2; 6]));
+    assert_eq!(decoder.poll_begun(), begun(9, false, true));
+    assert_eq!(decoder.poll_message().unwrap().map(|message| message.len()), Some(9));
+    decoder.push(Bytes::from_static(&[9; 5]));
+    assert!(decoder.poll_begun().is_err() && decoder.poll_message().is_err(), "{decoder:?}");
 }
 
 fn body_of(messages: &[Vec<u8>]) -> Vec<u8> {
