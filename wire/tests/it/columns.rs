@@ -106,27 +106,37 @@ fn a_short_batch_that_stands_for_too_many_rows_is_refused_early() {
     assert!(matches!(error.kind, DecodeErrorKind::Limit { what: "rows of columns", .. }), "{error}");
 }
 
-// spec: L-22
-#[test]
-fn classes_are_limited_in_sum() {
-    let values = [
+/// A value of each class of the columnar kind.
+pub(crate) fn of_each_class() -> [Value; 19] {
+    [
         Value::Null,
         Value::Bool(false),
         Value::Bool(true),
         Value::I64(0),
         Value::U64(u64::MAX),
-        Value::F64(0.0),
+        Value::F64(0.5),
         Value::F64(f64::from(0.1f32)),
         Value::F64(0.1 + 0.2),
         Value::Timestamp(blazedb_wire::Timestamp(0)),
         Value::Uuid(blazedb_wire::Uuid([1; 16])),
         Value::Text("0190a0b0-1234-7abc-8def-0123456789ab".to_owned()),
-        Value::Text(String::new()),
-        Value::Bytes(Vec::new()),
+        Value::Text("text".to_owned()),
+        Value::Bytes(vec![1]),
         Value::Array(Vec::new()),
         Value::Map(Document::new()),
         Value::Decimal("0.1".parse().expect("a decimal")),
-    ];
+        Value::Decimal("123456789012345678901234567890".parse().expect("a decimal")),
+        Value::VectorF32(vec![1.0].into()),
+        Value::VectorF64(vec![1.0].into()),
+    ]
+}
+
+// spec: L-22
+#[test]
+fn classes_are_limited_in_sum() {
+    // Sixteen of them, 4,096 times each.
+    let classes = of_each_class();
+    let values = &classes[..16];
     let wide = |value: &Value| -> Document { (0..4096).map(|n| (format!("{n:03x}"), value.clone())).collect() };
     let batch = |document: &Document| batch_of(head(), &[Op { cursor: 0, ..create(document) }]);
     let mut batches: Vec<Batch> = values.iter().map(|value| batch(&wide(value))).collect();

@@ -3,7 +3,8 @@
 use super::raw::{RawBatch, RawColumns, RawEnvelope, RawOp, frame, frame_with, prefixed, uvarint};
 use super::{Vector, What, hex};
 use crate::batches::{create, head};
-use blazedb_wire::{Batch, BatchBuilder, BatchHead, Columns, Document, Timestamp, Uuid, Value};
+use crate::columns::of_each_class;
+use blazedb_wire::{Batch, BatchBuilder, BatchHead, Columns, Value};
 
 pub(super) fn vector(what: What, name: &str, spec: &str, bytes: &[u8], error: &str, at: usize) -> Vector {
     Vector {
@@ -699,27 +700,7 @@ fn classes_above_the_limit() -> (Vec<u8>, usize) {
 
 /// Batches that create a document of so many fields for each class of values, in columns, and how long one column is.
 fn columns_of_all_classes(fields: usize) -> (Vec<u8>, usize) {
-    let values = [
-        Value::Null,
-        Value::Bool(false),
-        Value::Bool(true),
-        Value::I64(0),
-        Value::U64(u64::MAX),
-        Value::F64(0.5),
-        Value::F64(f64::from(0.1f32)),
-        Value::F64(0.1 + 0.2),
-        Value::Timestamp(Timestamp(0)),
-        Value::Uuid(Uuid([1; 16])),
-        Value::Text("0190a0b0-1234-7abc-8def-0123456789ab".to_owned()),
-        Value::Text("text".to_owned()),
-        Value::Bytes(vec![1]),
-        Value::Array(Vec::new()),
-        Value::Map(Document::new()),
-        Value::Decimal("0.1".parse().expect("a decimal")),
-        Value::Decimal("123456789012345678901234567890".parse().expect("a decimal")),
-        Value::VectorF32(vec![1.0].into()),
-        Value::VectorF64(vec![1.0].into()),
-    ];
+    let values = of_each_class();
     // As a writer has it, of one field and of two; then there are more of the same.
     let written = |names: &[&str]| {
         let batch = |(n, value): (u64, &Value)| {
