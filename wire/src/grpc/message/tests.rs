@@ -249,3 +249,16 @@ fn a_declared_length_reserves_nothing_and_an_error_is_final() {
     assert_eq!(decoder.poll_message(), Err(first.clone()));
     assert_eq!(decoder.finish(), Err(first));
 }
+
+#[test]
+fn what_has_come_of_a_message_is_kept_in_one_piece() {
+    let mut decoder = MessageDecoder::default();
+    decoder.push(Bytes::from_static(&[0, 0, 0, 0, 200]));
+    for n in 0..200 {
+        assert_eq!(decoder.poll_begun(), Ok(Some(Begun { bytes: 200, packed: false, whole: false })), "{n}");
+        assert!(decoder.chunks.is_empty(), "{n}");
+        decoder.push(Bytes::from(vec![n]));
+    }
+    assert_eq!(decoder.poll_begun(), Ok(Some(Begun { bytes: 200, packed: false, whole: true })));
+    assert_eq!(decoder.poll_message(), Ok(Some((0..200).collect())));
+}
