@@ -66,6 +66,8 @@ pub struct Limits {
     /// longest of an address, or 64 connections with 600 KiB each. A connection has no part of its own: of an address that is
     /// full, who holds most in what does not end loses it to who waits ([`Limits::room_grace`]).
     pub coming_bytes: Room,
+    /// ... of those that were compressed, once they are inflated: two of the longest of an address.
+    pub inflated_bytes: Room,
     /// ... of those that were decoded where they came in and wait for the hub.
     pub decoded_here_bytes: Room,
     /// ... of those that were decoded in turn and wait for the hub: two at their worst of an address, which is 2 MiB of rows and for
@@ -147,6 +149,7 @@ impl Default for Limits {
             headers_max: 64,
             message_bytes_max: MESSAGE_BYTES_MAX,
             coming_bytes: Room { address: 40 << 20, relay: 160 << 20 },
+            inflated_bytes: Room { address: 8 << 20, relay: 32 << 20 },
             decoded_here_bytes: Room { address: 8 << 20, relay: 32 << 20 },
             decoded_in_turn_bytes: Room { address: 16 << 20, relay: 64 << 20 },
             free_bytes: 4 * 1024,
@@ -260,6 +263,7 @@ mod tests {
         let shares = |shares: Shares| [shares.connection, shares.address, shares.relay].map(bytes).to_vec();
         let room = |room: Room| ["-".to_owned(), bytes(room.address), bytes(room.relay)];
         says("limits.md", "messages that are coming in, with their whole length", &room(serving.coming_bytes));
+        says("limits.md", "messages that are inflated, until they are decoded", &room(serving.inflated_bytes));
         says("limits.md", "messages decoded where they came in, waiting", &room(serving.decoded_here_bytes));
         says("limits.md", "messages decoded in turn, waiting", &room(serving.decoded_in_turn_bytes));
         says("limits.md", "batches neither durable nor refused, decoded", &shares(hub.pushed));

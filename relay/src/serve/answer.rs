@@ -155,7 +155,8 @@ async fn call<G: Gate>(
         return Err(Status::new(Code::Unimplemented, "gRPC calls are POST requests"));
     }
     let (parts, body) = request.into_parts();
-    let source = Source::new(body, dialect.is_text());
+    let unread = &running.as_ref().expect("nobody else takes it").activity().unread;
+    let source = Source::new(body, dialect.is_text(), unread);
     match parts.uri.path() {
         wire::SYNC_PATH => plainly(Reply::Sync(grpc::sync(shared, &parts.headers, source, running).await?)),
         wire::HEALTH_CHECK_PATH => {

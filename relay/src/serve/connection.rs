@@ -26,6 +26,7 @@ use super::gather::Gathered;
 use super::keepalive::Keepalive;
 use super::meter::{Bucket, Metered};
 use super::socket::Socket;
+use super::unread::Unread;
 use super::{Gate, Limits, Peer, tls};
 use crate::token::Verifier;
 
@@ -54,6 +55,8 @@ pub(super) struct Activity {
     cut: Notify,
     /// Set once a token was good.
     pub(super) known: Arc<AtomicBool>,
+    /// What lies there and was not taken.
+    pub(super) unread: Arc<Unread>,
     /// What goes on with the connection once HTTP/1.1 has let go of it.
     pub(super) upgraded: Mutex<Option<Upgraded>>,
 }
@@ -79,6 +82,7 @@ impl Activity {
             state: Mutex::new(state),
             cut: Notify::new(),
             known: Arc::clone(&standing.known),
+            unread: Arc::default(),
             upgraded: Mutex::default(),
         }
     }
@@ -161,6 +165,8 @@ async fn run_alone<G: Gate>(shared: Arc<Shared<G>>, tcp: TcpStream, peer: Socket
     };
     let limits = &shared.limits;
     let handshake = async {
+        // One that says nothing takes nobody's turn. What fails here fails in the handshake, too.
+        let _ = tcp.peek(&mut [0]).await;
         let turn = Turn::take(admission, &shared.handshakes).await;
         let accepting = acceptor.accept_with(Socket(tcp), |session| tls::bound(session, limits));
         let mut accepting = std::pin::pin!(accepting);
@@ -223,8 +229,8 @@ async fn run_http2<G: Gate>(
         .max_pending_accept_reset_streams(limits.pending_resets_max)
         .max_local_error_reset_streams(limits.local_error_resets_max);
     let activity = Arc::new(Activity::new(limits, &admission.peer, &admission.standing));
-    let known = Arc::clone(&activity.known);
-    let stream = Metered::new(stream, known, limits.stranger_bytes_max, limits.stranger_bytes_per_second);
+    let (known, unread) = (Arc::clone(&activity.known), Arc::clone(&activity.unread));
+    let stream = Metered::new(stream, known, unread, limits);
     let mut keepalive = Keepalive::new(limits.keepalive_interval, limits.keepalive_timeout, Instant::now());
     let stream = Gathered::new(stream, keepalive.line());
     let service = service(&shared, &activity);
@@ -316,8 +322,8 @@ async fn run_http1<G: Gate>(
         .max_headers(limits.headers_max)
         .max_buf_size(usize::try_from(limits.header_list_bytes_max).unwrap_or(usize::MAX).max(8192));
     let activity = Arc::new(Activity::new(limits, &admission.peer, &admission.standing));
-    let known = Arc::clone(&activity.known);
-    let stream = Metered::new(stream, known, limits.stranger_bytes_max, limits.stranger_bytes_per_second);
+    let (known, unread) = (Arc::clone(&activity.known), Arc::clone(&activity.unread));
+    let stream = Metered::new(stream, known, unread, limits);
     let service = service(&shared, &activity);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
     let mut stop = shared.stop.clone();

@@ -2,14 +2,15 @@
 //!
 //! Whoever has shown a token is left alone. A stranger is let in as long as there is room, and is the first to go when there
 //! is none: of the address that has most of them, where they are at least two more than connections of the address that
-//! comes. So one who fills the relay out of a few addresses keeps nobody out who has fewer, and those who come back all at
-//! once, one from each address, do not push each other out. Of one address a stranger gives way once it has had the time of a
-//! handshake to say who it is.
+//! comes; else of the network that has most of them, likewise; else whoever has had the time of a handshake to say who it is,
+//! and has not. So one who fills the relay out of a few addresses, or a few networks, keeps nobody out who has fewer, and those
+//! who come back all at once, one from each address, do not push each other out. Of one address the oldest stranger gives way.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
@@ -38,6 +39,15 @@ struct Address {
     /// How many more of them may be in the handshake.
     handshakes: Arc<Semaphore>,
     shared: Arc<peer::Address>,
+}
+
+/// What is open of the addresses of one network.
+#[derive(Default)]
+struct Network {
+    connections: usize,
+    strangers: usize,
+    /// Since when the oldest stranger is there, and its address.
+    oldest: Option<(Instant, IpAddr)>,
 }
 
 /// One open connection.
@@ -105,16 +115,37 @@ impl Open {
     fn make_room(&mut self, limits: &Limits, address: IpAddr, now: Instant) -> Option<()> {
         let own = self.addresses.get(&address).map_or(0, |known| known.connections.len());
         if own >= limits.connections_per_address_max {
-            let known = self.addresses.get_mut(&address)?;
-            let (_, place) = known.strangers().next()?;
-            return (place.since + limits.handshake_max <= now).then(|| self.end_oldest(address))?;
+            // At once: one that says nothing and comes back as soon as it is closed would have every place that is given up.
+            return self.end_oldest(address);
         }
         if self.count < limits.connections_max {
             return Some(());
         }
         let strangers = self.addresses.iter().map(|(&address, known)| (known.strangers().count(), address));
         let (most, from) = strangers.max_by_key(|&(strangers, _)| strangers)?;
-        (most > own + 1).then(|| self.end_oldest(from))?
+        if most > own + 1 {
+            return self.end_oldest(from);
+        }
+        self.end_oldest(self.crowded(network(address), limits.handshake_max, now)?)
+    }
+
+    /// Returns whose oldest stranger gives way to one of that network, if there are not many strangers of any address.
+    fn crowded(&self, network: IpAddr, patience: Duration, now: Instant) -> Option<IpAddr> {
+        let mut networks: HashMap<IpAddr, Network> = HashMap::new();
+        for (&address, known) in &self.addresses {
+            let of_it = networks.entry(self::network(address)).or_default();
+            of_it.connections += known.connections.len();
+            of_it.strangers += known.strangers().count();
+            let oldest = known.strangers().next().map(|(_, place)| (place.since, address));
+            of_it.oldest = of_it.oldest.into_iter().chain(oldest).min();
+        }
+        let own = networks.get(&network).map_or(0, |own| own.connections);
+        let most = networks.values().max_by_key(|other| other.strangers)?;
+        if most.strangers > own + 1 {
+            return most.oldest.map(|(_, address)| address);
+        }
+        let oldest = networks.values().filter_map(|other| other.oldest).min();
+        oldest.filter(|&(since, _)| since + patience <= now).map(|(_, address)| address)
     }
 
     /// Takes the place of the oldest stranger from there.
@@ -161,10 +192,22 @@ fn group(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Returns what one provider, or one customer of a large one, hands out addresses of: a /24, of IPv6 a /48.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) => {
+            let [a, b, c, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0))
+        }
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            IpAddr::V4(Ipv4Addr::new(a, b, c, 0))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::serve::Held;
 
@@ -190,13 +233,14 @@ mod tests {
         let first = admit(&crowd, "10.0.0.1").expect("room");
         // The same address, written as IPv6 maps it.
         let second = admit(&crowd, "::ffff:10.0.0.1").expect("room");
+        [&first, &second].into_iter().for_each(is_known);
         assert!(admit(&crowd, "10.0.0.1").is_none());
         let third = admit(&crowd, "2001:db8::1").expect("room");
-        is_known(&first);
         assert!(admit(&crowd, "10.0.0.2").is_none(), "three in all");
         drop(first);
         let fourth = admit(&crowd, "2001:db8::ffff:1").expect("room");
         drop(second);
+        [&third, &fourth].into_iter().for_each(is_known);
         assert!(admit(&crowd, "2001:db8::2").is_none(), "one /64 is one address");
         drop(third);
         // What is held of an address outlives its last connection, and so does its number.
@@ -257,17 +301,45 @@ mod tests {
 
     // spec: G-24
     #[tokio::test(start_paused = true)]
-    async fn a_stranger_gives_way_to_its_own_address_once_it_had_time_to_say_who_it_is() {
+    async fn strangers_of_a_network_give_way_to_those_of_others_and_of_all_whoever_had_time() {
+        let crowd = crowd(6, 2);
+        let member = admit(&crowd, "2001:db8:0:9::1").expect("room");
+        is_known(&member);
+        // One from each /64, of one /48.
+        let silent: Vec<_> = (0..5).map(|n| admit(&crowd, &format!("2001:db8:0:{n}::1")).expect("room")).collect();
+        assert!(admit(&crowd, "2001:db8:0:ffff::1").is_none(), "it is of the same network");
+        let others = ["2001:db8:1::1", "2001:db8:1:1::1"]
+            .map(|from| admit(&crowd, from).expect("five, and four, are more than two"));
+        let mut ended = Vec::new();
+        for stranger in &silent {
+            ended.push(gave_way(stranger).await);
+        }
+        assert_eq!(ended, [true, true, false, false, false], "the oldest");
+        assert!(!gave_way(&member).await);
+        // Three strangers of one network, and two of another.
+        let one = admit(&crowd, "10.0.0.1").expect("three is more than one");
+        assert!(gave_way(&silent[2]).await);
+        assert!(admit(&crowd, "10.0.0.2").is_none(), "two are no more than two");
+        tokio::time::advance(crowd.limits.handshake_max).await;
+        is_known(&silent[3]);
+        let two = admit(&crowd, "10.0.0.2").expect("they had their time");
+        assert!(gave_way(&silent[4]).await && !gave_way(&silent[3]).await, "the oldest of all");
+        assert!(!gave_way(&one).await && !gave_way(&two).await);
+        for other in &others {
+            assert!(!gave_way(other).await);
+        }
+    }
+
+    // spec: G-24
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_stranger_gives_way_to_its_own_address() {
         let crowd = crowd(8, 3);
         let three: Vec<_> = (0..3).map(|_| admit(&crowd, "10.0.0.1").expect("room")).collect();
         is_known(&three[0]);
-        tokio::time::advance(Limits::default().handshake_max - Duration::from_millis(10)).await;
-        assert!(admit(&crowd, "10.0.0.1").is_none());
-        tokio::time::advance(Duration::from_millis(20)).await;
         let fourth = admit(&crowd, "10.0.0.1").expect("a stranger's place");
         assert!(gave_way(&three[1]).await && !gave_way(&three[0]).await && !gave_way(&three[2]).await);
         is_known(&three[2]);
-        assert!(admit(&crowd, "10.0.0.1").is_none(), "the others are known, or have just come");
-        drop(fourth);
+        is_known(&fourth);
+        assert!(admit(&crowd, "10.0.0.1").is_none(), "all have said who they are");
     }
 }

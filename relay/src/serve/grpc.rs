@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use blazedb_wire::grpc::{Code, Encoding, MessageBuf, MessageDecoder, Packer, Status, parse_timeout};
+use blazedb_wire::grpc::{Code, Encoding, MessageBuf, MessageDecoder, Packer, Status, Travelled, parse_timeout};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
@@ -93,13 +93,7 @@ pub(super) async fn sync<G: Gate>(
     let seat = Arc::new(seat);
     let (end_tx, end) = oneshot::channel();
     let decoder = encoding.decoder(shared.limits.message_bytes_max);
-    let pump = Pump {
-        seat: Arc::clone(&seat),
-        source,
-        decoder,
-        held: Held::new(&peer),
-        message_bytes_max: shared.limits.message_bytes_max,
-    };
+    let pump = Pump { seat: Arc::clone(&seat), source, decoder, held: Held::new(&peer) };
     let task = tokio::spawn(run_pump(pump, deadlines, Arc::clone(&seat), end_tx));
     Ok(SyncBody {
         outbound,
@@ -208,7 +202,6 @@ struct Pump<G: Gate> {
     decoder: MessageDecoder,
     /// What the next message takes, from its beginning.
     held: Held,
-    message_bytes_max: usize,
 }
 
 impl<G: Gate> Pump<G> {
@@ -243,9 +236,8 @@ impl<G: Gate> Pump<G> {
     async fn hand_over(&mut self) -> Result<bool, Status> {
         while let Some(begun) = self.decoder.poll_begun()? {
             // What is whole here came as a frame of HTTP/2 at the most; the stream is not read on before there is room for all.
-            let unpacked = if begun.packed { self.message_bytes_max } else { 0 };
             if !begun.whole || begun.packed {
-                self.held.expect(begun.bytes + unpacked).await?;
+                self.held.expect(begun.bytes).await?;
             }
             if !begun.whole {
                 return Ok(true);
@@ -253,14 +245,9 @@ impl<G: Gate> Pump<G> {
             self.held.whole()?;
             let fresh = Held::new(self.held.peer());
             let held = std::mem::replace(&mut self.held, fresh);
-            let message = if begun.packed {
-                let decoder = std::mem::take(&mut self.decoder);
-                let (decoder, message) = inflate(decoder, held).await?;
-                self.decoder = decoder;
-                message
-            } else {
-                Message { bytes: self.decoder.poll_message()?.expect("it is whole"), held }
-            };
+            let travelled = self.decoder.poll_travelled()?.expect("it is whole");
+            let message =
+                if begun.packed { inflate(travelled, held).await? } else { Message::owned(travelled.message()?, held) };
             if !self.seat.frame(message).await? {
                 return Ok(false);
             }
@@ -270,18 +257,24 @@ impl<G: Gate> Pump<G> {
 }
 
 /// Inflates a message: four kilobytes may be four megabytes, and take as long as a thousand messages.
-async fn inflate(mut decoder: MessageDecoder, held: Held) -> Result<(MessageDecoder, Message), Status> {
-    let turn = held.peer().turn().await;
-    // It keeps its turn and its memory to its end, though its stream is gone before.
-    let inflating = tokio::task::spawn_blocking(move || {
-        let message = decoder.poll_message();
-        (decoder, message, held, turn)
-    });
-    let failed = |_| Status::new(Code::Internal, "the relay failed; reconnect");
-    let (decoder, message, mut held, _) = inflating.await.map_err(failed)?;
-    let bytes = message?.expect("it is whole");
-    held.inflated(bytes.len());
-    Ok((decoder, Message { bytes, held }))
+async fn inflate(travelled: Travelled, mut held: Held) -> Result<Message, Status> {
+    loop {
+        let turn = held.peer().turn().await;
+        let travelled = travelled.clone();
+        // It keeps its turn and its memory to its end, though its stream is gone before.
+        let inflating = tokio::task::spawn_blocking(move || (travelled.message(), held, turn));
+        let failed = |_| Status::new(Code::Internal, "the relay failed; reconnect");
+        let (message, still_held, turn) = inflating.await.map_err(failed)?;
+        held = still_held;
+        let bytes = message?;
+        let length = bytes.len();
+        if held.inflated(length) {
+            return Ok(Message { bytes, held });
+        }
+        // It is made again once there is room for it: to wait with it would take memory that nobody counts.
+        drop((bytes, turn));
+        held.room_inflated(length).await?;
+    }
 }
 
 pub(super) fn gone() -> Status {
@@ -390,9 +383,10 @@ async fn run_pump<G: Gate>(pump: Pump<G>, mut deadlines: Deadlines, seat: Arc<Se
         status = deadlines.reached() => End::Now(status),
         ended = reading => ended,
     };
-    seat.leave();
-    // The body is gone if nobody listens; then it has also ended this task.
+    // Before the seat is left, by which the gate drops its end: the body asks for this then. It is gone if nobody listens, and
+    // has also ended this task.
     let _ = end.send(ended);
+    seat.leave();
     // hyper drops the body once the rest and the trailers are out, and that ends this task.
     deadlines.cut_later().await;
 }
@@ -430,18 +424,8 @@ impl<G: Gate> SyncBody<G> {
         if self.done {
             return Poll::Ready(None);
         }
-        if let Some(end) = &mut self.end
-            && let Poll::Ready(ended) = Pin::new(end).poll(cx)
-        {
-            self.end = None;
-            match ended {
-                Ok(End::Drained(status)) => self.after_drain = status,
-                Ok(End::Now(status)) => return self.finish(&status),
-                // The pump never ends without a word unless it panicked.
-                Err(_) => {
-                    return self.finish(&Status::new(Code::Internal, "the relay failed; reconnect"));
-                }
-            }
+        if let Some(status) = self.ended(cx) {
+            return self.finish(&status);
         }
         while self.closing.is_none() && self.packer.wants_more() {
             match self.outbound.poll_recv(cx) {
@@ -452,7 +436,13 @@ impl<G: Gate> SyncBody<G> {
                     }
                 }
                 Poll::Ready(Some(Outbound::Close(status))) => self.closing = Some(status),
-                Poll::Ready(None) => self.closing = Some(self.after_drain.clone()),
+                Poll::Ready(None) => {
+                    // Both may have come since the other was asked for.
+                    if let Some(status) = self.ended(cx) {
+                        return self.finish(&status);
+                    }
+                    self.closing = Some(self.after_drain.clone());
+                }
                 Poll::Pending => break,
             }
         }
@@ -464,6 +454,21 @@ impl<G: Gate> SyncBody<G> {
         match self.closing.take() {
             Some(status) => self.finish(&status),
             None => Poll::Pending,
+        }
+    }
+
+    /// Hears how the call ends, if the pump has said so; returns the status if that is now.
+    fn ended(&mut self, cx: &mut Context<'_>) -> Option<Status> {
+        let Poll::Ready(ended) = Pin::new(self.end.as_mut()?).poll(cx) else { return None };
+        self.end = None;
+        match ended {
+            Ok(End::Drained(status)) => {
+                self.after_drain = status;
+                None
+            }
+            Ok(End::Now(status)) => Some(status),
+            // The pump never ends without a word unless it panicked.
+            Err(_) => Some(Status::new(Code::Internal, "the relay failed; reconnect")),
         }
     }
 
@@ -495,39 +500,46 @@ mod tests {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_time().max_blocking_threads(1).build().expect("a runtime");
         runtime.block_on(async {
-            // As much as one takes.
-            let (most, free) = (Limits::default().message_bytes_max, Limits::default().free_bytes);
-            let limits = Limits { coming_bytes: Room { address: 2 * most, relay: 2 * most }, ..Limits::default() };
+            let room = Room { address: 100_000, relay: 200_000 };
+            let limits = Limits { free_bytes: 0, coming_bytes: room, inflated_bytes: room, ..Limits::default() };
             let (one, other) = Peer::pair(&limits);
             // The only thread that inflates is busy.
             let (go_on, busy) = std::sync::mpsc::channel::<()>();
             let busy = tokio::task::spawn_blocking(move || busy.recv().is_err());
-            let mut decoder = Encoding::Gzip.decoder(limits.message_bytes_max);
-            decoder.push(message_of(&[7; 100_000]));
-            assert!(decoder.poll_begun().is_ok_and(|begun| begun.is_some_and(|begun| begun.whole && begun.packed)));
             let mut held = Held::new(&one);
-            held.expect(2 * most).await.expect("room");
+            held.expect(90_000).await.expect("room");
             let soon = Duration::from_millis(50);
-            assert!(tokio::time::timeout(soon, inflate(decoder, held)).await.is_err(), "it waits for the thread");
+            let inflating = inflate(travelled(&[7; 50_000]), held);
+            assert!(tokio::time::timeout(soon, inflating).await.is_err(), "it waits for the thread");
             assert!(tokio::time::timeout(soon, other.turn()).await.is_err(), "it is still to be inflated");
             let mut next = Held::new(&other);
-            assert!(tokio::time::timeout(soon, next.expect(2 * free)).await.is_err(), "its memory is still taken");
+            assert!(tokio::time::timeout(soon, next.expect(20_000)).await.is_err(), "its memory is still taken");
             drop(go_on);
             assert!(busy.await.expect("no panic"));
-            next.expect(2 * most).await.expect("it is inflated, and nobody wants it");
+            next.expect(90_000).await.expect("it is inflated, and nobody wants it");
             drop(next);
             // One that is wanted is what it was, and takes what it is.
-            let mut decoder = Encoding::Gzip.decoder(limits.message_bytes_max);
-            decoder.push(message_of(&[9; 50_000]));
-            assert!(decoder.poll_begun().is_ok());
             let mut held = Held::new(&one);
-            held.expect(2 * most).await.expect("room");
-            let (_, message) = inflate(decoder, held).await.expect("it is right");
-            assert_eq!(message.bytes, vec![9; 50_000]);
-            Held::new(&other).expect(2 * most - 60_000).await.expect("room");
-            let all = tokio::time::timeout(soon, async { Held::new(&other).expect(2 * most).await });
-            assert!(all.await.is_err(), "but for what it is");
+            held.expect(90_000).await.expect("room");
+            let first = inflate(travelled(&[9; 50_000]), held).await.expect("it is right");
+            assert_eq!(first.bytes, vec![9; 50_000]);
+            let mut held = Held::new(&other);
+            held.expect(90_000).await.expect("what travelled is counted no more");
+            // The next one has no room, waits for it without its turn, and is made again.
+            let mut waits = std::pin::pin!(inflate(travelled(&[8; 60_000]), held));
+            assert!(tokio::time::timeout(soon, waits.as_mut()).await.is_err(), "there is room for 50,000");
+            tokio::time::timeout(soon, one.turn()).await.expect("it has no turn while it waits");
+            drop(first);
+            let second =
+                tokio::time::timeout(Duration::from_secs(5), waits).await.expect("in time").expect("it is right");
+            assert_eq!(second.bytes, vec![8; 60_000]);
         });
+    }
+
+    fn travelled(bytes: &[u8]) -> Travelled {
+        let mut decoder = Encoding::Gzip.decoder(bytes.len());
+        decoder.push(message_of(bytes));
+        decoder.poll_travelled().expect("it may be packed").expect("it is whole")
     }
 
     fn message_of(bytes: &[u8]) -> Bytes {

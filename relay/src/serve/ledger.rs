@@ -9,14 +9,14 @@
 //! Of those that wait and for whom there is room that one is served first whose address would then hold least, and in it
 //! whose connection would; in a connection what came first. Where nobody gives anything back, because what fills the room
 //! are the beginnings of messages whose rest does not come, somebody loses ([`Ledger::press`]): of the address that holds most
-//! in unfinished messages, and in it of the connection that holds most, the oldest. That address, or connection, holds more
-//! than the one that waits would then hold, so that who holds little loses nothing to who holds much.
+//! in unfinished messages, and in it of the connection that holds most, the oldest. That address, or connection, holds more by
+//! a quarter than the one that waits would then hold, so that who holds little loses nothing to who holds much.
 //!
 //! Nobody waits for one that waits before it for more than there is: it might wait for ever. So who wants much gets it later
-//! than who wants little, or, if all want little all the time, not at all.
+//! than who wants little. What losers give back is kept for the one that they lost it to, until that has all of it.
 //!
 //! Invariants: never more is held than there is room, in all and of an address; what was lost counts until it has left; none that
-//! is the first of its connection waits for what is there. Read [`Ledger::ask`] and [`Ledger::press`] first.
+//! is the first of its connection waits for what is there and kept for nobody else. Read [`Ledger::ask`] and [`Ledger::press`] first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -48,16 +48,48 @@ pub(super) enum Standing {
 pub(super) struct Ledger<T> {
     most: Room,
     all: Share,
-    waiting: usize,
     addresses: BTreeMap<u64, Address>,
     messages: HashMap<Slip, Message<T>>,
     next: u64,
+    /// By address, the least that one of [`Address::heads`] needs: of thousands that wait, whom there is room for is found
+    /// without asking those for whom there is none.
+    needs: BTreeSet<(usize, u64)>,
+    /// What connections have pressed for, and how many for so much.
+    pressed: Amounts,
+}
+
+/// How many there are of each amount.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Amounts(BTreeMap<usize, usize>);
+
+impl Amounts {
+    fn add(&mut self, amount: usize) {
+        if amount > 0 {
+            *self.0.entry(amount).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, amount: usize) {
+        if let Some(count) = self.0.get_mut(&amount) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&amount);
+            }
+        }
+    }
+
+    /// Returns the sum of those that are no more than this.
+    fn up_to(&self, most: usize) -> usize {
+        self.0.range(..=most).map(|(amount, count)| amount * count).sum()
+    }
 }
 
 /// What the messages of a connection, of an address or of all hold together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Share {
     held: usize,
+    /// What others have given back for those that still wait for the rest.
+    kept: usize,
     /// ... of it in messages whose rest has not come.
     unfinished: usize,
     /// ... and in those that are lost and have not left.
@@ -75,6 +107,9 @@ impl Share {
 struct Address {
     share: Share,
     connections: BTreeMap<u64, Connection>,
+    /// The first that waits of each connection, by what it needs yet.
+    heads: BTreeSet<(usize, Slip)>,
+    pressed: Amounts,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +117,8 @@ struct Connection {
     share: Share,
     messages: usize,
     waiting: BTreeSet<Slip>,
+    /// The first of them, as it is among the heads of the address.
+    head: Option<(usize, Slip)>,
     /// What the first of them waits for, if it has pressed.
     pressed: usize,
     /// Those that hold something.
@@ -94,6 +131,9 @@ struct Message<T> {
     held: usize,
     /// What it has asked for: more than it holds while it waits.
     asked: usize,
+    /// What was given back for it while it waits. Nobody else takes that, or those who want little would take what comes back
+    /// piece by piece, and it would never be enough.
+    kept: usize,
     unfinished: bool,
     lost: Option<Lost>,
     told: T,
@@ -105,14 +145,22 @@ struct Lost(Slip);
 
 impl<T: Clone> Ledger<T> {
     pub(super) fn new(most: Room) -> Self {
-        Self { most, all: Share::default(), waiting: 0, addresses: BTreeMap::new(), messages: HashMap::new(), next: 1 }
+        Self {
+            most,
+            all: Share::default(),
+            addresses: BTreeMap::new(),
+            messages: HashMap::new(),
+            next: 1,
+            needs: BTreeSet::new(),
+            pressed: Amounts::default(),
+        }
     }
 
     /// Lets a message in, which holds nothing yet. Unfinished is one whose rest may never come.
     pub(super) fn enter(&mut self, whose: Whose, unfinished: bool, told: T) -> Slip {
         let slip = Slip(self.next);
         self.next += 1;
-        let message = Message { whose, held: 0, asked: 0, unfinished, lost: None, told };
+        let message = Message { whose, held: 0, asked: 0, kept: 0, unfinished, lost: None, told };
         self.messages.insert(slip, message);
         let address = self.addresses.entry(whose.address).or_default();
         let connection = address.connections.entry(whose.connection).or_default();
@@ -135,13 +183,14 @@ impl<T: Clone> Ledger<T> {
         if message.lost.is_none() && bytes > message.held {
             message.asked = bytes;
             let whose = message.whose;
-            self.waiting += 1;
             let connection = self.connection(whose);
             connection.waiting.insert(slip);
             if connection.waiting.first() == Some(&slip) {
-                connection.pressed = 0;
+                self.set_pressed(whose, 0);
                 if self.has_room(slip) {
                     self.grant(slip);
+                } else {
+                    self.set_head(whose);
                 }
             }
         }
@@ -176,10 +225,12 @@ impl<T: Clone> Ledger<T> {
         // Whom it was lost for comes before all others.
         if let Some(Lost(heir)) = lost
             && self.standing(heir) == Standing::Waits
-            && self.has_room(heir)
         {
-            self.grant(heir);
-            woken.push(self.message(heir).told.clone());
+            self.keep(heir, less);
+            if self.has_room(heir) {
+                self.grant(heir);
+                woken.push(self.message(heir).told.clone());
+            }
         }
         self.settle(woken);
     }
@@ -222,7 +273,7 @@ impl<T: Clone> Ledger<T> {
         if connection.waiting.first() != Some(&slip) {
             return;
         }
-        connection.pressed = more;
+        self.set_pressed(whose, more);
         while let Some(loser) = self.loser(whose, more) {
             woken.push(self.lose(loser, slip));
         }
@@ -232,18 +283,15 @@ impl<T: Clone> Ledger<T> {
 
     /// Returns who loses next to a connection that has pressed for more.
     fn loser(&self, whose: Whose, more: usize) -> Option<Slip> {
-        let pressed = |address: &Address| -> usize {
-            address.connections.values().map(|other| other.pressed).filter(|pressed| *pressed <= more).sum()
-        };
         let address = &self.addresses[&whose.address];
-        let of_address = address.share.staying() + pressed(address);
+        let of_address = address.share.staying() + address.pressed.up_to(more);
         if of_address <= self.most.address {
-            if self.all.staying() + self.addresses.values().map(pressed).sum::<usize>() <= self.most.relay {
+            if self.all.staying() + self.pressed.up_to(more) <= self.most.relay {
                 return None;
             }
             let others = self.addresses.iter().filter(|(number, _)| **number != whose.address);
             if let Some((_, most)) = others.max_by_key(|(_, other)| other.share.unfinished)
-                && most.share.unfinished > of_address
+                && is_much_more(most.share.unfinished, of_address)
             {
                 return most.connections.values().max_by_key(|other| other.share.unfinished)?.oldest();
             }
@@ -251,7 +299,7 @@ impl<T: Clone> Ledger<T> {
         let others = address.connections.iter().filter(|(number, _)| **number != whose.connection);
         let (_, most) = others.max_by_key(|(_, other)| other.share.unfinished)?;
         let of_connection = address.connections[&whose.connection].share.staying() + more;
-        if most.share.unfinished > of_connection { most.oldest() } else { None }
+        if is_much_more(most.share.unfinished, of_connection) { most.oldest() } else { None }
     }
 
     fn lose(&mut self, slip: Slip, heir: Slip) -> T {
@@ -267,9 +315,7 @@ impl<T: Clone> Ledger<T> {
 
     /// Gives room to those that wait, while there is some for one of them.
     fn settle(&mut self, woken: &mut Vec<T>) {
-        while self.waiting > 0
-            && let Some(slip) = self.first()
-        {
+        while let Some(slip) = self.first() {
             self.grant(slip);
             woken.push(self.message(slip).told.clone());
         }
@@ -277,20 +323,36 @@ impl<T: Clone> Ledger<T> {
 
     /// Returns who is served first, of those for whom there is room.
     fn first(&self) -> Option<Slip> {
-        let waiting = self.addresses.values().flat_map(|address| {
-            address.connections.values().filter_map(|connection| {
-                let slip = *connection.waiting.first()?;
-                let more = self.messages[&slip].more();
-                self.has_room(slip).then_some((address.share.held + more, connection.share.held + more, slip))
-            })
+        let room = |most: usize, share: &Share| most.saturating_sub(share.held + share.kept);
+        let of_relay = room(self.most.relay, &self.all);
+        let some = self.needs.iter().take_while(|&&(least, _)| least <= of_relay);
+        let firsts = some.filter_map(|&(least, number)| {
+            let address = &self.addresses[&number];
+            if least > room(self.most.address, &address.share) {
+                return None;
+            }
+            let heads = address.heads.iter().take_while(|&&(need, _)| need == least);
+            let (held, slip) = heads.map(|&(_, slip)| (self.of_connection(slip).share.held, slip)).min()?;
+            Some((address.share.held + least, held, slip))
         });
-        waiting.min().map(|(_, _, slip)| slip)
+        firsts.min().map(|(.., slip)| slip)
     }
 
     fn has_room(&self, slip: Slip) -> bool {
         let message = &self.messages[&slip];
-        let of_address = self.addresses[&message.whose.address].share.held;
-        of_address + message.more() <= self.most.address && self.all.held + message.more() <= self.most.relay
+        let with_it = |share: &Share| share.held + share.kept + message.needs();
+        let of_address = &self.addresses[&message.whose.address].share;
+        with_it(of_address) <= self.most.address && with_it(&self.all) <= self.most.relay
+    }
+
+    /// Keeps what was given back for one that waits, as far as it wants it.
+    fn keep(&mut self, heir: Slip, bytes: usize) {
+        let message = self.message(heir);
+        let more = bytes.min(message.needs());
+        message.kept += more;
+        let whose = message.whose;
+        self.change(whose, |share| share.kept += more);
+        self.set_head(whose);
     }
 
     fn grant(&mut self, slip: Slip) {
@@ -310,16 +372,50 @@ impl<T: Clone> Ledger<T> {
     /// Takes a message out of those that wait; returns for how much it did.
     fn wait_no_longer(&mut self, slip: Slip) -> usize {
         let message = self.message(slip);
+        let kept = std::mem::take(&mut message.kept);
         let (whose, more) = (message.whose, message.more());
         if more > 0 {
-            let connection = self.connection(whose);
-            if connection.waiting.first() == Some(&slip) {
-                connection.pressed = 0;
+            self.change(whose, |share| share.kept -= kept);
+            if self.connection(whose).waiting.first() == Some(&slip) {
+                self.set_pressed(whose, 0);
             }
-            connection.waiting.remove(&slip);
-            self.waiting -= 1;
+            self.connection(whose).waiting.remove(&slip);
+            self.set_head(whose);
         }
         more
+    }
+
+    /// Notes what a connection has pressed for.
+    fn set_pressed(&mut self, whose: Whose, bytes: usize) {
+        let before = std::mem::replace(&mut self.connection(whose).pressed, bytes);
+        let of_address = &mut self.addresses.get_mut(&whose.address).expect("a message of it is here").pressed;
+        for pressed in [of_address, &mut self.pressed] {
+            pressed.remove(before);
+            pressed.add(bytes);
+        }
+    }
+
+    /// Notes who is the first that waits of a connection, and what it needs.
+    fn set_head(&mut self, whose: Whose) {
+        let address = self.addresses.get_mut(&whose.address).expect("a message of it is here");
+        let connection = address.connections.get_mut(&whose.connection).expect("likewise");
+        let head = connection.waiting.first().map(|&slip| (self.messages[&slip].needs(), slip));
+        let before = std::mem::replace(&mut connection.head, head);
+        if before != head {
+            let least = |heads: &BTreeSet<(usize, Slip)>| heads.first().map(|&(need, _)| (need, whose.address));
+            let least_before = least(&address.heads);
+            if let Some(before) = before {
+                address.heads.remove(&before);
+            }
+            address.heads.extend(head);
+            let least = least(&address.heads);
+            if least_before != least {
+                if let Some(before) = least_before {
+                    self.needs.remove(&before);
+                }
+                self.needs.extend(least);
+            }
+        }
     }
 
     fn change(&mut self, whose: Whose, change: impl Fn(&mut Share)) {
@@ -338,6 +434,11 @@ impl<T: Clone> Ledger<T> {
         address.connections.get_mut(&whose.connection).expect("likewise")
     }
 
+    fn of_connection(&self, slip: Slip) -> &Connection {
+        let Whose { address, connection } = self.messages[&slip].whose;
+        &self.addresses[&address].connections[&connection]
+    }
+
     /// Returns what is held in all.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
@@ -345,10 +446,21 @@ impl<T: Clone> Ledger<T> {
     }
 }
 
+/// Whether so much is worth a loss: a quarter more. Else many who send about as much at one time, over slow lines, would
+/// take from each other what they have nearly sent.
+fn is_much_more(held: usize, than: usize) -> bool {
+    held > than + than / 4
+}
+
 impl<T> Message<T> {
     /// Returns what it waits for.
     fn more(&self) -> usize {
         self.asked - self.held
+    }
+
+    /// Returns what it needs yet, beside what is kept for it.
+    fn needs(&self) -> usize {
+        self.more() - self.kept
     }
 }
 

@@ -1,8 +1,9 @@
 //! What a connection may cost: a bucket of tokens, and a stream of bytes that waits for them.
 //!
 //! HTTP/2 has many frames that cost their sender nothing and need no call (pings, settings, window updates, priorities,
-//! resets of streams). They are bounded here by their bytes, and only until the connection has shown a good token: a
-//! member moves whatever its windows let it move. Read [`Bucket`] first.
+//! resets of streams). They are bounded here by their bytes until the connection has shown a good token, and again while
+//! more lies there than its window and no call reads it ([`Unread`]): else a member moves whatever its windows let it move.
+//! Read [`Bucket`] first.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,6 +14,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
+
+use super::Limits;
+use super::unread::Unread;
 
 /// Tokens that come back with time. `now` is an argument and never goes backwards.
 #[derive(Debug)]
@@ -58,11 +62,16 @@ impl Bucket {
     }
 }
 
-/// Reads no faster than a stranger may, until `known` is set. Writes pass.
+/// Reads no faster than a stranger may, until `known` is set, and while more lies unread than a window. Writes pass.
 #[derive(Debug)]
 pub(super) struct Metered<S> {
     inner: S,
     known: Arc<AtomicBool>,
+    unread: Arc<Unread>,
+    /// How much may lie unread.
+    window: u64,
+    /// What was untaken when nothing lay unread, as far as is known.
+    empty_at: u64,
     bucket: Bucket,
     /// Taken from the bucket ahead, so that not every read asks it, and the clock.
     hand: u32,
@@ -76,19 +85,39 @@ const HAND_BYTES: u32 = 64 * 1024;
 const PORTION_BYTES: u32 = 1024;
 
 impl<S> Metered<S> {
-    pub(super) fn new(inner: S, known: Arc<AtomicBool>, most: u32, per_second: u32) -> Self {
+    pub(super) fn new(inner: S, known: Arc<AtomicBool>, unread: Arc<Unread>, limits: &Limits) -> Self {
         let now = Instant::now();
         let wait = Box::pin(tokio::time::sleep_until(now));
+        let most = limits.stranger_bytes_max;
         let hand = HAND_BYTES.min(most / 2);
-        Self { inner, known, bucket: Bucket::new(most - hand, per_second, now), hand, wait, waiting: false }
+        let bucket = Bucket::new(most - hand, limits.stranger_bytes_per_second, now);
+        let window = limits.connection_window_bytes.into();
+        Self { inner, known, unread, window, empty_at: 0, bucket, hand, wait, waiting: false }
+    }
+
+    /// Says whether the other end may move what it likes.
+    fn is_free(&mut self) -> bool {
+        self.known.load(Ordering::Acquire) && {
+            let untaken = self.unread.untaken();
+            let lies = |empty_at: u64| untaken.saturating_sub(empty_at);
+            if lies(self.empty_at) > self.window {
+                // Bodies are not asked for every read, but only when there might be too much.
+                self.empty_at = self.unread.empty_at();
+            }
+            lies(self.empty_at) <= self.window
+        }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { inner, known, bucket, hand, wait, waiting } = &mut *self;
-        if known.load(Ordering::Acquire) {
-            return Pin::new(inner).poll_read(cx, buffer);
+        let free = self.is_free();
+        let before = buffer.filled().len();
+        let Self { inner, unread, bucket, hand, wait, waiting, .. } = &mut *self;
+        if free {
+            let polled = Pin::new(inner).poll_read(cx, buffer);
+            unread.come(buffer.filled().len() - before);
+            return polled;
         }
         let wanted = u32::try_from(buffer.remaining()).unwrap_or(u32::MAX);
         while *hand < wanted {
@@ -104,7 +133,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
             wait.as_mut().reset(now + bucket.wait_for(PORTION_BYTES));
             *waiting = true;
         }
-        let before = buffer.filled().len();
         let polled = if *hand >= wanted {
             Pin::new(inner).poll_read(cx, buffer)
         } else {
@@ -116,6 +144,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
             polled
         };
         let read = buffer.filled().len() - before;
+        unread.come(read);
         *hand -= u32::try_from(read).unwrap_or(*hand).min(*hand);
         polled
     }
@@ -152,6 +181,18 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::serve::unread::Taker;
+
+    /// A window of 3,000 bytes; a stranger has 2,000, and 1,000 more a second.
+    fn metered<S>(inner: S, known: &Arc<AtomicBool>, unread: &Arc<Unread>) -> Metered<S> {
+        let limits = Limits {
+            connection_window_bytes: 3_000,
+            stranger_bytes_max: 2_000,
+            stranger_bytes_per_second: 1_000,
+            ..Limits::default()
+        };
+        Metered::new(inner, Arc::clone(known), Arc::clone(unread), &limits)
+    }
 
     #[test]
     fn tokens_come_back_with_time_and_none_is_lost_on_the_way() {
@@ -175,7 +216,7 @@ mod tests {
         let (mut far, near) = tokio::io::duplex(1 << 20);
         far.write_all(&[7; 10_000]).await.unwrap();
         let known = Arc::new(AtomicBool::new(false));
-        let mut near = Metered::new(near, Arc::clone(&known), 2_000, 1_000);
+        let mut near = metered(near, &known, &Arc::default());
         let begun = Instant::now();
         let mut bytes = [0; 2_000];
         near.read_exact(&mut bytes).await.unwrap();
@@ -188,5 +229,38 @@ mod tests {
         let mut rest = vec![0; 6_000];
         near.read_exact(&mut rest).await.unwrap();
         assert_eq!((rest, begun.elapsed()), (vec![7; 6_000], Duration::ZERO));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_member_waits_while_more_than_its_window_lies_unread() {
+        let (mut far, near) = tokio::io::duplex(1 << 20);
+        far.write_all(&[7; 30_000]).await.unwrap();
+        let (known, unread) = (Arc::new(AtomicBool::new(true)), Arc::default());
+        let mut near = metered(near, &known, &unread);
+        let mut bytes = [0; 1_000];
+        let begun = Instant::now();
+        for _ in 0..10 {
+            near.read_exact(&mut bytes).await.unwrap();
+        }
+        let body = Taker::new(&unread);
+        for _ in 0..5 {
+            near.read_exact(&mut bytes).await.unwrap();
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO, "3,000 bytes lie there, then what the bucket holds");
+        near.read_exact(&mut bytes).await.unwrap();
+        near.read_exact(&mut bytes).await.unwrap();
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_secs(1) && took < Duration::from_millis(2_100), "{took:?}");
+        body.took(3_000);
+        body.found_nothing();
+        let begun = Instant::now();
+        for _ in 0..3 {
+            near.read_exact(&mut bytes).await.unwrap();
+            body.took(1_000);
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO, "and what is taken lies there no more");
+        drop(body);
+        let mut rest = vec![0; 10_000];
+        near.read_exact(&mut rest).await.unwrap();
+        assert_eq!((rest, begun.elapsed()), (vec![7; 10_000], Duration::ZERO));
     }
 }

@@ -28,6 +28,7 @@ mod method;
 mod peer;
 mod socket;
 mod tls;
+mod unread;
 mod web;
 mod websocket;
 
@@ -39,7 +40,7 @@ use std::sync::Arc;
 
 use blazedb_wire::grpc::{Code, Status};
 use bytes::Bytes;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -82,6 +83,21 @@ pub struct Message {
     pub bytes: Bytes,
     /// The memory it takes, counted until this is dropped.
     pub held: Held,
+}
+
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: u32 = 1024;
+
+/// A message of fewer bytes is copied out of what it was read with, which may be as much as HTTP/2's longest frame and the
+/// next power of two: what is counted is its length, and a gate may keep it for long.
+const OWN_BYTES_MAX: usize = 8 * 1024;
+
+impl Message {
+    /// A message in memory of its own, or of little more.
+    fn owned(bytes: Bytes, held: Held) -> Self {
+        let bytes = if bytes.len() < OWN_BYTES_MAX { Bytes::copy_from_slice(&bytes) } else { bytes };
+        Self { bytes, held }
+    }
 }
 
 /// Why a gate refuses a valid token.
@@ -208,9 +224,19 @@ pub async fn bind(config: ServeConfig) -> Result<Bound, ServeError> {
     let verifier = Verifier::load_or_create(&config.dir).map_err(ServeError::Token)?;
     let identity = tls::load_or_create(&config.dir, config.listen.ip(), &config.names).map_err(ServeError::Tls)?;
     let failed = |source| ServeError::Listen { address: config.listen, source };
-    let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+    let listener = listen(config.listen).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok(Bound { listener, address, identity, verifier, limits: config.limits, tls: true })
+}
+
+/// As [`TcpListener::bind`], with room for more connections that are not accepted yet than the system's default of 128.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A relay that starts again takes its port at once. On Windows this would mean that others may take it, too.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Binds and serves; for callers that need not know the address.

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!   the rest is to come ---> [coming]
+//!   inflated in turn --------> [inflated]
 //!   decoded where it came in -> [here] ----> the gate
 //!   decoded in turn ----------> [in turn] -> the gate
 //! ```
@@ -12,7 +13,7 @@
 //! Who finds no room waits, and so is not read, which HTTP/2 and TCP hand on to the client. A message takes what it needs of a
 //! room at one go, as soon as that is known, and of a later room while it holds of an earlier one, never the other way round:
 //! so nobody waits for one that waits for it. (A message of WebSocket in fragments takes room for each.) What a message takes
-//! once it is decoded is not known before: where there is no room for it, it is thrown away, and made again when there is.
+//! once it is inflated, or decoded, is not known before: where there is no room for it, it is thrown away, and made again when there is.
 //! Who has waited for [`Limits::room_grace`] makes those lose that hold more and do not end; who has waited for
 //! [`Limits::room_wait_max`] is refused.
 //!
@@ -42,6 +43,7 @@ type Shared = Mutex<Ledger<Arc<Notify>>>;
 #[derive(Debug)]
 pub(super) struct Relay {
     coming: Shared,
+    inflated: Shared,
     here: Shared,
     in_turn: Shared,
     decoding: Arc<Semaphore>,
@@ -52,6 +54,7 @@ impl Relay {
         let room = |room| Mutex::new(Ledger::new(room));
         Arc::new(Self {
             coming: room(limits.coming_bytes),
+            inflated: room(limits.inflated_bytes),
             here: room(limits.decoded_here_bytes),
             in_turn: room(limits.decoded_in_turn_bytes),
             decoding: Arc::new(Semaphore::new(limits.decodes_max)),
@@ -140,6 +143,7 @@ impl Peer {
     fn room(&self, which: Which) -> &Shared {
         match which {
             Which::Coming => &self.relay.coming,
+            Which::Inflated => &self.relay.inflated,
             Which::Here => &self.relay.here,
             Which::InTurn => &self.relay.in_turn,
         }
@@ -168,13 +172,14 @@ pub enum Decoding {
 pub struct Held {
     peer: Arc<Peer>,
     coming: Option<Part>,
+    inflated: Option<Part>,
     decoded: Option<Part>,
 }
 
 impl Held {
     /// Holds nothing yet.
     pub fn new(peer: &Arc<Peer>) -> Self {
-        Self { peer: Arc::clone(peer), coming: None, decoded: None }
+        Self { peer: Arc::clone(peer), coming: None, inflated: None, decoded: None }
     }
 
     /// Returns whose it is.
@@ -207,12 +212,25 @@ impl Held {
         }
     }
 
-    /// Says that it was inflated, to no more than was expected.
-    pub fn inflated(&mut self, bytes: usize) {
+    /// Says that it was inflated, and to how much, which is what it takes from now on. False if there is no room for that:
+    /// then it is to be thrown away, and made again after [`Held::room_inflated`].
+    pub fn inflated(&mut self, bytes: usize) -> bool {
         let bytes = counted(&self.peer, bytes);
-        if let Some(coming) = &mut self.coming {
-            coming.lessen(bytes);
+        let has = bytes == 0 || self.part_inflated().take(bytes);
+        if has {
+            self.coming = None;
         }
+        has
+    }
+
+    /// Waits for room for what it was inflated to.
+    pub async fn room_inflated(&mut self, bytes: usize) -> Result<(), Status> {
+        let bytes = counted(&self.peer, bytes);
+        self.part_inflated().wait(bytes).await
+    }
+
+    fn part_inflated(&mut self) -> &mut Part {
+        self.inflated.get_or_insert_with(|| Part::new(&self.peer, Which::Inflated))
     }
 
     /// Says that it was decoded, and what it takes from now on. False if there is no room for that: then it is to be
@@ -221,7 +239,7 @@ impl Held {
         let bytes = counted(&self.peer, bytes);
         let has = bytes == 0 || self.part(decoding).take(bytes);
         if has {
-            self.coming = None;
+            (self.coming, self.inflated) = (None, None);
         }
         has
     }
@@ -249,6 +267,7 @@ fn counted(peer: &Peer, bytes: usize) -> usize {
 #[derive(Clone, Copy, Debug)]
 enum Which {
     Coming,
+    Inflated,
     Here,
     InTurn,
 }

@@ -2,6 +2,7 @@
 //! everything in base64; and what a browser asks before it lets a page call (CORS, spec: G-16).
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use base64::Engine as _;
@@ -16,19 +17,19 @@ use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 
+use super::unread::{Taker, Unread};
+
 /// The body of a request, as it came or out of base64.
-pub(super) enum Source {
-    Plain(Incoming),
-    Text {
-        body: Incoming,
-        /// Characters that do not make a group of four yet.
-        left: Vec<u8>,
-    },
+pub(super) struct Source {
+    body: Incoming,
+    /// Characters that do not make a group of four yet, of base64.
+    left: Option<Vec<u8>>,
+    taker: Taker,
 }
 
 impl Source {
-    pub(super) fn new(body: Incoming, text: bool) -> Self {
-        if text { Self::Text { body, left: Vec::new() } } else { Self::Plain(body) }
+    pub(super) fn new(body: Incoming, text: bool, unread: &Arc<Unread>) -> Self {
+        Self { body, left: text.then(Vec::new), taker: Taker::new(unread) }
     }
 
     /// Returns the next bytes; nothing at the end. An error is final. Cancelling loses nothing.
@@ -38,29 +39,35 @@ impl Source {
 
     /// As [`Source::chunk`].
     pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
-        loop {
-            let body = match self {
-                Self::Plain(body) | Self::Text { body, .. } => body,
+        let chunk = loop {
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+                self.taker.found_nothing();
+                return Poll::Pending;
             };
-            let frame = match std::task::ready!(Pin::new(body).poll_frame(cx)) {
-                None => break,
+            match frame {
+                None => break None,
                 Some(Err(_)) => {
+                    self.taker.ended();
                     return Poll::Ready(Some(Err(Status::new(Code::Cancelled, "the client gave the call up"))));
                 }
-                Some(Ok(frame)) => frame,
-            };
-            let Ok(chunk) = frame.into_data() else { continue };
-            return Poll::Ready(Some(match self {
-                Self::Plain(_) => Ok(chunk),
-                Self::Text { left, .. } => decode(left, &chunk),
-            }));
+                Some(Ok(frame)) => {
+                    let Ok(chunk) = frame.into_data() else { continue };
+                    self.taker.took(chunk.len());
+                    break Some(chunk);
+                }
+            }
+        };
+        if chunk.is_none() || self.body.is_end_stream() {
+            self.taker.ended();
         }
-        Poll::Ready(match self {
-            Self::Text { left, .. } if !left.is_empty() => {
+        Poll::Ready(match (chunk, &mut self.left) {
+            (Some(chunk), None) => Some(Ok(chunk)),
+            (Some(chunk), Some(left)) => Some(decode(left, &chunk)),
+            (None, Some(left)) if !left.is_empty() => {
                 left.clear();
                 Some(Err(misshapen()))
             }
-            _ => None,
+            (None, _) => None,
         })
     }
 }

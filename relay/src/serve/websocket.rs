@@ -208,7 +208,7 @@ impl Reader<'_> {
                         let held = std::mem::replace(&mut self.held, fresh);
                         let taken = async {
                             held.whole()?;
-                            seat.frame(Message { bytes: message, held }).await
+                            seat.frame(Message::owned(message, held)).await
                         };
                         match taken.await {
                             Ok(true) => {}
@@ -217,8 +217,13 @@ impl Reader<'_> {
                         }
                     }
                     Ok(Some(Event::Ping(payload))) => {
-                        // Nobody to answer if the writing half has ended.
-                        let _ = self.pongs.send(payload).await;
+                        tokio::select! {
+                            biased;
+                            // Who takes no pongs must not keep what others need.
+                            status = self.held.lost() => return Some(Ending::Status(status)),
+                            // Nobody to answer if the writing half has ended.
+                            _ = self.pongs.send(payload) => {}
+                        }
                     }
                     Ok(Some(Event::Pong)) => {}
                     Ok(Some(Event::Close { .. })) => return Some(Ending::Closed),

@@ -82,6 +82,36 @@ async fn addresses_that_end_no_message_lose_them_to_who_writes() {
     assert_eq!(ended, 1);
 }
 
+// DATA that no call takes keeps the memory that it was read into, and with it what came beside it. spec: G-11
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lies_between_data_that_waits_takes_no_memory_of_its_own() {
+    let mut world = World::with(|limits| limits.coming_bytes = Room { address: 2 * MIB, relay: 4 * MIB }).await;
+    let mut hoarder = world.attacker().await;
+    hoard(&world, &mut hoarder, [1, 3].into_iter(), MIB + (4 << 10)).await;
+    let mut attackers = Vec::new();
+    for _ in 0..4 {
+        let mut attacker = world.attacker().await;
+        // Eight calls that wait for room, and are not read.
+        hoard(&world, &mut attacker, (1..17).step_by(2), MIB).await;
+        attackers.push(attacker);
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    world.count_from_here();
+    // A quarter of a kilobyte of each, and eight of a kind of frame that nobody knows.
+    let between = frame(0x42, 0, 0, &[7; 8_000]);
+    let one: Vec<u8> =
+        (1..17).step_by(2).flat_map(|stream| [frame(DATA, 0, stream, &[7; 256]), between.clone()].concat()).collect();
+    let mut sent = 0;
+    for attacker in &mut attackers {
+        let (times, open) = attacker.flood(&one, Duration::from_millis(700)).await;
+        assert!(open, "it is read slowly, and not ended");
+        sent += times * one.len();
+    }
+    assert!(sent > 4 * MIB, "{sent} bytes are too few to tell");
+    world.memory_stayed_below(16 * MIB);
+    drop((attackers, hoarder));
+}
+
 // One that has filled the room of its own address waits for it, and nobody waits for it. spec: L-23, L-24
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_for_room_that_it_has_filled_holds_up_no_neighbour() {

@@ -13,6 +13,13 @@ async fn silent(relay: &Relay, from: &str) -> TcpStream {
     soon("connect", socket.connect(relay.address)).await.unwrap()
 }
 
+/// Connects, says a byte and no more.
+async fn begun(relay: &Relay, from: &str) -> TcpStream {
+    let mut stranger = silent(relay, from).await;
+    stranger.write_all(&[22]).await.unwrap();
+    stranger
+}
+
 /// How long a handshake from 127.0.0.1 took, beginning now.
 async fn handshake(relay: &Relay) -> Duration {
     let begun = Instant::now();
@@ -63,7 +70,7 @@ async fn so_many_handshakes_are_made_at_one_time() {
         let relay = Relay::with(limits).await;
         let mut open = Vec::new();
         for from in neighbour {
-            open.push(silent(&relay, from).await);
+            open.push(begun(&relay, from).await);
         }
         let took = handshake(&relay).await;
         // The turns began a little before the clock did.
@@ -83,17 +90,65 @@ async fn the_wait_for_a_turn_counts_and_a_slow_handshake_outlives_its_turn() {
         ..Limits::default()
     };
     let relay = Relay::with(limits).await;
-    let begun = Instant::now();
+    let start = Instant::now();
     let mut open = Vec::new();
     for _ in 0..3 {
-        open.push(silent(&relay, "127.0.0.2").await);
+        open.push(begun(&relay, "127.0.0.2").await);
     }
     for stranger in &mut open {
         let _ = soon("the end", stranger.read(&mut [0])).await;
-        assert!(begun.elapsed() >= Duration::from_millis(1_300), "not with the turn: {:?}", begun.elapsed());
+        assert!(start.elapsed() >= Duration::from_millis(1_300), "not with the turn: {:?}", start.elapsed());
     }
-    assert!(begun.elapsed() < Duration::from_millis(2_000), "not one after another: {:?}", begun.elapsed());
+    assert!(start.elapsed() < Duration::from_millis(2_000), "not one after another: {:?}", start.elapsed());
     relay.stop().await;
+}
+
+// spec: G-11
+#[tokio::test]
+async fn one_that_says_nothing_takes_nobodys_turn() {
+    let turn = Duration::from_secs(5);
+    let relay = Relay::with(Limits { handshakes_max: 1, handshake_turn_max: turn, ..Limits::default() }).await;
+    let mut open = Vec::new();
+    for from in ["127.0.0.1", "127.0.0.2", "127.0.0.3"] {
+        open.push(silent(&relay, from).await);
+    }
+    let took = handshake(&relay).await;
+    assert!(took < turn / 2, "{took:?}");
+    relay.stop().await;
+}
+
+// Others of the same address, as behind a NAT: each comes back as soon as it is closed. spec: G-24
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_who_come_back_keep_no_neighbour_out() {
+    let relay = Arc::new(Relay::with(Limits { connections_per_address_max: 8, ..Limits::default() }).await);
+    let mut strangers = tokio::task::JoinSet::new();
+    for _ in 0..10 {
+        let relay = Arc::clone(&relay);
+        strangers.spawn(async move {
+            loop {
+                let mut stranger = silent(&relay, "127.0.0.1").await;
+                let _ = stranger.read(&mut [0]).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    // One of a few tries is fast enough, and has its place then.
+    let mut tries = 0;
+    let target = relay.target(&relay.token("home"));
+    let (sender, mut receiver) = loop {
+        tries += 1;
+        assert!(tries <= 50, "as good as none");
+        if let Ok(Ok(open)) = tokio::time::timeout(Duration::from_secs(1), open_stream(&target)).await {
+            break open;
+        }
+    };
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        soon("send", sender.send(Bytes::from_static(b"still here"))).await.unwrap();
+        assert_eq!(soon("the echo", receiver.next()).await.unwrap().unwrap(), "still here");
+    }
+    strangers.shutdown().await;
 }
 
 // spec: G-24

@@ -123,6 +123,56 @@ async fn messages_that_share_a_room_come_one_after_another_and_all_of_them() {
     }
 }
 
+// What they may become is not counted before it has come whole, nor beside what is coming. spec: L-23
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compressed_messages_are_counted_as_they_travel_and_then_as_what_they_are() {
+    let room = |bytes| Room { address: bytes, relay: bytes };
+    let wait = Duration::from_millis(300);
+    let limits = |coming, inflated| Limits {
+        coming_bytes: room(coming),
+        inflated_bytes: room(inflated),
+        room_wait_max: wait,
+        ..Limits::default()
+    };
+    let packed = |bytes: &[u8]| {
+        let packed = blazedb_wire::grpc::Encoding::Gzip.deflate(bytes).unwrap();
+        let mut message = blazedb_wire::grpc::encode_packed(packed).unwrap();
+        message.copy_to_bytes(message.remaining())
+    };
+    let noise: Vec<u8> = (0..100_000_u32).flat_map(|n| (n.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()).collect();
+    for (limits, answered) in [(limits(8 << 20, 1 << 20), 16), (limits(8 << 20, 100_000), 0)] {
+        let relay = Relay::with(limits).await;
+        let mut requests = requests_from(&relay, "127.0.0.1").await;
+        let (whole, mut all) = (packed(&noise), Vec::new());
+        assert!(whole.len() > 100_000, "{}", whole.len());
+        for _ in 0..16 {
+            let (mut sender, body) = body();
+            let request = relay.request(Some(&relay.token("home"))).header("grpc-encoding", "gzip").body(body).unwrap();
+            let response = soon("answer", requests.send_request(request)).await.unwrap();
+            // All of them are on their way at one time, and none is whole.
+            sender.send_data(whole.slice(..whole.len() / 20)).await.unwrap();
+            all.push((sender, response));
+        }
+        tokio::time::sleep(2 * wait).await;
+        let mut came = 0;
+        for (mut sender, response) in all {
+            let rest = whole.slice(whole.len() / 20..);
+            for piece in rest.chunks(16 << 10) {
+                // Whoever is refused takes no more.
+                if sender.send_data(Bytes::copy_from_slice(piece)).await.is_err() {
+                    break;
+                }
+            }
+            drop(sender);
+            let (messages, status) = read_all(response).await;
+            assert_eq!(status.code, if messages.is_empty() { Code::ResourceExhausted } else { Code::Ok }, "{status}");
+            came += usize::from(messages == [&noise[..]]);
+        }
+        assert_eq!(came, answered);
+        relay.stop().await;
+    }
+}
+
 // spec: L-23
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_end_is_lost_to_who_holds_less() {

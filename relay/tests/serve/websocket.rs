@@ -235,6 +235,30 @@ async fn a_message_of_a_page_that_does_not_end_is_lost_to_who_holds_less() {
     relay.stop().await;
 }
 
+// One that takes no pongs waits for that, and is told all the same. spec: L-23
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_takes_no_pongs_keeps_no_memory_that_others_need() {
+    let room = Room { address: 1 << 20, relay: 1 << 20 };
+    let grace = Duration::from_millis(100);
+    let relay = Relay::with(Limits { coming_bytes: room, room_grace: grace, ..Limits::default() }).await;
+    let mut page = relay.member().await;
+    let (mut fragment, mut pings) = (BytesMut::new(), BytesMut::new());
+    encode(OpCode::Binary, &vec![7; 900 << 10], Some(MASK), &mut fragment);
+    // It says that it is not the last.
+    fragment[0] &= 0x7f;
+    page.send(&fragment).await;
+    (0..1_000).for_each(|_| encode(OpCode::Ping, &[7; 125], Some(MASK), &mut pings));
+    // Until the relay waits for the pongs to be taken, and so reads no more.
+    while tokio::time::timeout(Duration::from_millis(300), page.send(&pings)).await.is_ok() {}
+    let other = memory::requests_from(&relay, "127.0.0.2").await;
+    let begun = tokio::time::Instant::now();
+    let (length, status) = memory::pushed(relay.request(Some(&relay.token("home"))), other, 700 << 10).await;
+    assert_eq!((length, status), (700 << 10, Status::ok()));
+    assert!(begun.elapsed() < 20 * grace, "{:?}", begun.elapsed());
+    drop(page);
+    relay.stop().await;
+}
+
 // spec: G-11, G-19
 #[tokio::test]
 async fn a_page_that_is_silent_or_takes_nothing_is_cut() {

@@ -45,6 +45,24 @@ pub struct Begun {
     pub whole: bool,
 }
 
+/// A whole message as it travelled.
+#[derive(Clone, Debug)]
+pub struct Travelled {
+    bytes: Bytes,
+    /// How it is inflated, and to how much at most, if it is compressed.
+    inflate: Option<(Inflate, usize)>,
+}
+
+impl Travelled {
+    /// Returns the message; a compressed one is inflated each time.
+    pub fn message(&self) -> Result<Bytes, Status> {
+        match self.inflate {
+            Some((inflate, most)) => inflate(&self.bytes, most),
+            None => Ok(self.bytes.clone()),
+        }
+    }
+}
+
 /// Inflates a message to at most so many bytes, or says why not.
 pub type Inflate = fn(&[u8], usize) -> Result<Bytes, Status>;
 
@@ -92,23 +110,28 @@ impl MessageDecoder {
 
     /// Returns the next whole message, or nothing until another chunk has come. An error is final.
     pub fn poll_message(&mut self) -> Result<Option<Bytes>, Status> {
+        let Some(travelled) = self.poll_travelled()? else {
+            return Ok(None);
+        };
+        let message = travelled.message();
+        if let Err(status) = &message {
+            self.state = State::Failed(status.clone());
+        }
+        message.map(Some)
+    }
+
+    /// As [`MessageDecoder::poll_message`], for a receiver that inflates messages elsewhere, or more than once.
+    pub fn poll_travelled(&mut self) -> Result<Option<Travelled>, Status> {
         if self.poll_begun()?.is_none() {
             return Ok(None);
         }
         let State::Body { length, packed, assembly } = &mut self.state else { unreachable!("it has begun") };
-        let Some(message) = assemble(&mut self.chunks, *length, assembly) else {
+        let Some(bytes) = assemble(&mut self.chunks, *length, assembly) else {
             return Ok(None);
         };
-        let inflate = self.inflate.filter(|_| *packed);
+        let inflate = self.inflate.filter(|_| *packed).map(|inflate| (inflate, self.message_bytes_max));
         self.state = State::START;
-        let Some(inflate) = inflate else {
-            return Ok(Some(message));
-        };
-        let inflated = inflate(&message, self.message_bytes_max);
-        if let Err(status) = &inflated {
-            self.state = State::Failed(status.clone());
-        }
-        inflated.map(Some)
+        Ok(Some(Travelled { bytes, inflate }))
     }
 
     /// Returns what the next message says of itself, as soon as that has come: before a receiver makes room for the rest, and

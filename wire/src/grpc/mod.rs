@@ -21,7 +21,7 @@ mod web;
 pub use encoding::{ACCEPTED_ENCODINGS, Encoding};
 pub use health::{HEALTH_CHECK_PATH, HEALTH_WATCH_PATH, Health, health_request, health_request_service};
 pub use message::{
-    Begun, Inflate, MESSAGE_BYTES_MAX, MessageBuf, MessageDecoder, PACK_BYTES_MAX, PREFIX_BYTES, Packer,
+    Begun, Inflate, MESSAGE_BYTES_MAX, MessageBuf, MessageDecoder, PACK_BYTES_MAX, PREFIX_BYTES, Packer, Travelled,
     encode_message, encode_packed,
 };
 pub use metadata::{
