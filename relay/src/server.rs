@@ -75,8 +75,12 @@ pub enum ServerError {
     Serve(ServeError),
     /// The log.
     Log(LogError),
+    /// A write or a sync of the log failed. What was acknowledged is durable; the rest shows when the log is opened again.
+    LogOver(String),
     /// The system gave no thread, or ended one.
     Thread(std::io::Error),
+    /// The hub panicked. What was acknowledged is durable.
+    Failed,
 }
 
 impl fmt::Display for ServerError {
@@ -85,7 +89,13 @@ impl fmt::Display for ServerError {
             Self::Secret(error) => error.fmt(f),
             Self::Serve(error) => error.fmt(f),
             Self::Log(error) => error.fmt(f),
+            Self::LogOver(detail) => {
+                write!(f, "the log stopped writing ({detail}): check the disk, and start the relay again")
+            }
             Self::Thread(_) => f.write_str("the system gave the relay no thread: end other programs and try again"),
+            Self::Failed => {
+                f.write_str("the relay failed, which is a fault of this program; nothing acknowledged is lost")
+            }
         }
     }
 }
@@ -96,12 +106,13 @@ impl std::error::Error for ServerError {
             Self::Secret(error) => error.source(),
             Self::Serve(error) => error.source(),
             Self::Log(error) => error.source(),
+            Self::LogOver(_) | Self::Failed => None,
             Self::Thread(error) => Some(error),
         }
     }
 }
 
-/// Runs a relay until `shutdown` completes.
+/// Runs a relay until `shutdown` completes, or its log takes nothing more.
 ///
 /// `on_ready` is called once it takes connections. On the way down everything in flight is made durable and acknowledged, clients
 /// are told to come back, and the stores are closed.
@@ -120,7 +131,8 @@ pub async fn run(
     result.and(closed)
 }
 
-async fn run_with_log(
+/// As [`run`], with a log that is open, of whatever storage; its caller closes it.
+pub async fn run_with_log(
     config: &Config,
     log: Arc<StoreLog>,
     on_ready: impl FnOnce(&Ready),
@@ -136,16 +148,29 @@ async fn run_with_log(
     let ready = Ready { address: bound.address(), fingerprint: bound.fingerprint() };
     let copies = start_copies(config, &log)?;
     let (gate, shell) = start(log, copies, config.hub, config.clock, &config.limits).map_err(ServerError::Thread)?;
-    let task = tokio::spawn(shell.run());
+    let mut task = tokio::spawn(shell.run());
     on_ready(&ready);
     let leaving = gate.clone();
+    let (mut log_over, mut ended) = (None, None);
     bound
-        .serve(gate, async move {
-            shutdown.await;
+        .serve(gate, async {
+            tokio::select! {
+                () = shutdown => {}
+                // Only in a panic, which was printed where it happened: nobody would be answered any more.
+                early = &mut task => return ended = Some(early),
+                // A relay that writes nothing is better gone: whoever watches it starts it again, and that may be all it takes.
+                detail = leaving.log_over() => log_over = Some(detail),
+            }
             leaving.shut_down().await;
         })
         .await;
-    task.await.map_err(|error| ServerError::Thread(std::io::Error::other(error)))
+    drop(leaving);
+    let ended = match ended {
+        Some(early) => early,
+        None => task.await,
+    };
+    ended.map_err(|_| ServerError::Failed)?;
+    log_over.map_or(Ok(()), |detail| Err(ServerError::LogOver(detail)))
 }
 
 fn start_copies(config: &Config, log: &Arc<StoreLog>) -> Result<Option<CopyThread>, ServerError> {

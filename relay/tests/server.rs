@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use blazedb::transport::{Target, Trust, open_stream};
 use blazedb::{Database, Document, Options, Patch, Relay, Sync, Value};
+use blazedb_engine::env::{CallKind, Fault, SimDisk};
 use blazedb_relay::config::{Config, Copies};
+use blazedb_relay::log::{StoreLog, StoreLogOptions};
 use blazedb_relay::server::{self, Ready, ServerError};
 use blazedb_relay::token;
 use blazedb_wire::grpc::MessageDecoder;
@@ -245,6 +247,51 @@ async fn tls(address: SocketAddr, certificate: &Path) -> TlsStream<TcpStream> {
     let tcp = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
+}
+
+// Alive it would refuse every push for ever, and say that all is well.
+#[test]
+fn a_relay_whose_log_takes_nothing_more_ends_and_what_was_acknowledged_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let relay_dir = dir.path().join("relay");
+    std::fs::create_dir(&relay_dir).unwrap();
+    std::fs::set_permissions(&relay_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let disk = SimDisk::new(1);
+    let begin = |disk: &SimDisk| {
+        let log = Arc::new(StoreLog::open_in(disk.env("log"), [3; 32], StoreLogOptions::default()).unwrap());
+        let config = Config { copies: Copies::Memory, ..Config::new(&relay_dir, any_port()) };
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(server::run_with_log(&config, log, move |ready| tell.send(*ready).unwrap(), async {
+                let _ = stopped.await;
+            }))
+        });
+        Running { ready: told.recv_timeout(HANG).expect("the relay is ready"), stop: Some(stop), thread }
+    };
+    let running = begin(&disk);
+    let a = open(dir.path(), "a.blaze");
+    let sync_a = sync(&a, &relay_dir, &running.ready);
+    let in_a = a.collection::<Document>("things").unwrap();
+    let insert = |n| {
+        in_a.insert(&document(n)).unwrap();
+    };
+    (0..10).for_each(insert);
+    sync_a.wait_idle(HANG).unwrap();
+    disk.fail(Fault { kind: CallKind::Sync, nth: 0, error: std::io::ErrorKind::Other, for_ever: false });
+    (10..20).for_each(insert);
+    let ended = running.thread.join().unwrap();
+    assert!(matches!(ended, Err(ServerError::LogOver(_))), "{ended:?}");
+    sync_a.stop();
+    // Whoever started it starts it again, which is all it takes here. The client sends what was not acknowledged once more.
+    let running = begin(&disk);
+    let sync_a = sync(&a, &relay_dir, &running.ready);
+    sync_a.wait_idle(HANG).unwrap();
+    let (_, agree, documents) = settled(&sync_a, &a, 20);
+    assert_eq!((agree, documents), (true, 20));
+    sync_a.stop();
+    running.stop();
 }
 
 #[test]

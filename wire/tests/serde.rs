@@ -757,6 +757,69 @@ fn the_direct_way_agrees_with_the_one_through_a_document() {
 }
 
 #[test]
+fn a_value_whose_fields_change_while_it_is_encoded_has_each_under_its_own_name() {
+    use serde::ser::SerializeStruct as _;
+    use std::cell::Cell;
+
+    /// As one of two fields, which are there or not, by what another thread says meanwhile.
+    struct Flips(Cell<usize>);
+    impl Serialize for Flips {
+        fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+            let time = self.0.replace(self.0.get() + 1);
+            let mut fields = out.serialize_struct("Flips", 2)?;
+            let (name, text) =
+                if time.is_multiple_of(2) { ("approved", "yes, it is") } else { ("refused", "no, it isn't") };
+            fields.serialize_field(name, &text[..10])?;
+            fields.serialize_field("z", "the same")?;
+            fields.end()
+        }
+    }
+    let mut encoder = RowEncoder::default();
+    for time in 0..4 {
+        let row = encoder.encode_row(&Flips(Cell::new(time))).expect("small");
+        let texts = [("approved", "yes, it is"), ("refused", "no, it isn")];
+        for (name, wanted) in texts {
+            let Some(value) = row.get(name) else { continue };
+            assert!(matches!(value, ValueRef::Text(text) if text == wanted), "{name}: {value:?}");
+        }
+        assert_eq!(row.len(), 2);
+    }
+}
+
+#[test]
+fn a_display_that_fails_or_never_ends_is_an_error() {
+    use std::fmt;
+
+    struct Shown(fn(&mut fmt::Formatter<'_>) -> fmt::Result);
+    impl fmt::Display for Shown {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            (self.0)(f)
+        }
+    }
+    impl Serialize for Shown {
+        fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+            out.collect_str(self)
+        }
+    }
+    #[derive(Serialize)]
+    struct Record {
+        shown: Shown,
+    }
+    let fails: fn(&mut fmt::Formatter<'_>) -> fmt::Result = |_| Err(fmt::Error);
+    let endless: fn(&mut fmt::Formatter<'_>) -> fmt::Result = |f| loop {
+        f.write_str("and so on, ")?;
+    };
+    for shown in [fails, endless] {
+        let record = Record { shown: Shown(shown) };
+        let error = to_document(&record).expect_err("it is no text");
+        assert!(error.to_string().contains("display"), "{error}");
+        let mut body = b"before".to_vec();
+        assert!(RowEncoder::default().encode(&record, &mut body).is_err());
+        assert_eq!(body, b"before");
+    }
+}
+
+#[test]
 fn a_value_that_changes_while_it_is_encoded_still_makes_a_row() {
     use std::cell::Cell;
 

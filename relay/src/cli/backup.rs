@@ -27,13 +27,13 @@ pub(crate) fn run(args: &BackupArgs) -> Outcome {
         Some(_) => format!("an increment, {} kept", ui::plural(report.kept, "range")),
     };
     let target = if to_stdout { "stdout".to_owned() } else { args.output.display().to_string() };
-    eprintln!(
+    ui::say(format_args!(
         "wrote {} to {target}: {kind}, {}, commit {}, id {}",
         ui::bytes(report.bytes),
         ui::plural(report.rows, "row"),
         ui::thousands(report.commit_no),
         report.id
-    );
+    ));
     Ok(exit::DONE)
 }
 

@@ -105,6 +105,9 @@ fn frames(args: &DumpArgs, input: &mut dyn Read, out: &mut dyn Write) -> Result<
         let failed = |error| read_failed(args, &error);
         input.take(HEADER_BYTES as u64).read_to_end(&mut frame).map_err(failed)?;
         if frame.is_empty() {
+            if index == 0 {
+                writeln!(out, "no frame at all: an export of nothing is empty, too")?;
+            }
             return Ok(refused);
         }
         let length = match frame.get(8..12).and_then(|length| <[u8; 4]>::try_from(length).ok()) {

@@ -52,7 +52,7 @@ pub(crate) fn run(args: &ExportArgs) -> Outcome {
             let written = write_all(&collection, args, BufWriter::new(partial.file()));
             let written = written.and_then(|count| Ok(partial.finish(true).map(|()| count)?));
             let count = written.map_err(|e| e.into_failure(&path.display().to_string()))?;
-            eprintln!("wrote {} to {}", ui::plural(count, "record"), path.display());
+            ui::say(format_args!("wrote {} to {}", ui::plural(count, "record"), path.display()));
         }
     }
     Ok(exit::DONE)

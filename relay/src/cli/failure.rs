@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt::Display;
 use std::io;
 
-use super::exit;
+use super::{exit, ui};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
@@ -50,8 +50,8 @@ impl Failure {
 
     /// Prints both lines on stderr.
     pub(crate) fn print(&self) {
-        eprintln!("error: {}", self.what);
-        eprintln!("next: {}", self.next);
+        ui::say(format_args!("error: {}", self.what));
+        ui::say(format_args!("next: {}", self.next));
     }
 
     /// The exit code of the process.

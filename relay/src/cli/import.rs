@@ -63,10 +63,10 @@ pub(crate) fn run(args: &ImportArgs) -> Outcome {
         ));
     }
     if checked.bad == 0 {
-        eprintln!("{line}");
+        ui::say(format_args!("{line}"));
         Ok(exit::DONE)
     } else {
-        eprintln!("{line}; {} left out", ui::plural(checked.bad, "record"));
+        ui::say(format_args!("{line}; {} left out", ui::plural(checked.bad, "record")));
         Ok(exit::PARTLY)
     }
 }

@@ -120,11 +120,11 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
         ),
     })?;
     if report.store.header_damaged {
-        eprintln!(
+        ui::say(format_args!(
             "note: one of the two headers of {shown} cannot be read, as after a power cut while it was written; the next program \
              that writes to the file writes it anew{}",
             if report.store.recovered_surely { ". Nothing is missing for it" } else { "" }
-        );
+        ));
     }
     let read = format!(
         "{} read, {} of them with changes on their way; sealed batches: {}",
@@ -133,7 +133,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
         ui::thousands(report.batches),
     );
     if !report.store.recovered_surely {
-        eprintln!("warning: {}", open::MAY_BE_MISSING);
+        ui::say(format_args!("warning: {}", open::MAY_BE_MISSING));
         ui::line(&format!("{shown}: what is there is sound, and may not be all: {read}"));
         return Ok(exit::PARTLY);
     }

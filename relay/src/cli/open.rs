@@ -8,7 +8,7 @@ use blazedb_engine::OpenError;
 
 use super::args::{DbArgs, Kdf};
 use super::failure::Failure;
-use super::passphrase;
+use super::{passphrase, ui};
 
 /// So much of a log may be in memory while a command reads.
 const READING: Memory = Memory { table_bytes: Memory::SERVER.table_bytes, ..Memory::CLIENT };
@@ -43,7 +43,9 @@ pub(crate) fn open(args: &DbArgs, intent: Intent) -> Result<(Database, bool), Fa
     }
     let options = if args.unencrypted {
         if !exists {
-            eprintln!("note: {shown} is new and has no encryption: whoever can read the file can read the data");
+            ui::say(format_args!(
+                "note: {shown} is new and has no encryption: whoever can read the file can read the data"
+            ));
         }
         Options::unencrypted()
     } else {
@@ -70,7 +72,7 @@ pub(crate) const MAY_BE_MISSING: &str = "the last commits may be missing: the lo
 /// Says so, as whoever opens a file for writing mends what shows it.
 pub(crate) fn warn_of_loss(path: &Path, db: &Database) {
     if !db.recovered_surely() {
-        eprintln!("warning: {}: {MAY_BE_MISSING}", path.display());
+        ui::say(format_args!("warning: {}: {MAY_BE_MISSING}", path.display()));
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
+use super::ui;
 
 /// The variable that is read when there is no `--passphrase-file`.
 pub(crate) const VARIABLE: &str = "BLAZEDB_PASSPHRASE";
@@ -74,7 +75,7 @@ fn prompt(db: &Path, creating: bool) -> Result<Zeroizing<String>, Failure> {
     if !creating {
         return ask(&format!("Passphrase of {}: ", db.display()));
     }
-    eprintln!("{} is new and will be encrypted. Its passphrase: {RULE}.", db.display());
+    ui::say(format_args!("{} is new and will be encrypted. Its passphrase: {RULE}.", db.display()));
     ask_twice("nothing was created")
 }
 
@@ -86,7 +87,7 @@ pub(crate) fn ask_new(db: &Path) -> Result<Zeroizing<String>, Failure> {
             "use --new-passphrase-file FILE, or run this in a terminal to be asked",
         ));
     }
-    eprintln!("The passphrase that {} has from now on: {RULE}.", db.display());
+    ui::say(format_args!("The passphrase that {} has from now on: {RULE}.", db.display()));
     let new = ask_twice("nothing was changed")?;
     if new.chars().count() < NEW_CHARACTERS_MIN {
         return Err(Failure::new("the new passphrase is too short", format!("choose {RULE}")));

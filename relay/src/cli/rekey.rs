@@ -52,7 +52,7 @@ pub(crate) fn run(args: &RekeyArgs) -> Outcome {
     open::warn_of_loss(&args.db.db, &db);
     let is_resumed = db.rekey_progress().is_some();
     if is_resumed {
-        eprintln!("going on with the change of the key that was begun before");
+        ui::say("going on with the change of the key that was begun before");
         go_on(args, &db, &stop)?;
     }
     let cipher = args.cipher.map(choice);
@@ -66,10 +66,10 @@ pub(crate) fn run(args: &RekeyArgs) -> Outcome {
     let is_left = if has_new { !is_all_there } else { new.is_some() || !is_resumed || is_asked_for };
     if is_left {
         begin(args, &db, &old, new.as_ref(), cipher)?;
-        eprintln!("the new key is in place; sealing what was written before");
+        ui::say("the new key is in place; sealing what was written before");
         go_on(args, &db, &stop)?;
     } else if !is_resumed {
-        eprintln!("{shown} opens with the new passphrase already, and no change of its key is under way");
+        ui::say(format_args!("{shown} opens with the new passphrase already, and no change of its key is under way"));
     }
     let (epoch, cipher) = (db.key_epoch(), db.cipher());
     db.close().map_err(|e| Failure::because("the file did not close", &e, "run `blazedb verify`"))?;

@@ -63,7 +63,7 @@ pub(crate) fn run(args: &RestoreArgs) -> Outcome {
     ));
     if !report.without_history.is_empty() {
         let names = report.without_history.join(", ");
-        eprintln!("as the backup has them, without a history in it: {names}");
+        ui::say(format_args!("as the backup has them, without a history in it: {names}"));
     }
     Ok(exit::DONE)
 }

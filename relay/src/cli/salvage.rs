@@ -187,10 +187,13 @@ fn list(report: &SalvageReport, report_file: Option<File>) -> Result<(), Failure
         }
         None => {
             for loss in report.losses.iter().take(SHOWN_MAX) {
-                eprintln!("lost: {loss}");
+                ui::say(format_args!("lost: {loss}"));
             }
             if lost > SHOWN_MAX as u64 {
-                eprintln!("lost: and {} more; --report FILE lists them", ui::thousands(lost - SHOWN_MAX as u64));
+                ui::say(format_args!(
+                    "lost: and {} more; --report FILE lists them",
+                    ui::thousands(lost - SHOWN_MAX as u64)
+                ));
             }
         }
     }

@@ -52,6 +52,9 @@ pub(crate) fn serve(args: ServeArgs) -> Outcome {
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // What cannot be written, as the disk under it is full or its reader has gone, is lost: to say so there, too, would be a
+        // panic, and the relay's work does not depend on who reads its log.
+        .log_internal_errors(false)
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -88,6 +91,8 @@ fn next_for_serve(text: &str) -> &'static str {
         "stop the other program on that port, or choose another one with --listen"
     } else if text.contains("lock") {
         "one relay at a time runs on a data directory: stop the other one"
+    } else if text.contains("stopped writing") {
+        "look at the system's messages for what the disk said; what was acknowledged is safe, and devices send the rest again"
     } else {
         "check --data and --listen; the log above says more"
     }

@@ -24,7 +24,7 @@ pub(crate) fn run(args: &SyncArgs) -> Outcome {
     let relay = relay_of(args)?;
     let (db, created) = open::open(&args.db, Intent::WriteOrCreate(args.create.kdf))?;
     if created {
-        eprintln!("created {}", args.db.db.display());
+        ui::say(format_args!("created {}", args.db.db.display()));
     }
     let changes = db.changes();
     let begun = Instant::now();
@@ -129,7 +129,7 @@ fn until_idle(args: &SyncArgs, sync: &Sync, stop: &StopFlag, begun: Instant) -> 
     }
     drop(progress);
     let status = status(sync)?;
-    eprintln!(
+    ui::say(format_args!(
         "in sync with {} at {} in {}: sent {}, received {}, {} merged",
         ui::printable(&args.space, 60),
         ui::thousands(status.head),
@@ -137,7 +137,7 @@ fn until_idle(args: &SyncArgs, sync: &Sync, stop: &StopFlag, begun: Instant) -> 
         ui::bytes(status.bytes_sent),
         ui::bytes(status.bytes_received),
         ui::plural(status.conflicts_merged, "conflict"),
-    );
+    ));
     Ok(exit::DONE)
 }
 
@@ -192,15 +192,15 @@ fn watch(args: &SyncArgs, db: &Database, sync: &Sync, changes: Changes, stop: &S
         if (status.state == SyncState::Online) != connected {
             connected = !connected;
             shown_error = None;
-            eprintln!("{}", if connected { "connected" } else { "disconnected; trying again" });
+            ui::say(format_args!("{}", if connected { "connected" } else { "disconnected; trying again" }));
         }
         if !connected && status.last_error.is_some() && status.last_error != shown_error {
             shown_error.clone_from(&status.last_error);
-            eprintln!("not connected: {}", ui::printable(shown_error.as_deref().unwrap_or_default(), 600));
+            ui::say(format_args!("not connected: {}", ui::printable(shown_error.as_deref().unwrap_or_default(), 600)));
         }
         match changes.recv_timeout(LOOK_EVERY) {
             None => {}
-            Some(ChangeEvent::Lagged) => eprintln!("some changes were too fast to print; they are in the file"),
+            Some(ChangeEvent::Lagged) => ui::say("some changes were too fast to print; they are in the file"),
             Some(ChangeEvent::Commit(commit)) => {
                 for change in commit.changes.iter() {
                     let line = describe(db, change).map_err(|e| {
@@ -214,7 +214,7 @@ fn watch(args: &SyncArgs, db: &Database, sync: &Sync, changes: Changes, stop: &S
         }
     }
     let status = status(sync)?;
-    eprintln!("stopped at {} of {}", ui::thousands(status.cursor), ui::thousands(status.head));
+    ui::say(format_args!("stopped at {} of {}", ui::thousands(status.cursor), ui::thousands(status.head)));
     Ok(exit::DONE)
 }
 

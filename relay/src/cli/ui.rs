@@ -45,7 +45,7 @@ impl Progress {
         } else if self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
             let of = if self.total > 0 { format!("/{}", thousands(self.total)) } else { String::new() };
-            eprintln!("{}: {}{of}", self.what, thousands(done));
+            say(format_args!("{}: {}{of}", self.what, thousands(done)));
         }
     }
 
@@ -59,8 +59,8 @@ impl Progress {
     /// Prints a line on stderr without tearing the bar.
     pub(crate) fn note(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| say(format_args!("{line}"))),
+            None => say(format_args!("{line}")),
         }
     }
 }
@@ -100,6 +100,11 @@ impl std::fmt::Display for Table {
 pub(crate) fn line(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
+}
+
+/// Prints a line on stderr. Whether anybody reads it changes nothing.
+pub(crate) fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Writes 12345 as 12,345.

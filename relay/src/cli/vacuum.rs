@@ -12,7 +12,7 @@ use super::{Outcome, exit, signals};
 pub(crate) fn run(args: &VacuumArgs) -> Outcome {
     // Every step of it is a checkpoint: whoever ends the process loses nothing.
     signals::on_stop(|code| {
-        eprintln!("\ninterrupted: what was given back so far stays so; the same command does the rest");
+        ui::say("\ninterrupted: what was given back so far stays so; the same command does the rest");
         std::process::exit(i32::from(code));
     })?;
     // Before it opens: opening may write to the log.

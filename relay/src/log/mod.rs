@@ -209,8 +209,14 @@ pub enum AppendError {
         /// What the store said.
         detail: String,
     },
-    /// The store failed; it may refuse every later write.
+    /// The store failed.
     Storage {
+        /// What the store said.
+        detail: String,
+    },
+    /// A write or a sync failed, now or earlier, and the store refuses every later write: only opening it again shows what is
+    /// durable.
+    Poisoned {
         /// What the store said.
         detail: String,
     },
@@ -226,6 +232,9 @@ impl fmt::Display for AppendError {
             Self::Full { detail } => write!(f, "the log is full ({detail}): raise its ceiling or move spaces away"),
             Self::Storage { detail } => {
                 write!(f, "the log could not be written ({detail}): check the disk and restart")
+            }
+            Self::Poisoned { detail } => {
+                write!(f, "the log stopped writing ({detail}): check the disk, and start the relay again")
             }
         }
     }
@@ -254,6 +263,11 @@ pub enum LogError {
     UnknownSpace(SpaceId),
     /// The log has reached its ceiling and cannot make the space.
     Full {
+        /// What the store said.
+        detail: String,
+    },
+    /// As [`AppendError::Poisoned`].
+    Poisoned {
         /// What the store said.
         detail: String,
     },
@@ -287,6 +301,9 @@ impl fmt::Display for LogError {
             }
             Self::UnknownSpace(space) => write!(f, "the log has no space {space}: open it by its name first"),
             Self::Full { detail } => write!(f, "the log is full ({detail}): raise its ceiling or move spaces away"),
+            Self::Poisoned { detail } => {
+                write!(f, "the log stopped writing ({detail}): check the disk, and start the relay again")
+            }
             Self::BadName { given } => {
                 write!(f, "a space's name has 1 to {SPACE_NAME_BYTES_MAX} bytes, not {given}: choose another")
             }
@@ -313,7 +330,7 @@ pub trait RelayLog: Send + Sync + 'static {
     /// Appends a group under one durable sync: one result for each append, in order.
     ///
     /// An append whose head does not match is left out; the others are not affected by it. When this returns, what is
-    /// `Ok` is durable. What is not left no trace, but for [`AppendError::Storage`]: after a failed sync nobody can say,
+    /// `Ok` is durable. What is not left no trace, but for [`AppendError::Poisoned`]: after a failed sync nobody can say,
     /// and it may be found when the log is opened again. It was not acknowledged, and its author will repeat it.
     fn append(&self, group: &[Append]) -> Vec<Result<(), AppendError>>;
 

@@ -164,9 +164,10 @@ impl StoreLog {
         let doing = "making a space";
         tx.put(self.trees.names, name.as_bytes(), id.as_bytes()).map_err(|error| storage(doing, &error))?;
         tx.put(self.trees.spaces, id.as_bytes(), &row.encode()).map_err(|error| storage(doing, &error))?;
-        tx.commit().map_err(|error| match full(&error) {
-            Some(detail) => LogError::Full { detail },
-            None => storage(doing, &error),
+        tx.commit().map_err(|error| match error {
+            CommitError::DiskFull { .. } => LogError::Full { detail: error.to_string() },
+            CommitError::Poisoned { .. } => LogError::Poisoned { detail: error.to_string() },
+            _ => storage(doing, &error),
         })?;
         Ok(SpaceInfo {
             id,
@@ -306,9 +307,13 @@ impl RelayLog for StoreLog {
         let failed = match failed {
             Some(error) => Some(error),
             None if results.iter().all(Result::is_err) => return results,
-            None => tx.commit_with(Durability::Durable, |_| Ok(())).err().map(|error| match full(&error) {
-                Some(detail) => AppendError::Full { detail },
-                None => AppendError::Storage { detail: error.to_string() },
+            None => tx.commit_with(Durability::Durable, |_| Ok(())).err().map(|error| {
+                let detail = error.to_string();
+                match error {
+                    CommitError::DiskFull { .. } => AppendError::Full { detail },
+                    CommitError::Poisoned { .. } => AppendError::Poisoned { detail },
+                    _ => AppendError::Storage { detail },
+                }
             }),
         };
         if let Some(error) = failed {
@@ -450,9 +455,4 @@ fn storage(doing: &'static str, error: &dyn std::fmt::Display) -> LogError {
 
 fn damaged(table: &'static str, detail: &str) -> LogError {
     LogError::Damaged { table, detail: detail.to_owned() }
-}
-
-/// Says whether a commit failed for want of room; the store goes on then.
-fn full(error: &CommitError) -> Option<String> {
-    matches!(error, CommitError::DiskFull { .. }).then(|| error.to_string())
 }

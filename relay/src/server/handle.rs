@@ -12,7 +12,7 @@ use blazedb_wire::grpc::{Code, Status};
 use blazedb_wire::limits::FRAME_BODY_BYTES_MAX;
 use bytes::Bytes;
 use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::hub::{Access, ConnId, HubLimits, Input, Origin, Received, is_slow};
 use crate::limits::TURN_BYTES;
@@ -32,6 +32,8 @@ pub struct HubHandle {
     decode_here_bytes_max: usize,
     next_conn: Arc<AtomicU64>,
     outbound_frames_max: usize,
+    /// Why the log takes nothing more.
+    log_over: Arc<watch::Sender<Option<String>>>,
 }
 
 pub(super) enum Message {
@@ -80,6 +82,7 @@ impl HubHandle {
             decode_here_bytes_max: serving.decode_here_bytes_max,
             next_conn: Arc::new(AtomicU64::new(1)),
             outbound_frames_max: ledger_max / FRAME_BYTES_MIN,
+            log_over: Arc::default(),
         };
         (handle, receiver)
     }
@@ -87,6 +90,23 @@ impl HubHandle {
     /// Tells the hub what a thread or the transport answers.
     pub(super) fn input(&self, input: Input) -> bool {
         self.queue.send(Message::Input(input)).is_ok()
+    }
+
+    /// Says that the log takes nothing more, now or later.
+    pub(super) fn log_is_over(&self, detail: &str) {
+        self.log_over.send_if_modified(|known| {
+            let first = known.is_none();
+            known.get_or_insert_with(|| detail.to_owned());
+            first
+        });
+    }
+
+    /// Returns why the log takes nothing more; not before that is so. The relay is of no use then until its log was opened
+    /// again: whoever runs it ends it.
+    pub async fn log_over(&self) -> String {
+        let mut over = self.log_over.subscribe();
+        let known = over.wait_for(Option::is_some).await.expect("this handle has a sender");
+        known.clone().expect("it was waited for")
     }
 
     fn said(&self, id: serve::ConnId, said: Said) -> bool {

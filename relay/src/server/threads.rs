@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::appends::Line;
 use super::handle::HubHandle;
 use crate::hub::{ConnId, Input, Unavailable};
-use crate::log::{Append, LogError, Packing, RelayLog};
+use crate::log::{Append, AppendError, LogError, Packing, RelayLog};
 
 /// What the log is asked for.
 pub(super) enum Read {
@@ -44,8 +44,18 @@ pub(super) fn append_all(log: &dyn RelayLog, appends: &blocking::Receiver<Append
         let group = line.group();
         let results = log.append(&group);
         for (append, result) in group.iter().zip(results) {
-            if let Err(error) = &result {
-                tracing::error!(space = %append.space, %error, "an append failed");
+            match &result {
+                Ok(()) => {}
+                // Behind one that failed: the hub reads the space again and decides again.
+                Err(error @ AppendError::HeadMismatch { .. }) => {
+                    tracing::debug!(space = %append.space, %error, "an append came too late");
+                }
+                Err(error) => {
+                    tracing::error!(space = %append.space, %error, "an append failed");
+                    if let AppendError::Poisoned { detail } = error {
+                        answers.log_is_over(detail);
+                    }
+                }
             }
             answers.input(Input::Appended { space: append.space, append: append.id, result });
         }
@@ -64,7 +74,12 @@ pub(super) fn read_all(log: &dyn RelayLog, reads: &Mutex<blocking::Receiver<Read
         let Ok(read) = reads.lock().recv() else { return };
         let input = match read {
             Read::Open { name } => {
-                let result = log.open_space(&name).map_err(unavailable);
+                let result = log.open_space(&name).map_err(|error| {
+                    if let LogError::Poisoned { detail } = &error {
+                        answers.log_is_over(detail);
+                    }
+                    unavailable(error)
+                });
                 Input::SpaceOpened { name, result }
             }
             Read::Entries { conn, space, after_seq, bytes_max, packing } => {

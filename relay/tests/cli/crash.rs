@@ -9,6 +9,21 @@ use crate::support::{Background, Folder, Relay, multiset, ndjson, parse_ndjson};
 /// Records of each device: more than a transfer of a few moments on the machines this runs on.
 const RECORDS: u64 = 4_000;
 
+// As where its log lies on a disk that is full, or goes into a pipe whose reader has ended.
+#[test]
+fn a_relay_that_cannot_write_its_log_serves_all_the_same() {
+    let folder = Folder::new();
+    let mut relay = Relay::start_with(&folder, &[("BLAZEDB_LOG", "debug")]);
+    relay.nobody_reads_its_errors();
+    for device in ["a.blaze", "b.blaze"] {
+        folder.import(&folder.write("part.ndjson", ndjson(&[json!({"of": device})])), device, "things", &[]);
+        folder.sync(device, &relay);
+    }
+    folder.sync("a.blaze", &relay);
+    assert_eq!(parse_ndjson(&folder.export("a.blaze", "things")).len(), 2);
+    assert!(relay.child().try_wait().expect("a process").is_none(), "it runs");
+}
+
 #[test]
 fn kill_nine_of_the_relay_under_two_watchers_loses_nothing() {
     let folder = Folder::new();

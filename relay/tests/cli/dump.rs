@@ -65,7 +65,7 @@ fn an_export_is_explained_byte_by_byte() {
         is_refused(&folder.run(["dump", "bad.bb"]), &format!("a bit of byte {at}"));
     }
     folder.write("empty.bb", []);
-    folder.run(["dump", "--hex", "empty.bb"]).ok();
+    assert!(folder.run(["dump", "--hex", "empty.bb"]).ok().stdout.starts_with("no frame at all"));
     folder.run(["dump", "--hex", "none.bb"]).refused(1, &["cannot read none.bb"]);
 }
 

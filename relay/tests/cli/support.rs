@@ -191,8 +191,12 @@ pub(crate) struct Relay {
 
 impl Relay {
     pub(crate) fn start(folder: &Folder) -> Self {
+        Self::start_with(folder, &[])
+    }
+
+    pub(crate) fn start_with(folder: &Folder, env: &[(&str, &str)]) -> Self {
         let data = folder.path().join("relay-data");
-        let (process, url, fingerprint) = launch(&data, "127.0.0.1:0");
+        let (process, url, fingerprint) = launch(&data, "127.0.0.1:0", env);
         let relay = Self { process, data, url, fingerprint };
         let token = folder.run(["token", "--data", relay.data(), "--space", "home", "--subject", "test"]).ok();
         folder.write("home.token", token.stdout);
@@ -207,6 +211,11 @@ impl Relay {
         &mut self.process.child
     }
 
+    /// From the next line on, its stderr is a pipe without a reader.
+    pub(crate) fn nobody_reads_its_errors(&mut self) {
+        self.process.errors = channel().1;
+    }
+
     /// SIGKILL: no farewell, no flush.
     pub(crate) fn kill(&mut self) {
         self.process.child.kill().expect("the relay runs");
@@ -217,7 +226,7 @@ impl Relay {
     pub(crate) fn start_again(&mut self) {
         let listen = self.url.strip_prefix("https://").expect("an https address").to_owned();
         let fingerprint = self.fingerprint.clone();
-        (self.process, self.url, self.fingerprint) = launch(&self.data, &listen);
+        (self.process, self.url, self.fingerprint) = launch(&self.data, &listen, &[]);
         assert_eq!(self.fingerprint, fingerprint, "the relay's key is kept");
     }
 
@@ -246,8 +255,9 @@ impl Relay {
     }
 }
 
-fn launch(data: &Path, listen: &str) -> (Background, String, String) {
+fn launch(data: &Path, listen: &str, env: &[(&str, &str)]) -> (Background, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_blazedb"));
+    command.envs(env.iter().copied());
     command.arg("serve").arg("--data").arg(data).args(["--listen", listen]).stdin(Stdio::null());
     let process = Background::start(&mut command);
     let line = process.lines.recv_timeout(Duration::from_secs(30)).unwrap_or_else(|_| {

@@ -298,6 +298,8 @@ pub(crate) struct Rig {
     /// Done by the log, not told to the hub yet.
     appended: VecDeque<Input>,
     others: Vec<Effect>,
+    /// How often one of them was not carried out, as the hub would not hear of it yet.
+    pub(crate) held_back: usize,
     /// Whether clients read what they are sent.
     pub(crate) reading: Cell<bool>,
     pub(crate) materialized: BTreeMap<SpaceId, u64>,
@@ -322,6 +324,7 @@ impl Rig {
             appends: VecDeque::new(),
             appended: VecDeque::new(),
             others: Vec::new(),
+            held_back: 0,
             reading: Cell::new(true),
             materialized: BTreeMap::new(),
             copies: true,
@@ -494,12 +497,22 @@ impl Rig {
         self.appends.len()
     }
 
+    /// As the shell asks before it lets the hub go on with a connection.
+    fn may_happen(&self, effect: &Effect) -> bool {
+        !matches!(effect, Effect::GoOn { conn } if !self.hub.may_go_on(*conn))
+    }
+
+    /// Says that nothing waits for anything.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.others.is_empty() && self.hub.stats().appends_inflight == 0
+    }
+
     /// Lets everything happen until nothing is left to do.
     pub(crate) fn settle(&mut self) {
         loop {
             let mut busy = self.open_one() | self.append_some(usize::MAX) | self.answer_append();
-            if !self.others.is_empty() {
-                self.other(0);
+            if let Some(at) = self.others.iter().position(|effect| self.may_happen(effect)) {
+                self.other(at);
                 busy = true;
             }
             if self.reading.get() {
@@ -525,8 +538,13 @@ impl Rig {
             2 => self.answer_append(),
             3 if !self.others.is_empty() => {
                 let at = rng.below(self.others.len());
-                self.other(at);
-                true
+                let may = self.may_happen(&self.others[at]);
+                if may {
+                    self.other(at);
+                } else {
+                    self.held_back += 1;
+                }
+                may
             }
             _ => {
                 let conns: Vec<ConnId> = self.clients.keys().copied().collect();

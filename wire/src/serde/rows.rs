@@ -29,8 +29,8 @@ const PLANS_MAX: usize = 64;
 
 /// Encodes Rust structs as rows, and keeps what it learns of their types and the memory that it needs.
 ///
-/// A value is serialised twice, as a derived `Serialize` does not notice. One whose texts say something else the second
-/// time is encoded as it is the third.
+/// A value is serialised twice, as a derived `Serialize` does not notice. One whose names or texts say something else the
+/// second time is encoded as it is the third.
 ///
 /// ```
 /// #[derive(serde::Serialize)]
@@ -373,8 +373,12 @@ impl Writing<'_> {
 
 impl Pass for Writing<'_> {
     #[inline(always)]
-    fn field<T: Serialize + ?Sized>(&mut self, _name: &'static str, it: &T) -> Result<(), Elsewhere> {
+    fn field<T: Serialize + ?Sized>(&mut self, name: &'static str, it: &T) -> Result<(), Elsewhere> {
         let field = self.fields.next().ok_or(Elsewhere)?;
+        // A field that is there for some values, which another thread changes meanwhile.
+        if !is_same(field.name, name) {
+            return Err(Elsewhere);
+        }
         if field.known == Known::Low {
             return Ok(());
         }

@@ -1,12 +1,12 @@
 //! The Serializer: a Rust value becomes a [`Value`].
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
-use serde::ser::{self, Serialize, Serializer};
+use serde::ser::{self, Error as _, Serialize, Serializer};
 
 use super::error::{SerdeError, SerdeErrorKind};
 use super::native;
-use crate::limits::{DEPTH_MAX, FIELDS_MAX, NAME_BYTES_MAX};
+use crate::limits::{DEPTH_MAX, FIELDS_MAX, NAME_BYTES_MAX, ROW_BYTES_MAX};
 use crate::{Decimal, Document, Element, EncodeError, Timestamp, Uuid, Value, Vector, VectorRef};
 
 /// Returns the value of `it`. spec: J-40
@@ -298,7 +298,26 @@ impl Serializer for ValueSerializer {
     }
 
     fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<Value, SerdeError> {
-        Ok(Value::Text(value.to_string()))
+        let mut text = Displayed(String::new());
+        match write!(text, "{value}") {
+            Ok(()) => Ok(Value::Text(text.0)),
+            Err(fmt::Error) => {
+                Err(SerdeError::custom("a value that is written as its display gave none, or one that is too long"))
+            }
+        }
+    }
+}
+
+/// A text on its way; a display that never ends ends at the limit of a row.
+struct Displayed(String);
+
+impl fmt::Write for Displayed {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.0.len() + text.len() > ROW_BYTES_MAX {
+            return Err(fmt::Error);
+        }
+        self.0.push_str(text);
+        Ok(())
     }
 }
 

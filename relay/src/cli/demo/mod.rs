@@ -90,7 +90,7 @@ fn play(args: &DemoArgs, folder: &Folder, stop: &StopFlag) -> Result<(), Failure
     report.disk_closed = [closed[0], closed[1], open::bytes_on_disk(&relay_data)];
     tell(&report.finish(&agreement, begun.elapsed()));
     if folder.keep {
-        eprintln!("the files are in {}", folder.path.display());
+        ui::say(format_args!("the files are in {}", folder.path.display()));
     }
     Ok(())
 }
@@ -131,7 +131,7 @@ impl Drop for Folder {
         if !self.keep
             && let Err(error) = std::fs::remove_dir_all(&self.path)
         {
-            eprintln!("note: cannot remove {}: {error}", self.path.display());
+            ui::say(format_args!("note: cannot remove {}: {error}", self.path.display()));
         }
     }
 }
