@@ -375,10 +375,6 @@ impl Pass for Writing<'_> {
     #[inline(always)]
     fn field<T: Serialize + ?Sized>(&mut self, name: &'static str, it: &T) -> Result<(), Elsewhere> {
         let field = self.fields.next().ok_or(Elsewhere)?;
-        // A field that is there for some values, which another thread changes meanwhile.
-        if !is_same(field.name, name) {
-            return Err(Elsewhere);
-        }
         if field.known == Known::Low {
             return Ok(());
         }
@@ -388,8 +384,12 @@ impl Pass for Writing<'_> {
         let tag = if field.known == Known::Whole {
             writer.put(self.whole.split_off(..len).ok_or(Elsewhere)?)?;
             field.tag
-        } else {
+        } else if is_same(field.name, name) {
             it.serialize(Payload::new(&mut writer))?
+        } else {
+            // A field that is there for some values only, which another thread changes meanwhile. Of what is known nothing is
+            // asked again, so its name is the one that it had.
+            return Err(Elsewhere);
         };
         // What says something else the second time goes the other way.
         if tag == field.tag && writer.left.is_empty() { Ok(()) } else { Err(Elsewhere) }
