@@ -293,6 +293,8 @@ impl MethodBody {
             return self.finish(&status, &Metadata::new());
         }
         while self.closing.is_none() && self.packer.wants_more() {
+            // Unless this step asks.
+            self.requests.source.pause();
             match self.exchange.poll_step(&mut self.requests, cx) {
                 Poll::Ready(Step::Message(message)) => {
                     if self.packer.push(message).is_err() {
@@ -310,6 +312,8 @@ impl MethodBody {
         }
         if let Some(piece) = self.packer.take() {
             *self.waiting.lock() = Some(Instant::now());
+            // Not before the client has taken this.
+            self.requests.source.pause();
             return Poll::Ready(Some(Frame::data(piece)));
         }
         match self.closing.take() {

@@ -32,6 +32,11 @@ impl Source {
         Self { body, left: text.then(Vec::new), taker: Taker::new(unread) }
     }
 
+    /// Says that nobody asks for what comes from now on.
+    pub(super) fn pause(&self) {
+        self.taker.pause();
+    }
+
     /// Returns the next bytes; nothing at the end. An error is final. Cancelling loses nothing.
     pub(super) async fn chunk(&mut self) -> Option<Result<Bytes, Status>> {
         std::future::poll_fn(|cx| self.poll_chunk(cx)).await

@@ -99,6 +99,44 @@ pub(crate) async fn pushed(request: http::request::Builder, mut requests: Reques
     (messages.iter().map(Bytes::len).sum(), status)
 }
 
+// What comes for one is not what lies there for another. spec: G-11
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_over_which_nothing_comes_slows_no_other_of_its_connection() {
+    let limits = Limits {
+        connection_window_bytes: 65_535,
+        stranger_bytes_max: 16 << 10,
+        stranger_bytes_per_second: 256,
+        ..Limits::default()
+    };
+    let relay = Relay::with(limits).await;
+    let mut requests = requests_from(&relay, "127.0.0.1").await;
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let (mut sender, body) = body();
+        let request = relay.request(Some(&relay.token("home"))).body(body).unwrap();
+        let response = soon("answer", requests.send_request(request)).await.unwrap();
+        sender.send_data(message(b"hello")).await.unwrap();
+        open.push((sender, response));
+    }
+    let (mut busy, answers) = open.pop().unwrap();
+    let (mut answers, mut decoder, mut came) = (answers.into_body(), MessageDecoder::default(), 0);
+    // Nine bytes of each belong to no message: more than a window in all, and than what comes at once then.
+    let begun = tokio::time::Instant::now();
+    for round in 1..=800 {
+        for _ in 0..16 {
+            busy.send_data(message(b"ping")).await.unwrap();
+        }
+        while came < 1 + 16 * round {
+            let chunk = soon("an answer", answers.frame()).await.unwrap().unwrap().into_data().unwrap();
+            decoder.push(chunk);
+            came += std::iter::from_fn(|| decoder.poll_message().unwrap()).count();
+        }
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    drop((open, busy));
+    relay.stop().await;
+}
+
 // Each of them would hold a part and wait for the rest. spec: L-23
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_share_a_room_come_one_after_another_and_all_of_them() {
