@@ -30,7 +30,15 @@ pub(super) struct Crowd {
 struct Open {
     count: usize,
     addresses: HashMap<IpAddr, Address>,
+    /// How many there are of each network.
+    networks: HashMap<IpAddr, usize>,
+    /// When nobody was found who gives way, and how many connections there were of the address that came, and of its network:
+    /// looking at all of them costs half a millisecond, and who has as many has no better luck a moment later.
+    refused: Option<(Instant, usize, usize)>,
 }
+
+/// How long that is believed.
+const REFUSED_FOR: Duration = Duration::from_millis(10);
 
 /// What is open of one address, or held.
 struct Address {
@@ -44,7 +52,6 @@ struct Address {
 /// What is open of the addresses of one network.
 #[derive(Default)]
 struct Network {
-    connections: usize,
     strangers: usize,
     /// Since when the oldest stranger is there, and its address.
     oldest: Option<(Instant, IpAddr)>,
@@ -94,6 +101,7 @@ impl Crowd {
         let mut open = crowd.open.lock();
         open.make_room(limits, address, now)?;
         open.count += 1;
+        *open.networks.entry(network(address)).or_default() += 1;
         if !open.addresses.contains_key(&address) {
             open.addresses.retain(|_, known| !known.connections.is_empty() || Arc::strong_count(&known.shared) > 1);
         }
@@ -121,27 +129,35 @@ impl Open {
         if self.count < limits.connections_max {
             return Some(());
         }
+        let of_network = self.networks.get(&network(address)).copied().unwrap_or_default();
+        if let Some((at, own_then, of_network_then)) = self.refused
+            && now < at + REFUSED_FOR
+            && own >= own_then
+            && of_network >= of_network_then
+        {
+            return None;
+        }
+        let from = self.crowded(own, of_network, limits.handshake_max, now);
+        self.refused = from.is_none().then_some((now, own, of_network));
+        self.end_oldest(from?)
+    }
+
+    /// Returns whose oldest stranger gives way to one of an address, and of a network, with so many.
+    fn crowded(&self, own: usize, of_network: usize, patience: Duration, now: Instant) -> Option<IpAddr> {
         let strangers = self.addresses.iter().map(|(&address, known)| (known.strangers().count(), address));
         let (most, from) = strangers.max_by_key(|&(strangers, _)| strangers)?;
         if most > own + 1 {
-            return self.end_oldest(from);
+            return Some(from);
         }
-        self.end_oldest(self.crowded(network(address), limits.handshake_max, now)?)
-    }
-
-    /// Returns whose oldest stranger gives way to one of that network, if there are not many strangers of any address.
-    fn crowded(&self, network: IpAddr, patience: Duration, now: Instant) -> Option<IpAddr> {
         let mut networks: HashMap<IpAddr, Network> = HashMap::new();
         for (&address, known) in &self.addresses {
-            let of_it = networks.entry(self::network(address)).or_default();
-            of_it.connections += known.connections.len();
+            let of_it = networks.entry(network(address)).or_default();
             of_it.strangers += known.strangers().count();
             let oldest = known.strangers().next().map(|(_, place)| (place.since, address));
             of_it.oldest = of_it.oldest.into_iter().chain(oldest).min();
         }
-        let own = networks.get(&network).map_or(0, |own| own.connections);
         let most = networks.values().max_by_key(|other| other.strangers)?;
-        if most.strangers > own + 1 {
+        if most.strangers > of_network + 1 {
             return most.oldest.map(|(_, address)| address);
         }
         let oldest = networks.values().filter_map(|other| other.oldest).min();
@@ -154,8 +170,19 @@ impl Open {
         let (&oldest, _) = known.strangers().next()?;
         let place = known.connections.remove(&oldest)?;
         place.standing.gives_way.notify_one();
-        self.count -= 1;
+        self.is_gone(address);
         Some(())
+    }
+
+    /// Counts one connection less.
+    fn is_gone(&mut self, address: IpAddr) {
+        self.count -= 1;
+        let network = network(address);
+        let left = self.networks.get_mut(&network).expect("it was counted as it came");
+        *left -= 1;
+        if *left == 0 {
+            self.networks.remove(&network);
+        }
     }
 }
 
@@ -177,7 +204,9 @@ impl Drop for Admission {
         if known.connections.is_empty() && !held {
             open.addresses.remove(&self.address);
         }
-        open.count -= usize::from(had_place);
+        if had_place {
+            open.is_gone(self.address);
+        }
     }
 }
 
@@ -257,7 +286,8 @@ mod tests {
         assert_ne!(last.peer.address(), number);
         drop((other, last));
         assert_eq!(crowd.open.lock().count, 0);
-        assert!(crowd.open.lock().addresses.is_empty(), "nothing is remembered");
+        let open = crowd.open.lock();
+        assert!(open.addresses.is_empty() && open.networks.is_empty(), "nothing is remembered");
     }
 
     // spec: G-24
