@@ -176,8 +176,10 @@ fn push(rig: &mut Rig, device: &mut Device, length: usize) {
     }
     match ops {
         [first, rest @ ..] if next % 2 == 1 && !rest.is_empty() => {
-            let batches =
-                vec![rig.batch(device.author, next, &[first.clone()]), rig.batch(device.author, next + 1, rest)];
+            let batches = vec![
+                rig.batch(device.author, next, std::slice::from_ref(first)),
+                rig.batch(device.author, next + 1, rest),
+            ];
             rig.send(conn, &Frame::Pushes(batches));
         }
         _ => rig.push(conn, device.author, next, ops),
