@@ -106,6 +106,12 @@ pub struct Requests {
     source: Source,
     decoder: MessageDecoder,
     ended: bool,
+    /// The source has nothing now, and wakes whoever asked.
+    asked: bool,
+    /// A chunk was taken that no message was asked of.
+    ahead: bool,
+    /// What ends the call, once a message is asked for.
+    failed: Option<Status>,
 }
 
 impl fmt::Debug for Requests {
@@ -116,7 +122,8 @@ impl fmt::Debug for Requests {
 
 impl Requests {
     fn new(source: Source, encoding: Encoding, message_bytes_max: usize) -> Self {
-        Self { source, decoder: encoding.decoder(message_bytes_max), ended: false }
+        let decoder = encoding.decoder(message_bytes_max);
+        Self { source, decoder, ended: false, asked: false, ahead: false, failed: None }
     }
 
     /// Returns the next message, nothing once the client has said all it will say, or how the call has to end.
@@ -127,19 +134,38 @@ impl Requests {
                 Ok(None) => {}
                 Err(status) => return Poll::Ready(Some(Err(status))),
             }
+            self.ahead = false;
+            if let Some(status) = self.failed.take() {
+                return Poll::Ready(Some(Err(status)));
+            }
             if self.ended {
-                return Poll::Ready(None);
+                return Poll::Ready(self.decoder.finish().err().map(Err));
             }
-            match std::task::ready!(self.source.poll_chunk(cx)) {
-                Some(Ok(chunk)) => self.decoder.push(chunk),
-                Some(Err(status)) => return Poll::Ready(Some(Err(status))),
-                None => {
-                    self.ended = true;
-                    if let Err(status) = self.decoder.finish() {
-                        return Poll::Ready(Some(Err(status)));
-                    }
-                }
+            if self.poll_source(cx).is_pending() {
+                return Poll::Pending;
             }
+        }
+    }
+
+    /// Takes what comes next from the source.
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Poll::Ready(next) = self.source.poll_chunk(cx) else {
+            self.asked = true;
+            return Poll::Pending;
+        };
+        match next {
+            Some(Ok(chunk)) => self.decoder.push(chunk),
+            Some(Err(status)) => self.failed = Some(status),
+            None => self.ended = true,
+        }
+        Poll::Ready(())
+    }
+
+    /// Looks whether the client goes on, for a method that did not: most that have one message never ask for the end. Takes one
+    /// chunk at the most, so that what lies there for nobody is known to.
+    fn look_ahead(&mut self, cx: &mut Context<'_>) {
+        while !(self.asked || self.ahead || self.ended || self.failed.is_some()) {
+            self.ahead = self.poll_source(cx).is_ready();
         }
     }
 
@@ -292,9 +318,8 @@ impl MethodBody {
         if let Poll::Ready(Ok(status)) = Pin::new(&mut self.over).poll(cx) {
             return self.finish(&status, &Metadata::new());
         }
+        self.requests.asked = false;
         while self.closing.is_none() && self.packer.wants_more() {
-            // Unless this step asks.
-            self.requests.source.pause();
             match self.exchange.poll_step(&mut self.requests, cx) {
                 Poll::Ready(Step::Message(message)) => {
                     if self.packer.push(message).is_err() {
@@ -312,10 +337,11 @@ impl MethodBody {
         }
         if let Some(piece) = self.packer.take() {
             *self.waiting.lock() = Some(Instant::now());
-            // Not before the client has taken this.
+            // Nobody asks before the client has taken this.
             self.requests.source.pause();
             return Poll::Ready(Some(Frame::data(piece)));
         }
+        self.requests.look_ahead(cx);
         match self.closing.take() {
             Some((status, after)) => self.finish(&status, &after),
             None => Poll::Pending,
