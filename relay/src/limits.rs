@@ -209,6 +209,9 @@ pub(crate) const INPUTS_AT_ONCE: usize = 256;
 /// anything else: memory of what was said. A handful of usual messages, and less than half a millisecond.
 pub(crate) const TURN_BYTES: usize = 64 << 10;
 
+/// Bytes of batches that are looked through at one time for digests: a few milliseconds. The rest waits for its turn.
+pub(crate) const LOOK_UP_BYTES_MAX: usize = 512 << 10;
+
 /// Reads of the log that are given to its threads at one time, for each of them; the others wait for their turn.
 pub(crate) const READS_AHEAD: usize = 2;
 

@@ -349,8 +349,11 @@ impl Shell {
         while self.reads_out < READERS * READS_AHEAD
             && let Some((_, read)) = self.to_read.next(|_, _| true)
         {
-            self.reads_out += 1;
-            self.read(read);
+            // Nobody waits for what was asked for a client that has gone.
+            if read.conn().is_none_or(|conn| self.clients.contains_key(&conn)) {
+                self.reads_out += 1;
+                self.read(read);
+            }
         }
     }
 
@@ -372,6 +375,10 @@ impl Shell {
                     self.reads_out -= 1;
                 }
                 self.hub.handle(now, input, effects);
+            }
+            Message::ReadOn(conn, read) => {
+                self.reads_out -= 1;
+                self.read_in_turn(conn, read);
             }
             Message::ShutDown { done } => {
                 self.leaving = Some(done);
@@ -413,7 +420,7 @@ impl Shell {
                 self.read_in_turn(conn, Read::Entries { conn, space, after_seq, bytes_max, packing });
             }
             Effect::FindDigests { conn, space, replica, first, last } => {
-                self.read_in_turn(conn, Read::Digests { conn, space, replica, first, last });
+                self.read_in_turn(conn, Read::Digests { conn, space, replica, first, last, found: Vec::new() });
             }
             Effect::GoOn { conn } => {
                 if let Some(client) = self.clients.get(&conn) {
@@ -444,7 +451,6 @@ impl Shell {
     }
 
     fn read_in_turn(&mut self, conn: ConnId, read: Read) {
-        // Nobody waits for what was asked for a client that has gone.
         if let Some(client) = self.clients.get(&conn) {
             self.to_read.push(client.origin, TURN_BYTES, read);
         }

@@ -56,7 +56,7 @@ pub struct Hub {
     slots: BTreeMap<Arc<str>, Slot>,
     names: BTreeMap<SpaceId, Arc<str>>,
     /// Connections whose clients have closed their direction and are still answered.
-    finishing: BTreeSet<ConnId>,
+    finishing: BTreeMap<Arc<str>, BTreeSet<ConnId>>,
     next_append: u64,
     closing: bool,
     stats: HubStats,
@@ -71,7 +71,7 @@ impl Hub {
             conns: BTreeMap::new(),
             slots: BTreeMap::new(),
             names: BTreeMap::new(),
-            finishing: BTreeSet::new(),
+            finishing: BTreeMap::new(),
             next_append: 1,
             closing: false,
             stats: HubStats::default(),
@@ -107,7 +107,7 @@ impl Hub {
 
     /// Takes one input and appends what is to be done to `out`.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
-        let concerned = concerned(&input);
+        let concerned = self.concerned(&input);
         match input {
             Input::Connected { conn, access, origin } => self.handle_connected(now, conn, (access, origin), out),
             Input::Frame { conn, frame } => self.handle_received(now, conn, frame, out),
@@ -130,7 +130,7 @@ impl Hub {
             Input::Finished { conn } => {
                 if let Some(state) = self.conns.get_mut(&conn) {
                     state.finished = true;
-                    self.finishing.insert(conn);
+                    self.finishing.entry(state.access.space.clone()).or_default().insert(conn);
                 }
             }
             Input::Disconnected { conn } => self.forget(now, conn),
@@ -151,11 +151,29 @@ impl Hub {
             _ if self.finishing.is_empty() => {}
             Concerned::Nobody => {}
             Concerned::One(conn) => self.end_if_answered(now, conn, out),
-            Concerned::Many => {
-                for conn in self.finishing.clone() {
+            Concerned::Space(name) => {
+                for conn in self.finishing.get(&name).cloned().unwrap_or_default() {
                     self.end_if_answered(now, conn, out);
                 }
             }
+        }
+    }
+
+    fn concerned(&self, input: &Input) -> Concerned {
+        match input {
+            Input::Sent { conn, .. }
+            | Input::Finished { conn }
+            | Input::GoOn { conn }
+            | Input::LogRead { conn, .. }
+            | Input::DigestsFound { conn, .. }
+            | Input::DigestReady { conn, .. } => Concerned::One(*conn),
+            Input::SpaceOpened { name, .. } => Concerned::Space(name.clone()),
+            Input::Appended { space, .. } => self.names.get(space).cloned().map_or(Concerned::Nobody, Concerned::Space),
+            Input::Connected { .. }
+            | Input::Frame { .. }
+            | Input::Disconnected { .. }
+            | Input::Tick
+            | Input::Shutdown => Concerned::Nobody,
         }
     }
 
@@ -182,7 +200,7 @@ impl Hub {
     fn handle_bye(&mut self, now: Now, conn: ConnId, out: &mut Vec<Effect>) {
         let Some(state) = self.conns.get_mut(&conn) else { return };
         state.leave();
-        self.finishing.insert(conn);
+        self.finishing.entry(state.access.space.clone()).or_default().insert(conn);
         self.end_if_answered(now, conn, out);
     }
 
@@ -475,7 +493,12 @@ impl Hub {
 
     fn forget(&mut self, now: Now, conn: ConnId) {
         let Some(state) = self.conns.remove(&conn) else { return };
-        self.finishing.remove(&conn);
+        if let Some(finishing) = self.finishing.get_mut(&state.access.space) {
+            finishing.remove(&conn);
+            if finishing.is_empty() {
+                self.finishing.remove(&state.access.space);
+            }
+        }
         match self.slots.get_mut(&state.access.space) {
             Some(Slot::Opening { conns }) => {
                 conns.remove(&conn);
@@ -497,22 +520,8 @@ impl Hub {
 enum Concerned {
     Nobody,
     One(ConnId),
-    Many,
-}
-
-fn concerned(input: &Input) -> Concerned {
-    match input {
-        Input::Sent { conn, .. }
-        | Input::Finished { conn }
-        | Input::GoOn { conn }
-        | Input::LogRead { conn, .. }
-        | Input::DigestsFound { conn, .. }
-        | Input::DigestReady { conn, .. } => Concerned::One(*conn),
-        Input::SpaceOpened { .. } | Input::Appended { .. } => Concerned::Many,
-        Input::Connected { .. } | Input::Frame { .. } | Input::Disconnected { .. } | Input::Tick | Input::Shutdown => {
-            Concerned::Nobody
-        }
-    }
+    /// Those of this space.
+    Space(Arc<str>),
 }
 
 /// A connection after its Welcome, and its space, unless that is being read (again).

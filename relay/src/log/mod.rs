@@ -338,7 +338,8 @@ pub trait RelayLog: Send + Sync + 'static {
     /// the sum of their frames stays within `bytes_max`.
     fn read(&self, space: SpaceId, after_seq: u64, bytes_max: usize) -> Result<Vec<StoredEntry>, LogError>;
 
-    /// Returns the payload digests of the operations `first..=last` of a replica.
+    /// Returns the payload digests of the operations of a replica from `first` on: at least one, then as long as the batches that
+    /// hold them stay within `bytes_max`, and none beyond `last`.
     ///
     /// Costs a read of the entries that hold them: the log keeps an index from names to entries (about 48 bytes for
     /// each entry) and no table of digests, since repeats of operations other than the newest are rare.
@@ -348,5 +349,6 @@ pub trait RelayLog: Send + Sync + 'static {
         replica: ReplicaId,
         first: u64,
         last: u64,
+        bytes_max: usize,
     ) -> Result<Vec<PayloadDigest>, LogError>;
 }

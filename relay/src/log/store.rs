@@ -350,16 +350,17 @@ impl RelayLog for StoreLog {
         replica: ReplicaId,
         first: u64,
         last: u64,
+        bytes_max: usize,
     ) -> Result<Vec<PayloadDigest>, LogError> {
         let doing = "looking up digests";
         let view = self.store.read();
         let (start, end) = (author_key(space, replica, first), author_key(space, replica, u64::MAX));
         let mut digests = Vec::new();
-        let mut next = first;
+        let (mut next, mut bytes) = (first, 0);
         for item in view.range(self.trees.authors, within(&start, &end)) {
             let (key, value) = item.map_err(|error| storage(doing, &error))?;
-            if next > last {
-                break;
+            if next > last || (bytes > bytes_max && !digests.is_empty()) {
+                return Ok(digests);
             }
             let newest = array(&key, 32).map(u64::from_be_bytes).ok_or_else(|| damaged("authors", "a short key"))?;
             let seq = array(&value, 0).map(u64::from_le_bytes).ok_or_else(|| damaged("authors", "a short value"))?;
@@ -368,6 +369,8 @@ impl RelayLog for StoreLog {
             let Ok(Frame::Entry { batch, .. }) = Frame::decode(frame) else {
                 return Err(damaged("entries", "another frame than an entry"));
             };
+            // As it is in memory: a short entry may be a long batch.
+            bytes += batch.bytes().len();
             let first_counter = batch.head().first_counter;
             for counter in next..=newest.min(last) {
                 let i = counter.checked_sub(first_counter).and_then(|i| usize::try_from(i).ok());

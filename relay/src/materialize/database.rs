@@ -251,7 +251,7 @@ mod tests {
             Ok(vec![entry(after_seq + 1)])
         }
 
-        fn digests(&self, _: SpaceId, _: ReplicaId, _: u64, _: u64) -> Result<Vec<PayloadDigest>, LogError> {
+        fn digests(&self, _: SpaceId, _: ReplicaId, _: u64, _: u64, _: usize) -> Result<Vec<PayloadDigest>, LogError> {
             unreachable!("nothing is looked up here")
         }
     }

@@ -237,7 +237,7 @@ mod tests {
             unreachable!("nothing is read here")
         }
 
-        fn digests(&self, _: SpaceId, _: ReplicaId, _: u64, _: u64) -> Result<Vec<PayloadDigest>, LogError> {
+        fn digests(&self, _: SpaceId, _: ReplicaId, _: u64, _: u64, _: usize) -> Result<Vec<PayloadDigest>, LogError> {
             unreachable!("nothing is looked up here")
         }
     }

@@ -323,14 +323,13 @@ impl<T: Clone> Ledger<T> {
 
     /// Returns who is served first, of those for whom there is room.
     fn first(&self) -> Option<Slip> {
-        let room = |most: usize, share: &Share| most.saturating_sub(share.held + share.kept);
-        let of_relay = room(self.most.relay, &self.all);
+        // More may be kept than an address has room for: then there is none, also for whom nothing is missing but that.
+        let room = |most: usize, share: &Share| most.checked_sub(share.held + share.kept);
+        let of_relay = room(self.most.relay, &self.all)?;
         let some = self.needs.iter().take_while(|&&(least, _)| least <= of_relay);
         let firsts = some.filter_map(|&(least, number)| {
             let address = &self.addresses[&number];
-            if least > room(self.most.address, &address.share) {
-                return None;
-            }
+            room(self.most.address, &address.share).filter(|&room| least <= room)?;
             let heads = address.heads.iter().take_while(|&&(need, _)| need == least);
             let (held, slip) = heads.map(|&(_, slip)| (self.of_connection(slip).share.held, slip)).min()?;
             Some((address.share.held + least, held, slip))

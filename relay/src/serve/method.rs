@@ -153,6 +153,7 @@ impl Requests {
             self.asked = true;
             return Poll::Pending;
         };
+        self.asked = false;
         match next {
             Some(Ok(chunk)) => self.decoder.push(chunk),
             Some(Err(status)) => self.failed = Some(status),

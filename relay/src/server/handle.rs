@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
+use super::threads::Read;
 use crate::hub::{Access, ConnId, HubLimits, Input, Origin, Received, is_slow};
 use crate::limits::TURN_BYTES;
 use crate::serve::{self, Decoding, Gate, GateConnection, Held, Limits, Outbound, Peer, Refusal};
@@ -47,6 +48,8 @@ pub(super) enum Message {
     Said(ConnId, Said),
     /// What a thread or the transport answers.
     Input(Input),
+    /// A read for a client that takes more than one turn.
+    ReadOn(ConnId, Read),
     ShutDown {
         done: oneshot::Sender<()>,
     },
@@ -107,6 +110,12 @@ impl HubHandle {
         let mut over = self.log_over.subscribe();
         let known = over.wait_for(Option::is_some).await.expect("this handle has a sender");
         known.clone().expect("it was waited for")
+    }
+
+    /// Says that a read has had its turn, and goes on in the next one.
+    pub(super) fn read_on(&self, conn: ConnId, read: Read) {
+        // Nobody to read for if the hub has ended.
+        let _ = self.queue.send(Message::ReadOn(conn, read));
     }
 
     fn said(&self, id: serve::ConnId, said: Said) -> bool {

@@ -9,13 +9,40 @@ use parking_lot::Mutex;
 use super::appends::Line;
 use super::handle::HubHandle;
 use crate::hub::{ConnId, Input, Unavailable};
-use crate::log::{Append, AppendError, LogError, Packing, RelayLog};
+use crate::limits::LOOK_UP_BYTES_MAX;
+use crate::log::{Append, AppendError, LogError, Packing, PayloadDigest, RelayLog};
 
 /// What the log is asked for.
 pub(super) enum Read {
-    Open { name: Arc<str> },
-    Entries { conn: ConnId, space: SpaceId, after_seq: u64, bytes_max: usize, packing: Packing },
-    Digests { conn: ConnId, space: SpaceId, replica: ReplicaId, first: u64, last: u64 },
+    Open {
+        name: Arc<str>,
+    },
+    Entries {
+        conn: ConnId,
+        space: SpaceId,
+        after_seq: u64,
+        bytes_max: usize,
+        packing: Packing,
+    },
+    /// Those that were found are kept until all are there.
+    Digests {
+        conn: ConnId,
+        space: SpaceId,
+        replica: ReplicaId,
+        first: u64,
+        last: u64,
+        found: Vec<PayloadDigest>,
+    },
+}
+
+impl Read {
+    /// Returns for whom that is, if it is for one client.
+    pub(super) fn conn(&self) -> Option<ConnId> {
+        match self {
+            Self::Open { .. } => None,
+            Self::Entries { conn, .. } | Self::Digests { conn, .. } => Some(*conn),
+        }
+    }
 }
 
 /// A relay that cannot reach its log is better dead, since it may be killed at any moment and somebody restarts it, than
@@ -86,9 +113,21 @@ pub(super) fn read_all(log: &dyn RelayLog, reads: &Mutex<blocking::Receiver<Read
                 let read = log.read(space, after_seq, bytes_max).map(|entries| packing.pack(entries));
                 Input::LogRead { conn, result: read.map_err(unavailable) }
             }
-            Read::Digests { conn, space, replica, first, last } => {
-                let result = log.digests(space, replica, first, last).map_err(unavailable);
-                Input::DigestsFound { conn, replica, first, result }
+            Read::Digests { conn, space, replica, first, last, mut found } => {
+                let next = first + found.len() as u64;
+                let result = log.digests(space, replica, next, last, LOOK_UP_BYTES_MAX).map_err(unavailable);
+                match result {
+                    Ok(more) => {
+                        found.extend(more);
+                        if first + (found.len() as u64) <= last {
+                            // Others have their turn before the rest.
+                            answers.read_on(conn, Read::Digests { conn, space, replica, first, last, found });
+                            continue;
+                        }
+                        Input::DigestsFound { conn, replica, first, result: Ok(found) }
+                    }
+                    Err(error) => Input::DigestsFound { conn, replica, first, result: Err(error) },
+                }
             }
         };
         answers.input(input);

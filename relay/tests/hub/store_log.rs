@@ -194,7 +194,7 @@ fn reading_starts_anywhere_and_keeps_to_its_bytes() {
     assert_eq!(firsts(u64::MAX, usize::MAX), [0_u64; 0]);
 }
 
-// spec: R-16
+// spec: L-26, R-16
 #[test]
 fn digests_are_found_by_name() {
     let log = open(Env::memory(1));
@@ -212,12 +212,25 @@ fn digests_are_found_by_name() {
         for last in first..=9 {
             let expected: Vec<_> =
                 (first..=last).map(|n| ops[usize::try_from(n).unwrap() - 1].payload_digest()).collect();
-            assert_eq!(log.digests(home.id, replica(1), first, last).unwrap(), expected);
+            assert_eq!(log.digests(home.id, replica(1), first, last, usize::MAX).unwrap(), expected);
+            // By one entry at a time.
+            let mut parts = 0;
+            let mut found = Vec::new();
+            while found.len() < expected.len() {
+                found.extend(log.digests(home.id, replica(1), first + found.len() as u64, last, 0).unwrap());
+                parts += 1;
+            }
+            let entries =
+                [1..=3, 4..=4, 5..=9].iter().filter(|held| first <= *held.end() && *held.start() <= last).count();
+            assert_eq!((found, parts), (expected, entries));
         }
     }
     let missing = Err(LogError::Missing { replica: replica(1), counter: 10 });
-    assert_eq!(log.digests(home.id, replica(1), 9, 10), missing);
-    assert_eq!(log.digests(home.id, replica(7), 1, 1), Err(LogError::Missing { replica: replica(7), counter: 1 }));
+    assert_eq!(log.digests(home.id, replica(1), 9, 10, usize::MAX), missing);
+    assert_eq!(
+        log.digests(home.id, replica(7), 1, 1, usize::MAX),
+        Err(LogError::Missing { replica: replica(7), counter: 1 })
+    );
 }
 
 // spec: R-20

@@ -157,6 +157,32 @@ fn what_comes_back_piece_by_piece_is_kept_for_whom_it_was_lost_to() {
 
 // spec: L-23
 #[test]
+fn what_is_kept_for_one_does_not_make_its_address_larger() {
+    let mut ledger = Ledger::new(Room { address: 40, relay: 100 });
+    let mut woken = Vec::new();
+    let mut begin = |ledger: &mut Ledger<()>, address, connection, bytes| {
+        let slip = ledger.enter(whose(address, connection), true, ());
+        ledger.ask(slip, bytes, &mut woken);
+        slip
+    };
+    let hoard = begin(&mut ledger, 2, 20, 40);
+    begin(&mut ledger, 3, 30, 35);
+    begin(&mut ledger, 1, 10, 10);
+    let other = begin(&mut ledger, 4, 40, 15);
+    let heir = begin(&mut ledger, 1, 11, 20);
+    let neighbour = begin(&mut ledger, 1, 12, 15);
+    ledger.press(heir, &mut Vec::new());
+    assert_eq!(ledger.standing(hoard), Standing::Lost);
+    ledger.leave(other, &mut Vec::new());
+    assert_eq!(ledger.standing(neighbour), Standing::Holds);
+    ledger.leave(hoard, &mut Vec::new());
+    assert_eq!(ledger.standing(heir), Standing::Waits, "all it wants is kept, and its address is full");
+    ledger.leave(neighbour, &mut Vec::new());
+    assert_eq!(ledger.standing(heir), Standing::Holds);
+}
+
+// spec: L-23
+#[test]
 fn what_was_kept_goes_to_others_when_it_is_not_waited_for() {
     let mut room = Told::new();
     let hoards: Vec<_> = (0..10).map(|n| room.begin(1 + n % 2, n, 10, "hoard")).collect();
