@@ -125,7 +125,7 @@ impl Relay {
                     Input::LogRead { conn, result }
                 }
                 Effect::FindDigests { conn, space, replica, first, last } => {
-                    let result = up.log.digests(space, replica, first, last).map_err(|_| Unavailable);
+                    let result = up.log.digests(space, replica, first, last, usize::MAX).map_err(|_| Unavailable);
                     Input::DigestsFound { conn, replica, first, result }
                 }
                 Effect::Send { conn, bytes } => {
